@@ -1,0 +1,38 @@
+# Two commands do everything on a fresh machine with Python 3.11+ and make:
+#   make demo    the loan story, with a report in out/
+#   make test    everything the tests need, then the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-fast lint bench install clean
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet "torch>=2.8,<2.14"
+	$(BIN)/python -m pip install --quiet -e ".[test,lint]"
+	touch $@
+
+install: $(VENV)/.installed
+
+demo: install
+	$(BIN)/aios demo
+
+test: install
+	$(BIN)/python -m pytest
+
+test-fast: install
+	$(BIN)/python -m pytest tests/house tests/unit
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python -m benchmarks.endpoint
+
+clean:
+	rm -rf $(VENV) out build dist

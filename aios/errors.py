@@ -1,0 +1,156 @@
+"""Every error aios raises on purpose, drawn once.
+
+    AiosError
+     |- UsageError       fix the call
+     |   |- UnknownName        UnknownEndpoint, UnknownModel, UnknownRollout
+     |   |- ContractViolation  the input does not fit the contract
+     |   |- IllegalTransition  the thing is not in a state that allows this
+     |   |- Unsupported        this kind of object cannot be taken; says which can
+     |   |- PayloadTooLarge    the body or batch is over its limit
+     |   |- NotApproved, Forbidden, Unauthenticated
+     |- TemporaryError   try again later
+     |   |- ClusterUnavailable, Overloaded(retry_after_s), NotEnoughEvidence, DeadlineExceeded
+     `- PermanentError   tell a person
+         |- ModelFailed, ArtifactRejected, FlowDiverged, StoreCorrupt
+
+Messages say what happened, to which thing, and what to do next. Every error survives
+pickling and a trip over HTTP (`to_problem` and `from_problem`). HTTP statuses are not
+here: they live in one table at the edge (`aios.contracts.problems`).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class AiosError(Exception):
+    """Base of all errors raised on purpose. `details` is JSON and travels with it."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self).__name__, self.message, self.details)
+
+    def to_problem(self) -> dict[str, Any]:
+        """A JSON object that `from_problem` turns back into the same error."""
+        return {"code": type(self).__name__, "detail": self.message, "details": self.details}
+
+
+class UsageError(AiosError):
+    """The call is wrong: fix it and call again."""
+
+
+class TemporaryError(AiosError):
+    """The call is right and may succeed later."""
+
+
+class PermanentError(AiosError):
+    """Something is broken that neither waiting nor another call will mend."""
+
+
+class UnknownName(UsageError):
+    """A name that nothing carries."""
+
+
+class UnknownEndpoint(UnknownName):
+    """No endpoint has this name."""
+
+
+class UnknownModel(UnknownName):
+    """No model or version has this name."""
+
+
+class UnknownRollout(UnknownName):
+    """No rollout has this id."""
+
+
+class ContractViolation(UsageError):
+    """Input or output does not fit the contract.
+
+    `violations` lists, for each fault found, the row (or None), the field, the value
+    (shortened) and what is allowed.
+    """
+
+    @property
+    def violations(self) -> Sequence[dict[str, Any]]:
+        found: Sequence[dict[str, Any]] = self.details.get("violations", ())
+        return found
+
+
+class IllegalTransition(UsageError):
+    """The thing is not in a state that allows this."""
+
+
+class Unsupported(UsageError):
+    """This kind of object or body cannot be taken; the message says which can."""
+
+
+class PayloadTooLarge(UsageError):
+    """The body or the batch is over its limit."""
+
+
+class NotApproved(UsageError):
+    """An approval is missing."""
+
+
+class Unauthenticated(UsageError):
+    """No valid key came with the call."""
+
+
+class Forbidden(UsageError):
+    """The key is valid and may not do this."""
+
+
+class ClusterUnavailable(TemporaryError):
+    """The runtime does not answer."""
+
+
+class Overloaded(TemporaryError):
+    """Too much is queued. `retry_after_s` says when to come back."""
+
+    @property
+    def retry_after_s(self) -> float:
+        return float(self.details.get("retry_after_s", 1.0))
+
+
+class NotEnoughEvidence(TemporaryError):
+    """A decision cannot be made yet."""
+
+
+class DeadlineExceeded(TemporaryError):
+    """The answer was not ready within the budget."""
+
+
+class ModelFailed(PermanentError):
+    """A model raised, or gave an answer that its contract forbids."""
+
+
+class ArtifactRejected(PermanentError):
+    """An artifact is unsafe, damaged, or not what its digest says."""
+
+
+class FlowDiverged(PermanentError):
+    """A durable flow no longer matches its recorded history."""
+
+
+class StoreCorrupt(PermanentError):
+    """The store breaks one of its own invariants."""
+
+
+def _subclasses(root: type[AiosError]) -> dict[str, type[AiosError]]:
+    found = {root.__name__: root}
+    for child in root.__subclasses__():
+        found.update(_subclasses(child))
+    return found
+
+
+def _rebuild(name: str, message: str, details: dict[str, Any]) -> AiosError:
+    return _subclasses(AiosError).get(name, PermanentError)(message, **details)
+
+
+def from_problem(problem: dict[str, Any]) -> AiosError:
+    """The error that `to_problem` described; an unknown code becomes a PermanentError."""
+    details = problem.get("details") or {}
+    return _rebuild(str(problem.get("code")), str(problem.get("detail")), dict(details))

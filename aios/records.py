@@ -1,0 +1,212 @@
+"""What happened and what is wanted, as frozen records that cross processes as JSON.
+
+Everything that the SDK, the control API, the kernel and the replicas tell each other is
+one of these. They hold no behaviour beyond what follows from their own fields. Unknown
+fields are refused, so two sides that disagree find out at once.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+ArmName = Literal["stable", "canary", "shadow"]
+EngineName = Literal["onnx", "torch", "python"]
+NAME_PATTERN = r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$"
+"""Names of models and endpoints: they become URL paths, folders and Serve applications,
+where `--` separates the endpoint from the version."""
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Artifact(Record):
+    """What a model's bytes are. `digest` is sha256 over the manifest, which holds the
+    sha256 of every file; it is both the identity and the folder's name."""
+
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    engine: EngineName
+    size_bytes: int
+
+
+class ModelVersion(Record):
+    """One immutable version of a model, with where it came from."""
+
+    name: Name
+    version: int = Field(ge=1)
+    artifact: Artifact
+    contract: dict[str, Any]
+    contract_digest: str
+    metrics: dict[str, float] = {}
+    tags: dict[str, str] = {}
+    lineage: dict[str, Any] = {}
+    conversion: dict[str, Any] = {}
+    created_s: float
+    created_by: str
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}:{self.version}"
+
+
+class Autoscale(Record):
+    """Let Ray Serve choose the number of replicas between two bounds.
+
+    `ongoing_requests` is the load per replica it aims for.
+    """
+
+    min_replicas: int = Field(ge=1)
+    max_replicas: int = Field(ge=1)
+    ongoing_requests: float = Field(default=16, gt=0)
+
+    def __init__(self, min_replicas: int = 1, max_replicas: int = 1, **more: Any) -> None:
+        super().__init__(min_replicas=min_replicas, max_replicas=max_replicas, **more)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Autoscale":
+        if self.max_replicas < self.min_replicas:
+            raise ValueError("max_replicas is below min_replicas")
+        return self
+
+
+class Cached(Record):
+    """Answer with the last good score for the same key, if it is young enough."""
+
+    kind: Literal["cache"] = "cache"
+    max_age_s: float = Field(default=600, gt=0)
+
+
+class Rule(Record):
+    """Answer with a plain function `record -> outputs`, given by import path `module:name`."""
+
+    kind: Literal["rule"] = "rule"
+    path: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+
+    def __init__(self, path: str, **more: Any) -> None:
+        super().__init__(path=path, **more)
+
+
+class Default(Record):
+    """Answer with the same outputs for every record."""
+
+    kind: Literal["default"] = "default"
+    outputs: dict[str, Any]
+
+    def __init__(self, outputs: dict[str, Any], **more: Any) -> None:
+        super().__init__(outputs=outputs, **more)
+
+
+Fallback = Annotated[Cached | Rule | Default, Field(discriminator="kind")]
+
+
+class EndpointSpec(Record):
+    """What a user asks of an endpoint; a rollout never changes it.
+
+    `deadline_s` is the whole budget of one request. `max_queued` bounds the requests that
+    one replica takes at a time; over it the answer is 503 with Retry-After.
+    `record_fraction` is the share of requests written to the prediction log.
+    """
+
+    name: Name
+    model: Name
+    deadline_s: float = Field(default=1.0, gt=0, le=3600)
+    replicas: Autoscale = Autoscale(1, 1)
+    fallback: tuple[Fallback, ...] = ()
+    max_queued: int = Field(default=256, ge=1)
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
+    max_rows: int = Field(default=10_000, ge=1)
+    record_fraction: float = Field(default=1.0, ge=0, le=1)
+    require_key: bool = True
+
+
+class ServedVersion(Record):
+    """A version as a replica needs it: which artifact, and what it promises."""
+
+    version: int = Field(ge=1)
+    artifact: Artifact
+    contract: dict[str, Any]
+
+
+class Challenger(Record):
+    """A version that takes part beside stable, in a Serve application of its own.
+
+    `weight_fraction` is its share of keys as canary; a shadow has none and gets copies.
+    """
+
+    served: ServedVersion
+    app: str
+    arm: Literal["canary", "shadow"]
+    weight_fraction: float = Field(default=0.0, ge=0, le=1)
+
+
+class TrafficPlan(Record):
+    """The immutable record that replicas act on.
+
+    `revision` grows by one with every change of the endpoint. `era` names the stage of a
+    rollout: replicas count each era from zero, so that arms are compared over the same
+    time. `salt` fixes which keys a weight covers; a growing weight never moves a key back.
+    `keys` are sha256 hex digests of the API keys that may call.
+    """
+
+    revision: int = Field(ge=1)
+    spec: EndpointSpec
+    stable: ServedVersion
+    challenger: Challenger | None = None
+    era: str = "steady"
+    salt: str = ""
+    keys: tuple[str, ...] = ()
+
+
+class RequestOutcome(Record):
+    """One prediction as its client saw it."""
+
+    request_id: str
+    version: int
+    arm: ArmName
+    degraded: Literal["cache", "rule", "default"] | None = None
+    latency_s: float
+
+
+class ArmReport(Record):
+    """What one replica counted for one arm in one era, cumulative since the era began.
+
+    `errors` counts attempts of the arm that failed, by kind (`model_failed`, `deadline`,
+    `unavailable`, `bad_output`); for a challenger the request was then answered by stable,
+    so users did not see them. `latency` is a KLL sketch of the arm's own service time in
+    seconds: queueing and running the model, without the hop to another process.
+    `outputs` holds a KLL sketch for every numeric output. `agreement` sums, for a shadow,
+    the paired absolute difference to stable's answer: {"pairs", "sum", "over_tolerance"}.
+    `kpi` sums fed-back business values: {"count", "sum", "sum_squares"}.
+    """
+
+    version: int
+    attempts: int = 0
+    errors: dict[str, int] = {}
+    degraded: int = 0
+    latency: bytes = b""
+    outputs: dict[str, bytes] = {}
+    agreement: dict[str, float] = {}
+
+
+class WindowReport(Record):
+    """Sent by each replica about once a second, cumulative, so a lost one costs nothing."""
+
+    endpoint: str
+    replica: str
+    era: str
+    revision: int
+    sequence: int
+    at_s: float
+    pid: int
+    node: str
+    requests: int = 0
+    failed: int = 0
+    rejected: int = 0
+    in_flight: int = 0
+    shadow_dropped: int = 0
+    recorder_dropped: int = 0
+    arms: dict[str, ArmReport] = {}
