@@ -6,10 +6,12 @@
      |   |- ContractViolation  the input does not fit the contract
      |   |- IllegalTransition  the thing is not in a state that allows this
      |   |- Unsupported        this kind of object cannot be taken; says which can
+     |   |- Malformed          the body cannot be read: broken JSON, truncated tensor
      |   |- PayloadTooLarge    the body or batch is over its limit
      |   |- NotApproved, Forbidden, Unauthenticated
      |- TemporaryError   try again later
-     |   |- ClusterUnavailable, Overloaded(retry_after_s), NotEnoughEvidence, DeadlineExceeded
+     |   |- ClusterUnavailable, StoreUnavailable, Overloaded(retry_after_s)
+     |   |- NotEnoughEvidence, DeadlineExceeded
      `- PermanentError   tell a person
          |- ModelFailed, ArtifactRejected, FlowDiverged, StoreCorrupt
 
@@ -87,6 +89,10 @@ class Unsupported(UsageError):
     """This kind of object or body cannot be taken; the message says which can."""
 
 
+class Malformed(UsageError):
+    """The body cannot be read: broken JSON, a truncated tensor, a missing part."""
+
+
 class PayloadTooLarge(UsageError):
     """The body or the batch is over its limit."""
 
@@ -105,6 +111,10 @@ class Forbidden(UsageError):
 
 class ClusterUnavailable(TemporaryError):
     """The runtime does not answer."""
+
+
+class StoreUnavailable(TemporaryError):
+    """The store cannot be read or written just now: disk full, locked, or unreachable."""
 
 
 class Overloaded(TemporaryError):

@@ -161,16 +161,6 @@ class TrafficPlan(Record):
     keys: tuple[str, ...] = ()
 
 
-class RequestOutcome(Record):
-    """One prediction as its client saw it."""
-
-    request_id: str
-    version: int
-    arm: ArmName
-    degraded: Literal["cache", "rule", "default"] | None = None
-    latency_s: float
-
-
 class ArmReport(Record):
     """What one replica counted for one arm in one era, cumulative since the era began.
 
@@ -180,7 +170,6 @@ class ArmReport(Record):
     seconds: queueing and running the model, without the hop to another process.
     `outputs` holds a KLL sketch for every numeric output. `agreement` sums, for a shadow,
     the paired absolute difference to stable's answer: {"pairs", "sum", "over_tolerance"}.
-    `kpi` sums fed-back business values: {"count", "sum", "sum_squares"}.
     """
 
     version: int
@@ -193,7 +182,11 @@ class ArmReport(Record):
 
 
 class WindowReport(Record):
-    """Sent by each replica about once a second, cumulative, so a lost one costs nothing."""
+    """Sent by each replica about once a second, cumulative, so a lost one costs nothing.
+
+    `latency` is a KLL sketch of whole requests inside the replica, in seconds. `refused`
+    says why the replica did not take the newest plan; it then serves the one before.
+    """
 
     endpoint: str
     replica: str
@@ -209,4 +202,6 @@ class WindowReport(Record):
     in_flight: int = 0
     shadow_dropped: int = 0
     recorder_dropped: int = 0
+    refused: str | None = None
+    latency: bytes = b""
     arms: dict[str, ArmReport] = {}

@@ -1,0 +1,326 @@
+"""The endpoint's HTTP face: a raw ASGI application over `Endpoint`.
+
+Routes below `/v2/models/<name>` (Open Inference Protocol v2, plus `/predict` for records):
+
+    GET  /                      model metadata (public)
+    GET  /ready                 200 once a plan is live (public)
+    GET  /versions/<v>[/ready]  the same for one version
+    POST /predict               JSON records of the contract
+    POST /infer                 Open Inference Protocol, JSON and binary tensors
+    POST /versions/<v>/infer    that version alone: no split, no fallback
+
+FastAPI is not used here: parsing, routing and answering cost about as much as the model.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from uuid import uuid4
+
+import orjson
+
+from aios.contracts import Batch
+from aios.contracts.problems import problem
+from aios.errors import (
+    AiosError,
+    Malformed,
+    Overloaded,
+    PayloadTooLarge,
+    Unauthenticated,
+    UnknownModel,
+    UnknownName,
+    Unsupported,
+    UsageError,
+)
+from aios.serving.endpoint import Answer, Endpoint
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = dict[bytes, bytes]
+
+MAX_KEY_LENGTH = 256
+_JSON_TYPES = (b"", b"application/json", b"text/json")
+_BINARY_TYPES = (*_JSON_TYPES, b"application/octet-stream", b"application/vnd.sagemaker-triton")
+
+
+class EndpointApp:
+    """ASGI application of one endpoint.
+
+    Args:
+        endpoint: the replica's logic.
+        name: the endpoint's name, for the paths.
+    """
+
+    def __init__(self, endpoint: Endpoint, name: str) -> None:
+        self._endpoint = endpoint
+        self._name = name
+        self._prefix = f"/v2/models/{name}"
+        self._predict_path = f"{self._prefix}/predict"
+        self._infer_path = f"{self._prefix}/infer"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1003})
+            return
+        started_s = time.monotonic()
+        headers: Headers = dict(scope["headers"])
+        request_id = _request_id(headers)
+        try:
+            status, answer_headers, body = await self._answer(
+                scope, headers, receive, request_id, started_s
+            )
+        except Exception as error:  # noqa: BLE001 - the edge: every error becomes a problem
+            status, answer_headers, body = _problem(error, request_id)
+        answer_headers.append((b"x-aios-request-id", request_id.encode()))
+        answer_headers.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": answer_headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(
+        self,
+        scope: Scope,
+        headers: Headers,
+        receive: Receive,
+        request_id: str,
+        started_s: float,
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        path, method = scope["path"], scope["method"]
+        if method == "POST":
+            if path == self._predict_path:
+                return await self._infer(headers, receive, request_id, started_s, records=True)
+            if path == self._infer_path:
+                return await self._infer(headers, receive, request_id, started_s)
+        version, rest = self._version_of(path)
+        if method == "POST" and rest == "/infer" and version is not None:
+            return await self._infer(headers, receive, request_id, started_s, version=version)
+        if method in ("GET", "HEAD"):
+            if rest in ("", "/"):
+                return self._metadata(version)
+            if rest == "/ready":
+                return self._ready(version)
+        raise UnknownName(
+            f"{method} {path[:200]} is not served here; this endpoint answers GET {self._prefix}, "
+            "GET /ready, POST /predict, POST /infer and the same below /versions/<v>"
+        )
+
+    def _version_of(self, path: str) -> tuple[int | None, str]:
+        rest = path[len(self._prefix) :]
+        if not rest.startswith("/versions/"):
+            return None, rest
+        text, slash, after = rest.removeprefix("/versions/").partition("/")
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
+            raise UnknownModel(f"version {text[:60]!r} is not a number")
+        return int(text), slash + after
+
+    def _metadata(self, version: int | None) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        live = self._endpoint.live
+        served = self._endpoint.versions()
+        self._check_served(version)
+        versions = [str(v) for v in served if version is None or v == version]
+        return _json(live.codec.metadata(self._name, versions))
+
+    def _ready(self, version: int | None) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        self._check_served(version)
+        return _json({"name": self._name, "ready": True})
+
+    def _check_served(self, version: int | None) -> None:
+        served = self._endpoint.versions()
+        if version is not None and version not in served:
+            raise UnknownModel(
+                f"endpoint {self._name!r} does not serve version {version}; "
+                f"it serves {', '.join(map(str, served))}"
+            )
+
+    async def _infer(
+        self,
+        headers: Headers,
+        receive: Receive,
+        request_id: str,
+        started_s: float,
+        *,
+        records: bool = False,
+        version: int | None = None,
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        endpoint = self._endpoint
+        if not endpoint.authenticated(_bearer(headers)):
+            raise Unauthenticated(
+                "a valid API key is needed: send `Authorization: Bearer <key>`; "
+                "`aios up` prints one"
+            )
+        live = endpoint.admit()
+        failed = True
+        try:
+            _check_type(headers, binary=not records)
+            body = await _read(headers, receive, live.plan.spec.max_body_bytes)
+            if records:
+                batch, request = live.codec.decode_records(body), None
+            else:
+                batch, request = live.codec.decode_v2(body, _header_length(headers))
+            key = _split_key(headers, batch, request_id)
+            parent = headers.get(b"traceparent", b"").decode("latin-1") or None
+            with endpoint.tracer.span(
+                f"predict {self._name}", parent, {"aios.request_id": request_id}
+            ) as span:
+                answer = await endpoint.predict(
+                    live,
+                    batch,
+                    key,
+                    request_id=request_id,
+                    started_s=started_s,
+                    version=version,
+                    traceparent=span.traceparent if span is not None else parent,
+                )
+                if span is not None:
+                    span.set({"aios.version": answer.version, "aios.arm": answer.arm})
+            answer_headers = _answer_headers(answer)
+            if request is None:
+                meta = {
+                    "version": answer.version,
+                    "arm": answer.arm,
+                    "request_id": request_id,
+                    "degraded": answer.degraded,
+                }
+                encoded = live.codec.encode_records(answer.outputs, meta)
+                answer_headers.append((b"content-type", b"application/json"))
+            else:
+                encoded, header_length = live.codec.encode_v2(
+                    answer.outputs, request, self._name, str(answer.version), request_id
+                )
+                answer_headers.extend(_v2_headers(header_length))
+            failed = False
+            return 200, answer_headers, encoded
+        except AiosError as error:
+            failed = not isinstance(error, UsageError)
+            raise
+        finally:
+            endpoint.release(time.monotonic() - started_s, failed=failed)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
+        if kind == "lifespan.shutdown":
+            return
+
+
+def _request_id(headers: Headers) -> str:
+    """The caller's id if it is printable and short, else a new one."""
+    given = headers.get(b"x-request-id", b"")
+    if 0 < len(given) <= 128 and given.isascii():
+        text = given.decode()
+        if text.isprintable():
+            return text
+    return uuid4().hex
+
+
+def _bearer(headers: Headers) -> bytes | None:
+    value = headers.get(b"authorization")
+    if value is None or value[:7].lower() != b"bearer ":
+        return None
+    return value[7:].strip()
+
+
+def _check_type(headers: Headers, *, binary: bool) -> None:
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if kind not in (_BINARY_TYPES if binary else _JSON_TYPES):
+        raise Unsupported(
+            f"content type {kind.decode('latin-1')[:60]!r} is not taken; send application/json"
+        )
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding not in (b"", b"identity"):
+        raise Unsupported(
+            f"content encoding {encoding.decode('latin-1')[:60]!r} is not taken; "
+            "send the body uncompressed"
+        )
+
+
+async def _read(headers: Headers, receive: Receive, limit_bytes: int) -> bytes:
+    """The whole body; stops reading as soon as it is over the limit."""
+    declared = headers.get(b"content-length", b"")
+    if declared.isdigit() and int(declared[:20]) > limit_bytes:
+        raise _too_large(int(declared[:20]), limit_bytes)
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        if len(body) > limit_bytes:
+            raise _too_large(len(body), limit_bytes)
+        return body
+    chunks = [body]
+    size_bytes = len(body)
+    while message.get("more_body", False):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Malformed("the client closed the connection before the body was complete")
+        chunks.append(message.get("body", b""))
+        size_bytes += len(chunks[-1])
+        if size_bytes > limit_bytes:
+            raise _too_large(size_bytes, limit_bytes)
+    return b"".join(chunks)
+
+
+def _too_large(size_bytes: int, limit_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"the body has at least {size_bytes} bytes, the limit is {limit_bytes}; "
+        "send fewer rows per request"
+    )
+
+
+def _header_length(headers: Headers) -> int | None:
+    value = headers.get(b"inference-header-content-length")
+    if value is None:
+        return None
+    if not (value.isdigit() and len(value) < 12):
+        raise Malformed("Inference-Header-Content-Length is not a number of bytes")
+    return int(value)
+
+
+def _split_key(headers: Headers, batch: Batch, request_id: str) -> str:
+    """What decides between stable and canary: `x-aios-key`, else the first record's key,
+    else the request id. A batch is never split over arms."""
+    given = headers.get(b"x-aios-key")
+    if given:
+        return given[:MAX_KEY_LENGTH].decode("latin-1")
+    if batch.keys and batch.keys[0] is not None:
+        return batch.keys[0]
+    return request_id
+
+
+def _answer_headers(answer: Answer) -> list[tuple[bytes, bytes]]:
+    headers = [
+        (b"x-aios-version", str(answer.version).encode()),
+        (b"x-aios-arm", answer.arm.encode()),
+    ]
+    if answer.degraded is not None:
+        headers.append((b"x-aios-degraded", answer.degraded.encode()))
+    return headers
+
+
+def _v2_headers(header_length: int | None) -> list[tuple[bytes, bytes]]:
+    if header_length is None:
+        return [(b"content-type", b"application/json")]
+    return [
+        (b"content-type", b"application/octet-stream"),
+        (b"inference-header-content-length", str(header_length).encode()),
+    ]
+
+
+def _json(value: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    return 200, [(b"content-type", b"application/json")], orjson.dumps(value)
+
+
+def _problem(
+    error: Exception, request_id: str
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    status, body = problem(error, request_id)
+    headers = [(b"content-type", b"application/problem+json")]
+    if isinstance(error, Overloaded):
+        headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+    if isinstance(error, Unauthenticated):
+        headers.append((b"www-authenticate", b'Bearer realm="aios"'))
+    return status, headers, body

@@ -1,0 +1,151 @@
+"""Runs one version's engine: on the event loop when fast, else in a thread with batching."""
+
+import asyncio
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from aios.contracts import Batch, Codec
+from aios.errors import ContractViolation, ModelFailed, Overloaded
+from aios.models import Engine
+
+INLINE_LIMIT_S = 0.001
+"""A model below this runs on the event loop: a thread hand-over costs about 0.1 ms and a
+wake-up of the loop, more than such a model itself."""
+
+Outputs = dict[str, np.ndarray]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    batch: Batch
+    answer: asyncio.Future[Outputs]
+
+
+class Runner:
+    """One loaded version, ready to answer.
+
+    A slow engine gets one worker thread. What queued while the last batch ran becomes the
+    next batch, up to `max_batch_rows`: batches grow with load and an idle engine never
+    waits for company. A call that is cancelled while queued is skipped; one that is
+    running cannot be stopped, so a stuck engine holds one thread and its queue is refused
+    beyond `max_waiting` calls.
+    """
+
+    def __init__(
+        self, engine: Engine, codec: Codec, *, max_batch_rows: int = 256, max_waiting: int = 1024
+    ) -> None:
+        self._engine = engine
+        self._codec = codec
+        self._max_batch_rows = max_batch_rows
+        self._max_waiting = max_waiting
+        self._waiting: deque[_Waiting] = deque()
+        self._busy = False
+        self.inline = engine.service_time_s < INLINE_LIMIT_S
+        self._thread = (
+            None if self.inline else ThreadPoolExecutor(1, thread_name_prefix="aios-engine")
+        )
+
+    async def run(self, batch: Batch) -> tuple[Outputs, float]:
+        """Outputs by name, each `[rows, ...]`, and the seconds from call to answer.
+
+        Raises:
+            ModelFailed: the model raised.
+            ContractViolation: its answer does not fit the contract.
+            Overloaded: too many calls wait already.
+        """
+        started = time.perf_counter()
+        if self.inline and batch.rows <= self._max_batch_rows:
+            outputs = self._engine.run(batch)
+        else:
+            outputs = await self._queued(batch)
+        self._codec.check_outputs(outputs, batch.rows)
+        return outputs, time.perf_counter() - started
+
+    async def _queued(self, batch: Batch) -> Outputs:
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded("too many requests wait for this model", retry_after_s=1.0)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(batch, loop.create_future())
+        self._waiting.append(waiting)
+        if not self._busy:
+            self._start_batch(loop)
+        return await waiting.answer
+
+    def _start_batch(self, loop: asyncio.AbstractEventLoop) -> None:
+        taken: list[_Waiting] = []
+        rows = 0
+        while self._waiting:
+            head = self._waiting[0]
+            if head.answer.done():
+                self._waiting.popleft()
+                continue
+            if taken and rows + head.batch.rows > self._max_batch_rows:
+                break
+            taken.append(self._waiting.popleft())
+            rows += head.batch.rows
+        if not taken:
+            return
+        self._busy = True
+        if self._thread is None:  # an inline engine with a batch too large for the loop
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="aios-engine")
+        batches = [waiting.batch for waiting in taken]
+        running = loop.run_in_executor(self._thread, self._run_together, batches)
+        running.add_done_callback(lambda done: self._finish_batch(loop, taken, done))
+
+    def _run_together(self, batches: list[Batch]) -> list[Outputs | ModelFailed]:
+        """In the thread: one call for all; if that fails, one by one, so that a row that
+        breaks the model fails its own request and no other."""
+        try:
+            if len(batches) == 1:
+                return [self._engine.run(batches[0])]
+            outputs = self._engine.run(Batch.concat(batches))
+        except ModelFailed as failure:
+            if len(batches) == 1:
+                return [failure]
+            return [self._run_together([batch])[0] for batch in batches]
+        parts: list[Outputs | ModelFailed] = []
+        start = 0
+        for batch in batches:
+            stop = start + batch.rows
+            parts.append({name: values[start:stop] for name, values in outputs.items()})
+            start = stop
+        return parts
+
+    def _finish_batch(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        taken: list[_Waiting],
+        done: "asyncio.Future[list[Outputs | ModelFailed]]",
+    ) -> None:
+        self._busy = False
+        failure = done.exception()
+        parts = [failure] * len(taken) if failure is not None else done.result()
+        for waiting, part in zip(taken, parts, strict=True):
+            if waiting.answer.done():
+                continue
+            if isinstance(part, BaseException):
+                waiting.answer.set_exception(part)
+            else:
+                waiting.answer.set_result(part)
+        self._start_batch(loop)
+
+    def close(self) -> None:
+        """Release the engine and let its thread end; queued calls are finished first."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False)
+        self._engine.close()
+
+
+def failure_kind(error: BaseException) -> str:
+    """How an arm's failed attempt is counted."""
+    if isinstance(error, ModelFailed):
+        return "model_failed"
+    if isinstance(error, ContractViolation):
+        return "bad_output"
+    if isinstance(error, TimeoutError):
+        return "deadline"
+    return "unavailable"
