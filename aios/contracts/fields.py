@@ -8,12 +8,10 @@ tensors NaN stands for null, because pandas and binary tensors have no other way
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
 
-from aios.contracts.datatypes import DATATYPES, numpy_dtype
 from aios.errors import UsageError
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -41,16 +39,13 @@ class Field:
 
     kind: ClassVar[str]
     nullable: bool
+    shape: tuple[int, ...] = ()
+    """The shape of one row's value; () for scalars."""
 
     @property
     def datatype(self) -> str:
         """The Open Inference Protocol's name of the type on the wire."""
         raise NotImplementedError
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one row's value; () for scalars."""
-        return ()
 
     @property
     def column_dtype(self) -> np.dtype[Any]:
@@ -145,9 +140,7 @@ class Number(Field):
         """The lowest and highest value taken, both finite."""
         low = -FLOAT32_MAX if self.min is None else float(self.min)
         high = FLOAT32_MAX if self.max is None else float(self.max)
-        return min(low, high) if self.min is None else low, (
-            max(low, high) if self.max is None else high
-        )
+        return low, high
 
     def describe(self) -> str:
         return _or_null(f"a number{_range_text(self.min, self.max)}", self.nullable)
@@ -160,7 +153,7 @@ class Number(Field):
                 return f"{name} must be a number, not {bound!r}"
             if not math.isfinite(bound):
                 return f"{name} must be finite, not {bound!r}; leave it out for no limit"
-        return _order_fault(self.min, self.max)
+        return _order_fault(*self.limits)
 
     def _check(self, value: Any) -> float | None:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -188,10 +181,8 @@ class Number(Field):
         return {"type": self.kind, "min": low, "max": high, "nullable": self.nullable}
 
 
-def _order_fault(low: float | None, high: float | None) -> str | None:
-    if low is not None and high is not None and low > high:
-        return f"min {low} is above max {high}"
-    return None
+def _order_fault(low: float, high: float) -> str | None:
+    return f"min {low:.15g} is above max {high:.15g}" if low > high else None
 
 
 def _integral(value: Any) -> int:
@@ -250,7 +241,7 @@ class Integer(Field):
                 return f"{name} must be an integer, not {bound!r}"
             if not -reach - 1 <= bound <= reach:
                 return f"{name} must lie within {reach} either way, not {bound}"
-        return _order_fault(self.min, self.max)
+        return _order_fault(*self.limits)
 
     def _check(self, value: Any) -> int | None:
         if self.nullable and isinstance(value, float) and math.isnan(value):
@@ -362,7 +353,7 @@ class Text(Field):
         return {"type": self.kind, "max_length": self.max_length, "nullable": self.nullable}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Category(Field):
     """One of a fixed list of values: all integers, all texts, or all booleans.
 
@@ -437,142 +428,8 @@ class Category(Field):
         return {"type": self.kind, "values": list(self.values), "nullable": self.nullable}
 
 
-@dataclass(frozen=True)
-class Tensor(Field):
-    """A tensor of fixed shape per row; a batch of it is [rows, *shape].
-
-    Floats must be finite. `dtype` is an Open Inference Protocol name such as "FP32"; BF16
-    is held as 32-bit floats.
-    """
-
-    dtype_name: str
-    sizes: tuple[int, ...]
-    nullable: ClassVar[bool] = False  # type: ignore[misc]
-    kind: ClassVar[str] = "tensor"
-
-    def __init__(self, shape: Iterable[int], dtype: str = "FP32") -> None:
-        if not isinstance(shape, Iterable):
-            raise UsageError(f"Tensor takes the shape of one row such as (3, 224, 224): {shape!r}")
-        object.__setattr__(self, "sizes", tuple(shape))
-        object.__setattr__(self, "dtype_name", dtype)
-
-    def __repr__(self) -> str:
-        return f"Tensor(shape={self.sizes}, dtype={self.dtype_name!r})"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.sizes
-
-    @property
-    def datatype(self) -> str:
-        return self.dtype_name
-
-    @property
-    def column_dtype(self) -> np.dtype[Any]:
-        return numpy_dtype(self.dtype_name)
-
-    def describe(self) -> str:
-        return f"a tensor {self.dtype_name} of shape {list(self.sizes)}"
-
-    def fault(self) -> str | None:
-        if self.dtype_name not in DATATYPES:
-            return f"no datatype {self.dtype_name!r}; there are {', '.join(DATATYPES)}"
-        for size in self.sizes:
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                return f"shape must hold whole numbers of at least 1, not {size!r}"
-        if len(self.sizes) > 8 or math.prod(self.sizes) > 2**31:
-            return f"shape {list(self.sizes)} has over 8 dimensions or over 2^31 elements"
-        return None
-
-    def _check(self, value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            value = value.tolist()
-        rows = tensor_rows([value], self.sizes, self.dtype_name)
-        return rows[0]
-
-    def example(self) -> Any:
-        filler: Any = {"BOOL": False, "BYTES": "a"}.get(self.dtype_name, 0)
-        return np.full(self.sizes, filler, dtype=self.column_dtype).tolist()
-
-    def to_json(self) -> dict[str, Any]:
-        return {"type": self.kind, "shape": list(self.sizes), "dtype": self.dtype_name}
-
-
-def tensor_rows(rows: list[Any], shape: tuple[int, ...], datatype: str) -> np.ndarray[Any, Any]:
-    """Nested lists as one array [len(rows), *shape] of the datatype.
-
-    Raises:
-        RefusedValue: the nesting differs from the shape, or an element does not fit.
-    """
-    level = rows
-    for size in shape:
-        if not set(map(type, level)) <= {list, tuple} or set(map(len, level)) != {size}:
-            raise RefusedValue(f"is not nested lists of shape {list(shape)}")
-        level = list(chain.from_iterable(level))
-    return tensor_elements(level, datatype).reshape(len(rows), *shape)
-
-
-def tensor_elements(flat: list[Any], datatype: str) -> np.ndarray[Any, Any]:
-    """A flat list of scalars as an array [len(flat)] of the datatype.
-
-    Raises:
-        RefusedValue: an element has another type, is out of the type's range or not finite.
-    """
-    dtype = numpy_dtype(datatype)
-    kinds = set(map(type, flat))
-    expected = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}.get(dtype.kind, {str})
-    if not kinds <= expected:
-        raise RefusedValue(f"holds elements that are not {datatype}")
-    if dtype.kind == "O":
-        if not sound_text("".join(flat)):
-            raise RefusedValue("holds a NUL or a lone surrogate")
-        return object_column(flat)
-    try:
-        if dtype.kind != "f":
-            return np.array(flat, dtype=dtype)
-        with np.errstate(over="ignore"):
-            array = np.array(flat, dtype=np.float64).astype(dtype)
-    except OverflowError:
-        raise RefusedValue(f"holds elements outside the range of {datatype}") from None
-    if not np.isfinite(array).all():
-        raise RefusedValue("holds NaN or an infinite element")
-    return array
-
-
 def object_column(values: list[Any]) -> np.ndarray[Any, Any]:
     """A one-dimensional object array, without numpy looking into the values."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
-
-
-_ARGUMENTS: dict[str, tuple[type[Field], frozenset[str]]] = {
-    "number": (Number, frozenset({"min", "max", "nullable"})),
-    "integer": (Integer, frozenset({"min", "max", "nullable"})),
-    "boolean": (Boolean, frozenset({"nullable"})),
-    "text": (Text, frozenset({"max_length", "nullable"})),
-    "category": (Category, frozenset({"values", "nullable"})),
-    "tensor": (Tensor, frozenset({"shape", "dtype"})),
-}
-
-
-def field_from_json(name: str, document: Any) -> Field:
-    """The field that `to_json` described.
-
-    Raises:
-        UsageError: the type or an argument is unknown; the message names the field.
-    """
-    if not isinstance(document, dict):
-        raise UsageError(f'field "{name}": expected a JSON object, not {document!r}')
-    arguments = {k: v for k, v in document.items() if k not in ("type", "name")}
-    kind = document.get("type")
-    if not isinstance(kind, str) or kind not in _ARGUMENTS:
-        raise UsageError(f'field "{name}": no type {kind!r}; there are {", ".join(_ARGUMENTS)}')
-    made, known = _ARGUMENTS[kind]
-    unknown = arguments.keys() - known
-    if unknown:
-        raise UsageError(f'field "{name}": unknown {sorted(unknown)}; known: {sorted(known)}')
-    try:
-        return made(**arguments)
-    except TypeError as error:
-        raise UsageError(f'field "{name}": {error}') from None

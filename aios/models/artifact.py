@@ -33,9 +33,7 @@ def describe_files(files: Mapping[str, bytes]) -> dict[str, FileEntry]:
 
 def to_artifact(manifest: Manifest) -> Artifact:
     """The record that names this artifact everywhere else."""
-    return Artifact(
-        digest=manifest.digest, engine=manifest.engine, size_bytes=manifest.size_bytes
-    )
+    return Artifact(digest=manifest.digest, engine=manifest.engine, size_bytes=manifest.size_bytes)
 
 
 @contextmanager
@@ -55,16 +53,13 @@ def staged(manifest: Manifest, files: Mapping[str, bytes], into: Path) -> Iterat
                 file.flush()
                 os.fsync(file.fileno())
         yield staging
-        target = into / manifest.digest
         staging.chmod(0o755)
-        if not target.exists():
-            try:
-                staging.rename(target)
-            except OSError:
-                # Someone else built the same artifact at the same time.
-                if not target.exists():
-                    raise
-        verify(target, manifest.digest)
+        target = into / manifest.digest
+        try:
+            staging.rename(target)
+        except OSError:
+            # It was built before, or by someone else at the same time.
+            verify(target, manifest.digest)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

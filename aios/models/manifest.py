@@ -6,7 +6,7 @@ wherever and whenever they are built.
 """
 
 import hashlib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import Field, ValidationError
@@ -16,11 +16,14 @@ from aios.records import EngineName, Record
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+ONNX_FILE = "model.onnx"
+TORCH_FILE = "model.pt2"
 MAX_MANIFEST_BYTES = 4 * 2**20
 FILE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
 """Files lie flat in the folder, so that no name can lead out of it."""
 
 MatrixType = Literal["float32", "float64", "int64"]
+FileName = Annotated[str, Field(pattern=FILE_PATTERN)]
 ColumnType = Literal["float32", "float64", "int64", "int32", "bool", "str"]
 
 
@@ -82,22 +85,21 @@ class PythonSource(Record):
     """
 
     path: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     source_sha256: str | None = None
 
 
 class Manifest(Record):
     """Everything needed to load an artifact and run a batch through it."""
 
-    format: Literal[1] = FORMAT_VERSION
+    format: Literal[1] = 1
     engine: EngineName
-    files: dict[str, FileEntry] = {}
+    files: dict[FileName, FileEntry] = Field(default_factory=dict)
     inputs: MatrixInput | ColumnsInput | BatchInput = Field(discriminator="kind")
     outputs: dict[str, OutputSource]
     python: PythonSource | None = None
     trusted_code: bool = False
-    contract_digest: str = ""
-    producers: dict[str, str] = {}
+    producers: dict[str, str] = Field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """The canonical bytes: JSON with sorted keys and no spaces."""

@@ -73,7 +73,7 @@ def check_onnx(content: bytes, what: str) -> "onnx.ModelProto":
     refuse_pickle(content, what)
     try:
         model = onnx.load_model_from_string(content)
-    except Exception as error:  # noqa: BLE001 - protobuf's error classes differ by back end
+    except Exception as error:
         raise _rejected(what, "is not an ONNX file, or is cut short") from error
     if not model.HasField("graph") or not model.graph.output:
         raise _rejected(what, "holds no graph with outputs: not an ONNX model, or cut short")
@@ -81,7 +81,7 @@ def check_onnx(content: bytes, what: str) -> "onnx.ModelProto":
     _check_tensors(model, what)
     try:
         onnx.checker.check_model(model)
-    except Exception as error:  # noqa: BLE001 - the checker raises several unrelated classes
+    except Exception as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise _rejected(what, f"does not pass the ONNX checker: {reason}") from error
     return model
@@ -191,7 +191,8 @@ def _declared_bytes(tensor: "onnx.TensorProto") -> int:
 
     names: Any = onnx.TensorProto.DataType
     kind = names.Name(tensor.data_type) if tensor.data_type in names.values() else "STRING"
-    return math.ceil(math.prod(tensor.dims) * _ELEMENT_BITS.get(kind, 8) / 8)
+    elements: int = math.prod(tensor.dims)
+    return -(-elements * _ELEMENT_BITS.get(kind, 8) // 8)
 
 
 def _check_filled_shapes(model: "onnx.ModelProto", what: str) -> None:

@@ -184,21 +184,21 @@ def _sum_arm(reports: list[ArmReport]) -> ArmEvidence:
             agreement[key] += value  # type: ignore[assignment]
         for name, data in report.outputs.items():
             outputs.setdefault(name, []).append(data)
-    merged = {name: _merge_sketches(parts) for name, parts in outputs.items()}
+    merged = {name: merge_sketches(parts) for name, parts in outputs.items()}
     return ArmEvidence(
         version=version,
         attempts=sum(report.attempts for report in reports),
         errors=dict(errors),
         degraded=sum(report.degraded for report in reports),
-        latency=_merge_sketches([report.latency for report in reports]),
+        latency=merge_sketches([report.latency for report in reports]),
         outputs={name: sketch for name, sketch in merged.items() if sketch is not None},
         agreement=dict(agreement),
     )
 
 
-def _merge_sketches(parts: list[bytes]) -> Sketch | None:
-    """None when nothing was sent or any part is damaged: half a distribution would be
-    judged as if it were whole."""
+def merge_sketches(parts: list[bytes]) -> Sketch | None:
+    """One sketch of all parts. None when nothing was sent or any part is damaged: half a
+    distribution would be judged as if it were whole."""
     merged: Sketch | None = None
     try:
         for data in parts:

@@ -71,7 +71,7 @@ class _Live:
     windows: dict[str, ArmWindow]
 
 
-Load = Callable[[ServedVersion], tuple[Runner, Codec]]
+Load = Callable[[ServedVersion, int], tuple[Runner, Codec]]
 Connect = Callable[[Challenger], ChallengerClient]
 
 
@@ -79,7 +79,8 @@ class Endpoint:
     """Answers for one endpoint, on the plan it was last given.
 
     Args:
-        load: loads and warms a version; called off the event loop.
+        load: loads and warms a version for batches of at most so many rows; called off the
+            event loop.
         connect: gives the client of a challenger's application.
         recorder: takes a copy of each answered request.
         replica: this replica's name in reports.
@@ -138,7 +139,7 @@ class Endpoint:
             self._forget_old_runners(live)
 
     async def _prepare(self, plan: TrafficPlan, before: _Live | None) -> _Live:
-        runner, codec = await self._loaded(plan.stable)
+        runner, codec = await self._loaded(plan)
         fallback = FallbackChain(plan.spec.fallback, codec)
         windows = {"stable": ArmWindow(plan.stable.version)}
         if before is not None:
@@ -168,11 +169,12 @@ class Endpoint:
             windows=windows,
         )
 
-    async def _loaded(self, served: ServedVersion) -> tuple[Runner, Codec]:
-        digest = served.artifact.digest
+    async def _loaded(self, plan: TrafficPlan) -> tuple[Runner, Codec]:
+        digest = plan.stable.artifact.digest
         if digest not in self._runners:
             loop = asyncio.get_running_loop()
-            self._runners[digest] = await loop.run_in_executor(None, self._load, served)
+            loading = loop.run_in_executor(None, self._load, plan.stable, plan.spec.max_rows)
+            self._runners[digest] = await loading
         return self._runners[digest]
 
     def _forget_old_runners(self, live: _Live) -> None:

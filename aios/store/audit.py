@@ -80,7 +80,7 @@ def _seal(previous: str, entry: dict[str, Any]) -> str:
     return hashlib.sha256((previous + canonical(entry)).encode("ascii")).hexdigest()
 
 
-def _reseal(row: Row[Any]) -> str | None:
+def _reseal(row: Row[*tuple[Any, ...]]) -> str | None:
     names = ("seq", "at_s", "actor", "action", "subject", "details")
     try:
         return _seal(row.previous, {name: getattr(row, name) for name in names})

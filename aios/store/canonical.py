@@ -1,11 +1,11 @@
-"""JSON with exactly one spelling, so that it can be hashed, compared and stored."""
+"""Values in the one spelling that every database holds and that can be hashed."""
 
 import json
 from typing import Any
 
 from sqlalchemy import Dialect, Text, TypeDecorator
 
-from aios.errors import UsageError
+from aios.errors import StoreCorrupt, UsageError
 
 
 def canonical(value: Any) -> str:
@@ -31,4 +31,25 @@ class JsonText(TypeDecorator[Any]):
         return None if value is None else canonical(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return None if value is None else json.loads(value)
+        if value is None:
+            return None
+        try:
+            return json.loads(value)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise StoreCorrupt(
+                f"the store holds something that is not JSON ({error}); restore a backup"
+            ) from None
+
+
+class SafeText(TypeDecorator[str]):
+    """A column of text from anywhere. NUL, which PostgreSQL cannot hold, and lone surrogates,
+    which no UTF-8 can, are written as escapes: a rollback must not fail over the spelling
+    of its reason. The same happens to what is looked up, so a name is found as it was given."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")

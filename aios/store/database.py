@@ -10,7 +10,7 @@ import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import ArgumentError, DBAPIError, StatementError
 
-from aios.errors import AiosError, StoreCorrupt, UsageError
+from aios.errors import AiosError, StoreCorrupt, StoreUnavailable, UsageError
 from aios.store import faults, schema
 
 _WAIT_S = 10
@@ -34,6 +34,7 @@ class Database:
 
     Raises:
         UsageError: the URL is neither, or the PostgreSQL driver is not installed.
+        StoreUnavailable: the folder of the SQLite file cannot be made.
     """
 
     def __init__(self, url: str) -> None:
@@ -120,7 +121,11 @@ class Database:
 
     def _make_engine(self) -> Engine:
         if self.kind == "sqlite":
-            Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(str(self.url.database)).parent
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreUnavailable(f"the store's folder cannot be made: {error}") from error
             engine = sqlalchemy.create_engine(self.url, connect_args={"timeout": _WAIT_S})
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
@@ -179,5 +184,3 @@ def _begin_postgresql(connection: Connection) -> None:
     # snapshot over several statements, as SQLite gives it.
     if not connection.get_execution_options().get("aios_writes", False):
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-
-

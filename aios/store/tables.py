@@ -10,11 +10,10 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Table,
-    Text,
     text,
 )
 
-from aios.store.canonical import JsonText
+from aios.store.canonical import JsonText, SafeText
 
 SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
 """SQLite numbers rows by itself only in a column of type INTEGER."""
@@ -26,20 +25,20 @@ audit = Table(
     tables,
     Column("seq", SEQUENCE, primary_key=True, autoincrement=False),
     Column("at_s", Double, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("action", Text, nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("details", Text, nullable=False),
-    Column("previous", Text, nullable=False),
-    Column("hash", Text, nullable=False),
+    Column("actor", SafeText, nullable=False),
+    Column("action", SafeText, nullable=False),
+    Column("subject", SafeText, nullable=False),
+    Column("details", SafeText, nullable=False),
+    Column("previous", SafeText, nullable=False),
+    Column("hash", SafeText, nullable=False),
     Index("audit_by_subject", "subject", "seq"),
 )
 
 operations = Table(
     "operations",
     tables,
-    Column("id", Text, primary_key=True),
-    Column("request_digest", Text, nullable=False),
+    Column("id", SafeText, primary_key=True),
+    Column("request_digest", SafeText, nullable=False),
     Column("result", JsonText, nullable=False),
     Column("at_s", Double, nullable=False),
 )
@@ -47,24 +46,24 @@ operations = Table(
 versions = Table(
     "versions",
     tables,
-    Column("name", Text, primary_key=True),
+    Column("name", SafeText, primary_key=True),
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("artifact", JsonText, nullable=False),
     Column("contract", JsonText, nullable=False),
-    Column("contract_digest", Text, nullable=False),
+    Column("contract_digest", SafeText, nullable=False),
     Column("metrics", JsonText, nullable=False),
     Column("tags", JsonText, nullable=False),
     Column("lineage", JsonText, nullable=False),
     Column("conversion", JsonText, nullable=False),
     Column("created_s", Double, nullable=False),
-    Column("created_by", Text, nullable=False),
+    Column("created_by", SafeText, nullable=False),
 )
 
 aliases = Table(
     "aliases",
     tables,
-    Column("name", Text, primary_key=True),
-    Column("alias", Text, primary_key=True),
+    Column("name", SafeText, primary_key=True),
+    Column("alias", SafeText, primary_key=True),
     Column("version", Integer, nullable=False),
     ForeignKeyConstraint(["name", "version"], ["versions.name", "versions.version"]),
 )
@@ -72,9 +71,9 @@ aliases = Table(
 endpoints = Table(
     "endpoints",
     tables,
-    Column("name", Text, primary_key=True),
+    Column("name", SafeText, primary_key=True),
     Column("spec", JsonText, nullable=False),
-    Column("model", Text, nullable=False),
+    Column("model", SafeText, nullable=False),
     Column("stable_version", Integer, nullable=False),
     Column("previous_version", Integer),
     Column("created_s", Double, nullable=False),
@@ -85,7 +84,7 @@ endpoints = Table(
 plans = Table(
     "plans",
     tables,
-    Column("endpoint", Text, primary_key=True),
+    Column("endpoint", SafeText, primary_key=True),
     Column("revision", Integer, primary_key=True, autoincrement=False),
     Column("plan", JsonText, nullable=False),
     Column("at_s", Double, nullable=False),
@@ -94,18 +93,18 @@ plans = Table(
 rollouts = Table(
     "rollouts",
     tables,
-    Column("id", Text, primary_key=True),
-    Column("endpoint", Text, nullable=False),
+    Column("id", SafeText, primary_key=True),
+    Column("endpoint", SafeText, nullable=False),
     Column("from_version", Integer, nullable=False),
     Column("to_version", Integer, nullable=False),
     Column("plan", JsonText, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("stage", Text, nullable=False),
+    Column("status", SafeText, nullable=False),
+    Column("stage", SafeText, nullable=False),
     Column("state", JsonText, nullable=False),
-    Column("reason", Text),
+    Column("reason", SafeText),
     Column("created_s", Double, nullable=False),
     Column("finished_s", Double),
-    Column("created_by", Text, nullable=False),
+    Column("created_by", SafeText, nullable=False),
     Index("rollouts_by_endpoint", "endpoint", "created_s"),
     Index(
         "one_running_rollout",
@@ -120,8 +119,8 @@ evidence = Table(
     "evidence",
     tables,
     Column("id", SEQUENCE, primary_key=True),
-    Column("rollout_id", Text, ForeignKey("rollouts.id"), nullable=False),
-    Column("era", Text, nullable=False),
+    Column("rollout_id", SafeText, ForeignKey("rollouts.id"), nullable=False),
+    Column("era", SafeText, nullable=False),
     Column("at_s", Double, nullable=False),
     Column("payload", JsonText, nullable=False),
     Index("evidence_by_rollout", "rollout_id", "id"),
@@ -130,10 +129,10 @@ evidence = Table(
 keys = Table(
     "keys",
     tables,
-    Column("id", Text, primary_key=True),
-    Column("identity", Text, nullable=False),
-    Column("digest", Text, nullable=False, unique=True),
-    Column("role", Text, nullable=False),
+    Column("id", SafeText, primary_key=True),
+    Column("identity", SafeText, nullable=False),
+    Column("digest", SafeText, nullable=False, unique=True),
+    Column("role", SafeText, nullable=False),
     Column("created_s", Double, nullable=False),
     Column("expires_s", Double),
     Column("revoked_s", Double),

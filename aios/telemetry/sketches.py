@@ -116,7 +116,9 @@ class Sketch:
     @cached_property
     def steps(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The kept values, ascending, and the share of all values at or below each."""
-        pairs = np.fromiter(self._kll, dtype=np.dtype((np.float64, 2)), count=self._kll.num_retained)
+        pairs = np.fromiter(
+            self._kll, dtype=np.dtype((np.float64, 2)), count=self._kll.num_retained
+        )
         order = np.argsort(pairs[:, 0], kind="stable")
         return pairs[order, 0], np.cumsum(pairs[order, 1]) / self.count
 

@@ -106,9 +106,7 @@ def _create_endpoints() -> None:
         sa.Column("previous_version", sa.Integer),
         sa.Column("created_s", sa.Double, nullable=False),
         sa.Column("updated_s", sa.Double, nullable=False),
-        sa.ForeignKeyConstraint(
-            ["model", "stable_version"], ["versions.name", "versions.version"]
-        ),
+        sa.ForeignKeyConstraint(["model", "stable_version"], ["versions.name", "versions.version"]),
     )
     op.create_table(
         "plans",

@@ -1,0 +1,99 @@
+"""Faults of one batch, collected and told in one message."""
+
+from typing import Any
+
+import numpy as np
+
+from aios.contracts.fields import MISSING
+from aios.errors import ContractViolation
+
+MOST_TOLD = 10
+"""How many faults one answer lists: enough to fix the cause, few enough to stay small."""
+
+_SHOWN_CHARACTERS = 60
+_LAST = 10**9
+
+
+def shorten(value: Any) -> str:
+    """The value as text of at most 60 characters, safe to print and to encode."""
+    if value is None:
+        return "null"
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and value.bit_length() > 190:
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str):
+        text = '"' + value[:_SHOWN_CHARACTERS].replace("\0", "\\0") + '"'
+        text = text.encode("utf-8", "backslashreplace").decode()
+    elif isinstance(value, list | tuple):
+        text = f"a list of {len(value)}"
+    elif isinstance(value, dict):
+        text = f"an object of {len(value)} fields"
+    elif isinstance(value, np.ndarray):
+        text = f"an array of shape {list(value.shape)}"
+    elif isinstance(value, int | float):
+        text = repr(value)
+    else:
+        text = f"a {type(value).__name__}"
+    if len(text) > _SHOWN_CHARACTERS:
+        return text[: _SHOWN_CHARACTERS - 1] + "…"
+    return text
+
+
+class Faults:
+    """Collects what is wrong with a batch; at most ten faults of one field are looked for."""
+
+    def __init__(self, subject: str) -> None:
+        self._subject = subject
+        self._found: list[tuple[int, int, dict[str, Any], str]] = []
+        self._truncated = False
+
+    def add(
+        self,
+        row: int | None,
+        field: str | None,
+        value: Any,
+        reason: str,
+        allowed: str,
+        order: int = _LAST,
+    ) -> None:
+        """Note one fault; `order` is the field's place in the contract."""
+        shown = "nothing" if value is MISSING else shorten(value)
+        sentence = reason if value is MISSING else f"{shown} {reason}"
+        name = None if field is None else shorten(field)[1:-1]
+        place = ", ".join(
+            ([] if row is None else [f"row {row}"]) + ([] if name is None else [f'field "{name}"'])
+        )
+        entry = {"row": row, "field": name, "value": shown, "allowed": allowed, "reason": reason}
+        told = f"{place}: {sentence}" if place else sentence
+        self._found.append((-1 if row is None else row, order, entry, told))
+
+    def truncate(self) -> None:
+        """Say that there may be more faults than were collected."""
+        self._truncated = True
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def error(self) -> ContractViolation:
+        """The faults as one error, the first rows first."""
+        found = sorted(self._found, key=lambda fault: (fault[0], fault[1]))
+        told = [fault[3] for fault in found[:3]]
+        more = len(found) - len(told)
+        ending = f" (and {'at least ' if self._truncated else ''}{more} more)" if more else ""
+        allowed = found[0][2]["allowed"]
+        return ContractViolation(
+            f"{self._subject} {'; '.join(told)}{ending}; allowed: {allowed}".strip(),
+            violations=[fault[2] for fault in found[:MOST_TOLD]],
+        )
+
+    def raise_if_any(self) -> None:
+        """Raise what was found.
+
+        Raises:
+            ContractViolation: something was found.
+        """
+        if self._found:
+            raise self.error()

@@ -1,0 +1,115 @@
+"""Prometheus metrics of all endpoints, one scrape target for the whole runtime.
+
+They are made from the replicas' reports when asked for, so they cost the hot path nothing.
+
+| name | type | labels |
+| --- | --- | --- |
+| aios_requests_total | counter | endpoint |
+| aios_requests_failed_total | counter | endpoint |
+| aios_requests_rejected_total | counter | endpoint |
+| aios_arm_attempts_total | counter | endpoint, arm, version |
+| aios_arm_errors_total | counter | endpoint, arm, version, kind |
+| aios_degraded_total | counter | endpoint, arm, version |
+| aios_shadow_dropped_total, aios_recorder_dropped_total | counter | endpoint |
+| aios_request_latency_seconds | summary | endpoint, quantile |
+| aios_in_flight, aios_replicas | gauge | endpoint |
+| aios_arm_weight | gauge | endpoint, arm, version |
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric, SummaryMetricFamily
+
+from aios.kernel.observations import Observations
+from aios.registry import Registry
+
+QUANTILES = (0.5, 0.95, 0.99)
+_COUNTERS = {
+    "aios_requests": ("requests", "Requests answered or refused"),
+    "aios_requests_failed": ("failed", "Requests that got a 5xx answer"),
+    "aios_requests_rejected": ("rejected", "Requests refused because too many were in flight"),
+    "aios_shadow_dropped": ("shadow_dropped", "Copies dropped because the shadow was behind"),
+    "aios_recorder_dropped": ("recorder_dropped", "Predictions that were not recorded"),
+}
+
+
+def render(registry: Registry, observations: Observations) -> str:
+    """All metrics in Prometheus's text format."""
+    collectors = CollectorRegistry()
+    collectors.register(_Collector(registry, observations))
+    return generate_latest(collectors).decode()
+
+
+class _Collector:
+    def __init__(self, registry: Registry, observations: Observations) -> None:
+        self._registry = registry
+        self._observations = observations
+
+    def collect(self) -> Iterator[Metric]:
+        names = [state.spec.name for state in self._registry.endpoints()]
+        totals = {name: self._observations.totals(name) for name in names}
+        for metric, (field, text) in _COUNTERS.items():
+            counter = CounterMetricFamily(metric, text, labels=["endpoint"])
+            for name, total in totals.items():
+                counter.add_metric([name], getattr(total, field))
+            yield counter
+        for metric, field in (("aios_in_flight", "in_flight"), ("aios_replicas", "replicas")):
+            gauge = GaugeMetricFamily(metric, f"Now: {field}", labels=["endpoint"])
+            for name, total in totals.items():
+                gauge.add_metric([name], getattr(total, field))
+            yield gauge
+        yield from self._arms(totals)
+        yield self._latency(totals)
+        yield self._weights(names)
+
+    def _arms(self, totals: dict[str, Any]) -> Iterator[Metric]:
+        arm = ["endpoint", "arm", "version"]
+        attempts = CounterMetricFamily("aios_arm_attempts", "Calls of an arm", labels=arm)
+        degraded = CounterMetricFamily("aios_degraded", "Answers by a fallback", labels=arm)
+        errors = CounterMetricFamily(
+            "aios_arm_errors", "Failed calls of an arm, by kind", labels=[*arm, "kind"]
+        )
+        for name, total in totals.items():
+            for (which, version), count in total.attempts.items():
+                attempts.add_metric([name, which, str(version)], count)
+            for (which, version), count in total.degraded.items():
+                degraded.add_metric([name, which, str(version)], count)
+            for (which, version, kind), count in total.errors.items():
+                errors.add_metric([name, which, str(version), kind], count)
+        yield attempts
+        yield degraded
+        yield errors
+
+    def _latency(self, totals: dict[str, Any]) -> Metric:
+        family = SummaryMetricFamily(
+            "aios_request_latency_seconds", "Whole requests inside a replica", labels=["endpoint"]
+        )
+        for name, total in totals.items():
+            if total.latency is None:
+                continue
+            for quantile in QUANTILES:
+                family.add_sample(
+                    "aios_request_latency_seconds",
+                    {"endpoint": name, "quantile": str(quantile)},
+                    total.latency.quantile(quantile),
+                )
+        return family
+
+    def _weights(self, names: list[str]) -> Metric:
+        weights = GaugeMetricFamily(
+            "aios_arm_weight", "Share of keys", labels=["endpoint", "arm", "version"]
+        )
+        for name in names:
+            plan = self._registry.plan(name)
+            if plan is None:
+                continue
+            rest = 1.0
+            if plan.challenger is not None:
+                rest -= plan.challenger.weight_fraction
+                labels = [name, plan.challenger.arm, str(plan.challenger.served.version)]
+                weights.add_metric(labels, plan.challenger.weight_fraction)
+            weights.add_metric([name, "stable", str(plan.stable.version)], rest)
+        return weights

@@ -1,0 +1,92 @@
+"""What replicas report, kept in memory and shared by the kernel's threads."""
+
+import threading
+from collections import OrderedDict
+from typing import Any
+
+from aios.clock import Clock
+from aios.errors import UsageError
+from aios.monitoring import EndpointTotals, Evidence, Ledger, ReplicaStatus, Series
+from aios.records import WindowReport
+
+MAX_FEEDBACK_IDS = 100_000
+
+
+class Observations:
+    """A lock around the ledger and the per-second series of each endpoint.
+
+    After a restart of the kernel it is empty and fills again within a second or two:
+    reports are cumulative.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._ledger = Ledger()
+        self._series: dict[str, Series] = {}
+        self._fed_back: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def add(self, report: WindowReport) -> None:
+        with self._lock:
+            if self._ledger.add(report):
+                self._series.setdefault(report.endpoint, Series()).add(report)
+
+    def evidence(self, endpoint: str, era: str) -> Evidence | None:
+        with self._lock:
+            return self._ledger.evidence(endpoint, era)
+
+    def replicas(self, endpoint: str) -> list[ReplicaStatus]:
+        """Those that reported within the last few seconds."""
+        with self._lock:
+            return self._ledger.replicas(endpoint, self._clock.now_s())
+
+    def totals(self, endpoint: str) -> EndpointTotals:
+        with self._lock:
+            return self._ledger.totals(endpoint, self._clock.now_s())
+
+    def series(self, endpoint: str) -> list[dict[str, Any]]:
+        with self._lock:
+            found = self._series.get(endpoint)
+            return found.to_json() if found is not None else []
+
+    def feedback(self, endpoint: str, answers: list[dict[str, Any]]) -> int:
+        """Count business values for the arms that gave the answers, once per request id.
+
+        Args:
+            answers: `{"request_id", "arm", "kpi"}` each; `kpi` a number, more is better.
+
+        Returns:
+            How many were counted; repeats are not.
+
+        Raises:
+            UsageError: an entry lacks a field or its value is not a number.
+        """
+        taken = 0
+        parsed = [_feedback(entry) for entry in answers]
+        with self._lock:
+            live = self._ledger.replicas(endpoint, self._clock.now_s())
+            era = live[-1].era if live else None
+            for request_id, arm, value in parsed:
+                if era is None or (endpoint, request_id) in self._fed_back:
+                    continue
+                self._fed_back[(endpoint, request_id)] = None
+                self._ledger.add_kpi(endpoint, era, arm, value)
+                taken += 1
+            while len(self._fed_back) > MAX_FEEDBACK_IDS:
+                self._fed_back.popitem(last=False)
+        return taken
+
+    def forget(self, endpoint: str) -> None:
+        with self._lock:
+            self._ledger.forget(endpoint)
+            self._series.pop(endpoint, None)
+
+
+def _feedback(entry: dict[str, Any]) -> tuple[str, str, float]:
+    try:
+        return str(entry["request_id"]), str(entry["arm"]), float(entry["kpi"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            'feedback needs {"request_id": text, "arm": text, "kpi": number} for each answer; '
+            f"got {str(entry)[:120]}"
+        ) from error

@@ -1,0 +1,131 @@
+"""Thin Ray shells: the kernel as a detached actor, its API as a Serve deployment, the boot."""
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+
+from aios.clock import SystemClock
+from aios.config import Settings
+from aios.errors import AiosError, ClusterUnavailable, from_problem
+from aios.kernel.api import build_api, identity_of
+from aios.kernel.kernel import Kernel
+from aios.kernel.serve_client import ServeClient
+from aios.records import WindowReport
+from aios.store.artifacts import ArtifactStore
+
+NAME = "aios-kernel"
+NAMESPACE = "aios"
+ANSWER_S = 15.0
+"""How long a command may take; SQLite and a rollout's decision take milliseconds."""
+
+
+def _ray_token() -> str | None:
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(path).read_text().strip() if path else None
+
+
+class KernelActor:
+    """The detached actor. Ray restarts it with the same arguments when its process dies;
+    what it knows it reads from the store.
+
+    It has threads, not an event loop: commands wait for the database.
+    """
+
+    def __init__(self, settings: dict[str, Any], api_key: tuple[str, str]) -> None:
+        logging.basicConfig(level=logging.INFO)
+        loaded = Settings.model_validate(settings)
+        client = ServeClient(f"http://127.0.0.1:{loaded.dashboard_port}", _ray_token())
+        self._kernel = Kernel(loaded, client, SystemClock(), api_key)
+        self._kernel.start()
+
+    def execute(
+        self, command: str, arguments: dict[str, Any], actor: str, operation_id: str | None
+    ) -> dict[str, Any]:
+        """`{"result": ...}`, or `{"problem": ...}` for an error raised on purpose."""
+        try:
+            return {"result": self._kernel.execute(command, arguments, actor, operation_id)}
+        except AiosError as error:
+            return {"problem": error.to_problem()}
+
+    def report(self, report: dict[str, Any]) -> None:
+        """Take a replica's counts; nobody waits for this."""
+        self._kernel.report(WindowReport.model_validate(report))
+
+    def ready(self) -> int:
+        """Its process id, once it is up."""
+        return os.getpid()
+
+
+@serve.deployment(name="api")
+@serve.ingress()
+class ApiDeployment:
+    """One replica of the control API."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._keys: dict[str, str] = {}
+        self._store = ArtifactStore(settings["artifacts_url"], Path(settings["cache"]))
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        self._keys = dict(user_config["keys"])
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return build_api(
+            self._execute,
+            lambda header: identity_of(self._keys, header),
+            lambda body, digest: self._store.write_tar(body, digest),
+        )
+
+    async def _execute(
+        self, command: str, arguments: dict[str, Any], actor: str, operation_id: str | None
+    ) -> Any:
+        try:
+            kernel = ray.get_actor(NAME, namespace=NAMESPACE)
+            async with asyncio.timeout(ANSWER_S):
+                answer = await kernel.execute.remote(command, arguments, actor, operation_id)
+        except (ValueError, TimeoutError, ray.exceptions.RayActorError) as error:
+            raise ClusterUnavailable(
+                "the control plane does not answer, it may be restarting; endpoints go on "
+                "serving; try again in a second"
+            ) from error
+        if "problem" in answer:
+            raise from_problem(answer["problem"])
+        return answer["result"]
+
+
+def api_app(args: dict[str, Any]) -> serve.Application:
+    """Import path of the API's Serve application; see `serve_config.api_application`."""
+    return ApiDeployment.bind(args)
+
+
+def boot(ray_address: str, settings: dict[str, Any], api_key: tuple[str, str]) -> int:
+    """Make sure the kernel runs on the cluster at `ray_address`, on its head node.
+
+    Returns:
+        The kernel's process id.
+    """
+    ray.init(address=ray_address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    try:
+        actor = (
+            ray.remote(KernelActor)
+            .options(
+                name=NAME,
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,
+                max_restarts=-1,
+                max_task_retries=0,
+                max_concurrency=32,
+                num_cpus=0.1,
+                resources={"node:__internal_head__": 0.001},
+            )
+            .remote(settings, api_key)
+        )
+        pid: int = ray.get(actor.ready.remote(), timeout=120)
+        return pid
+    finally:
+        ray.shutdown()

@@ -1,0 +1,93 @@
+"""Makes Ray Serve run what the registry says, and only when that changed."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from aios.errors import ClusterUnavailable
+from aios.kernel.serve_client import AppStatus
+
+RETRY_S = 1.0
+LOOK_S = 1.0
+"""How often Serve is asked what runs; commands do not wait for it."""
+
+logger = logging.getLogger("aios.kernel")
+
+
+class Serve(Protocol):
+    """What the reconciler needs of Ray Serve; `ServeClient` in production."""
+
+    def put(self, config: dict[str, Any]) -> None: ...
+
+    def statuses(self) -> dict[str, AppStatus]: ...
+
+
+class Reconciler:
+    """A loop in a thread: compare, put, look, wait.
+
+    Args:
+        desired: the configuration wanted now; called often, must be cheap.
+        serve: where to put it.
+    """
+
+    def __init__(self, desired: Callable[[], dict[str, Any]], serve: Serve) -> None:
+        self._desired = desired
+        self._serve = serve
+        self._applied: dict[str, Any] | None = None
+        self._statuses: dict[str, AppStatus] = {}
+        self._changed = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="aios-reconcile", daemon=True)
+        self.problem: str | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def changed(self) -> None:
+        """Desired state changed: reconcile now rather than at the next look."""
+        self._changed.set()
+
+    def statuses(self) -> dict[str, AppStatus]:
+        """What ran at the last look."""
+        return self._statuses
+
+    def once(self) -> bool:
+        """Put the desired configuration if it differs from the last one put.
+
+        Returns:
+            Whether something was put.
+
+        Raises:
+            ClusterUnavailable: Serve does not answer; nothing is remembered as applied.
+        """
+        desired = self._desired()
+        if desired == self._applied:
+            return False
+        self._serve.put(desired)
+        self._applied = desired
+        return True
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._changed.clear()
+            try:
+                self.once()
+                if not self._changed.is_set():
+                    self._statuses = self._serve.statuses()
+                self.problem = None
+            except ClusterUnavailable as error:
+                self.problem = str(error)
+                logger.warning("reconcile: %s", error)
+                self._stopped.wait(RETRY_S)
+            except Exception as error:
+                # One bad look must not end the loop that everything depends on.
+                self.problem = f"{type(error).__name__}: {error}"
+                logger.exception("reconcile failed; trying again")
+                self._stopped.wait(RETRY_S)
+            self._changed.wait(LOOK_S)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._changed.set()
+        self._thread.join(timeout=5)

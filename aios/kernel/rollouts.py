@@ -1,0 +1,306 @@
+"""Carries out rollouts: looks, lets the policy decide, writes its actions in one transaction.
+
+Each rollout is one durable flow whose steps are stages. The truth is the rollout's row: a
+kernel that was killed re-reads it and looks again; as the policy is pure it decides the same.
+"""
+
+import logging
+import threading
+import time
+from typing import Any
+
+from aios.clock import Clock
+from aios.errors import IllegalTransition, UsageError
+from aios.flows import FlowEngine
+from aios.kernel.observations import Observations
+from aios.kernel.reconcile import Reconciler
+from aios.kernel.serve_client import failure_reason
+from aios.kernel.serve_config import challenger_app_name
+from aios.kernel.traffic import next_plan, served
+from aios.records import Challenger
+from aios.registry import Change, Registry, RolloutRow
+from aios.rollout import (
+    Action,
+    Facts,
+    Finish,
+    Promote,
+    RollBack,
+    SetTraffic,
+    State,
+    begin,
+    parse_plan,
+    step,
+)
+
+LOOK_S = 0.5
+EVIDENCE_S = 1.0
+LINGER_S = 5.0
+"""How long a challenger's application outlives its rollout, so that requests that are in
+flight to it are answered."""
+
+logger = logging.getLogger("aios.kernel")
+
+
+class RolloutDriver:
+    """Drives every running rollout; at most one per endpoint.
+
+    `deciding` is held over each decision and its transaction, and taken before the store's
+    own lock: a look and a person's command never decide on the same state.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        observations: Observations,
+        reconciler: Reconciler,
+        flows: FlowEngine,
+        clock: Clock,
+    ) -> None:
+        self._registry = registry
+        self._observations = observations
+        self._reconciler = reconciler
+        self._flows = flows
+        self._clock = clock
+        self.deciding = threading.RLock()
+        self._woken: dict[str, threading.Event] = {}
+        self._lingering: dict[tuple[str, int], float] = {}
+        self._wrote_evidence_s: dict[str, float] = {}
+        self._closed = threading.Event()
+        self._stage_step = flows.step("rollout_stage", self._until_stage_ends)
+        self._flow = flows.flow("rollout", self._drive)
+
+    def start(self) -> None:
+        """Go on with what a former kernel left. A rollout whose row was written but whose
+        flow was not yet started is started now: the flow's id is the rollout's."""
+        self._flows.launch()
+        for row in self._registry.active_rollouts():
+            self.drive(row.id)
+
+    def close(self) -> None:
+        self._closed.set()
+        for event in list(self._woken.values()):
+            event.set()
+        self._flows.close()
+
+    def first_state(self, plan: Any, rollout_id: str) -> dict[str, Any]:
+        """The state a new rollout's row begins with."""
+        state, _ = begin(plan, rollout_id, self._clock.now_s())
+        return state.model_dump(mode="json")
+
+    def drive(self, rollout_id: str) -> None:
+        """Start the rollout's flow, once."""
+        self._flows.start(self._flow, rollout_id, flow_id=rollout_id)
+
+    def wake(self, rollout_id: str) -> None:
+        """Something changed for this rollout: look now, and let Serve follow."""
+        self._reconciler.changed()
+        event = self._woken.get(rollout_id)
+        if event is not None:
+            event.set()
+
+    def challengers(self, endpoint: str) -> list[int]:
+        """Versions that need an application of their own beside the endpoint now."""
+        now_s = time.monotonic()
+        wanted = {
+            row.to_version for row in self._registry.active_rollouts() if row.endpoint == endpoint
+        }
+        for (name, version), until_s in list(self._lingering.items()):
+            if until_s < now_s:
+                self._lingering.pop((name, version), None)
+            elif name == endpoint:
+                wanted.add(version)
+        return sorted(wanted)
+
+    # -- the flow ---------------------------------------------------------------------
+
+    def _drive(self, rollout_id: str) -> str:
+        """Durable: one checkpointed step per stage, until the rollout is over."""
+        while True:
+            ended: dict[str, Any] = self._stage_step(rollout_id)
+            if ended["outcome"] is not None:
+                return str(ended["outcome"])
+
+    def _until_stage_ends(self, rollout_id: str) -> dict[str, Any]:
+        event = self._woken.setdefault(rollout_id, threading.Event())
+        stage: tuple[str, int] | None = None
+        while True:
+            event.clear()
+            try:
+                row = self.look(rollout_id)
+            except Exception:
+                # A look that failed (a full disk, say) decided nothing; the next one may.
+                logger.exception("rollout %s: a look failed; looking again", rollout_id)
+                row = self._registry.rollout(rollout_id)
+            state = State.model_validate(row.state)
+            if row.status != "running":
+                self._woken.pop(rollout_id, None)
+                self._wrote_evidence_s.pop(rollout_id, None)
+                return {"stage": row.stage, "outcome": row.status}
+            if stage is not None and stage != (state.stage, state.index):
+                return {"stage": row.stage, "outcome": None}
+            stage = (state.stage, state.index)
+            event.wait(LOOK_S)
+            if self._closed.is_set():
+                raise KeyboardInterrupt("the kernel is closing; the next one goes on")
+
+    # -- decisions --------------------------------------------------------------------
+
+    def look(self, rollout_id: str) -> RolloutRow:
+        """One look at a running rollout: decide, and write the decision."""
+        with self.deciding:
+            row = self._registry.rollout(rollout_id)
+            if row.status != "running":
+                return row
+            state = State.model_validate(row.state)
+            evidence = self._observations.evidence(row.endpoint, state.era)
+            plan = parse_plan(row.plan)
+            after, actions = step(plan, state, evidence, self._facts(row), self._clock.now_s())
+            if not actions:
+                self._registry.save_progress(row.id, after.model_dump(mode="json"))
+            else:
+                with self._registry.change(
+                    actor="kernel",
+                    action="advance_rollout",
+                    subject=row.endpoint,
+                    details=_told(row, after),
+                ) as change:
+                    self._write(change, row, after, actions)
+                self._reconciler.changed()
+            self._write_evidence(row, state.era, after)
+            return self._registry.rollout(rollout_id)
+
+    def command(
+        self, change: Change, rollout_id: str, command: str, reason: str
+    ) -> dict[str, Any]:
+        """Carry out a person's `promote` or `abort` inside an open change; hold `deciding`.
+
+        Raises:
+            IllegalTransition: the rollout has ended, or its plan never promotes.
+        """
+        row = change.rollout(rollout_id)
+        if row.status != "running":
+            raise IllegalTransition(
+                f"rollout {row.id} has ended: {row.status}, {row.reason}; start another one"
+            )
+        if command == "promote" and row.plan.get("kind") == "shadow":
+            raise IllegalTransition(
+                "a Shadow rollout is never promoted; start a Canary or BlueGreen rollout"
+            )
+        if command not in ("promote", "abort"):
+            raise UsageError(f"unknown command {command[:40]!r}; use promote or abort")
+        facts = self._facts(row).model_copy(
+            update={"command": command, "command_reason": f"{change.actor}: {reason}".rstrip(": ")}
+        )
+        state = State.model_validate(row.state)
+        after, actions = step(parse_plan(row.plan), state, None, facts, self._clock.now_s())
+        change.note(**_told(row, after))
+        self._write(change, row, after, actions)
+        return {"id": row.id, "stage": after.stage, "reason": after.reason}
+
+    def _facts(self, row: RolloutRow) -> Facts:
+        app = self._reconciler.statuses().get(challenger_app_name(row.endpoint, row.to_version))
+        replicas = self._observations.replicas(row.endpoint)
+        plan = self._registry.plan(row.endpoint)
+        refused = next((replica.refused for replica in replicas if replica.refused), None)
+        failed = failure_reason(app.message) if app is not None and app.failed else refused
+        return Facts(
+            challenger_ready=app is not None and app.ready and refused is None,
+            challenger_failed=failed,
+            plan_live=bool(replicas)
+            and plan is not None
+            and all(replica.revision >= plan.revision for replica in replicas),
+        )
+
+    def _write(
+        self, change: Change, row: RolloutRow, after: State, actions: list[Action]
+    ) -> None:
+        for action in actions:
+            self._carry_out(change, row, action)
+        finish = next((action for action in actions if isinstance(action, Finish)), None)
+        change.save_rollout(
+            row.id,
+            finish.outcome if finish is not None else "running",
+            after.model_dump(mode="json"),
+            reason=after.reason,
+            stage=_stage_name(after),
+        )
+        if finish is not None:
+            until_s = time.monotonic() + LINGER_S
+            self._lingering[(row.endpoint, row.to_version)] = until_s
+
+    def _carry_out(self, change: Change, row: RolloutRow, action: Action) -> None:
+        spec = change.endpoint(row.endpoint).spec
+        old = change.version(f"{spec.model}:{row.from_version}")
+        new = change.version(f"{spec.model}:{row.to_version}")
+        if isinstance(action, SetTraffic):
+            challenger = Challenger(
+                served=served(new),
+                app=challenger_app_name(row.endpoint, new.version),
+                arm="shadow" if action.arm == "shadow" else "canary",
+                weight_fraction=action.weight_fraction,
+            )
+            plan = next_plan(
+                change, spec, old, challenger=challenger, era=action.era, salt=row.id
+            )
+            change.publish(plan)
+        elif isinstance(action, Promote):
+            change.put_endpoint(spec, new.version)
+            change.set_alias(spec.model, "stable", new.version)
+            change.publish(next_plan(change, spec, new, era=action.era))
+        elif isinstance(action, RollBack):
+            if change.endpoint(row.endpoint).stable_version != old.version:
+                change.put_endpoint(spec, old.version)
+                change.set_alias(spec.model, "stable", old.version)
+            change.publish(next_plan(change, spec, old))
+
+    def _write_evidence(self, row: RolloutRow, era: str, after: State) -> None:
+        now_s = time.monotonic()
+        recent = now_s - self._wrote_evidence_s.get(row.id, -EVIDENCE_S) < EVIDENCE_S
+        if not after.verdicts or (recent and not after.terminal):
+            return
+        self._wrote_evidence_s[row.id] = now_s
+        payload = {"verdicts": _verdicts(after), "stage": _stage_name(after)}
+        self._registry.add_evidence(row.id, era, self._clock.now_s(), payload)
+
+    def view(self, row: RolloutRow) -> dict[str, Any]:
+        """A rollout as users see it."""
+        state = State.model_validate(row.state)
+        return {
+            "id": row.id,
+            "endpoint": row.endpoint,
+            "from_version": row.from_version,
+            "to_version": row.to_version,
+            "plan": row.plan,
+            "status": row.status,
+            "stage": _stage_name(state),
+            "reason": state.reason or row.reason,
+            "rule": state.rule,
+            "weight_fraction": state.weight_fraction,
+            "verdicts": _verdicts(state),
+            "harmed_since_s": state.harmed_since_s,
+            "created_s": row.created_s,
+            "finished_s": row.finished_s,
+            "created_by": row.created_by,
+        }
+
+
+def _verdicts(state: State) -> list[dict[str, Any]]:
+    return [
+        {"rule": rule, **verdict.model_dump(mode="json")}
+        for rule, verdict in state.verdicts.items()
+    ]
+
+
+def _told(row: RolloutRow, after: State) -> dict[str, Any]:
+    return {
+        "rollout": row.id,
+        "stage": _stage_name(after),
+        "reason": after.reason,
+        "verdicts": {rule: verdict.state for rule, verdict in after.verdicts.items()},
+    }
+
+
+def _stage_name(state: State) -> str:
+    if state.stage == "canary":
+        return f"canary {state.weight_fraction:.0%}"
+    return state.outcome or state.stage

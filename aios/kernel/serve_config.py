@@ -1,0 +1,113 @@
+"""Desired state as Ray Serve's declarative configuration: pure functions of records.
+
+Only `user_config` and replica counts may differ between two configurations of one
+application. `import_path`, `args` and `runtime_env` make its code version: changing one
+restarts every replica, so nothing that varies is put there.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aios.records import Autoscale, ServedVersion, TrafficPlan
+
+API_APP = "aios--api"
+_HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0}
+
+
+def challenger_app_name(endpoint: str, version: int) -> str:
+    """The Serve application of one challenger; no endpoint can have this name."""
+    return f"{endpoint}--v{version}"
+
+
+def endpoint_application(plan: TrafficPlan, replica_settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The application that answers for an endpoint."""
+    spec = plan.spec
+    return {
+        "name": spec.name,
+        "route_prefix": f"/v2/models/{spec.name}",
+        "import_path": "aios.serving.on_ray:endpoint_app",
+        "args": {"args": {"name": spec.name, "settings": dict(replica_settings)}},
+        "deployments": [
+            {
+                "name": "endpoint",
+                "user_config": plan.model_dump(mode="json"),
+                # Our own limit answers first, with a problem body and Retry-After.
+                "max_ongoing_requests": 2 * spec.max_queued + 64,
+                "graceful_shutdown_timeout_s": max(5.0, 2 * spec.deadline_s),
+                "ray_actor_options": {"num_cpus": 0.1},
+                **_HEALTH,
+                **_scale(spec.replicas),
+            }
+        ],
+    }
+
+
+def challenger_application(
+    plan: TrafficPlan, served: ServedVersion, replica_settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A version in an application of its own, without a route."""
+    spec = plan.spec
+    settings = {**replica_settings, "max_rows": spec.max_rows}
+    arguments = {
+        "served": served.model_dump(mode="json"),
+        "model": spec.model,
+        "settings": settings,
+    }
+    return {
+        "name": challenger_app_name(spec.name, served.version),
+        "route_prefix": None,
+        "import_path": "aios.serving.on_ray:challenger_app",
+        "args": {"args": arguments},
+        "deployments": [
+            {
+                "name": "challenger",
+                "max_ongoing_requests": spec.max_queued,
+                "graceful_shutdown_timeout_s": 2.0,
+                "max_constructor_retry_count": 2,
+                "ray_actor_options": {"num_cpus": 0.1},
+                **_HEALTH,
+                **_scale(spec.replicas),
+            }
+        ],
+    }
+
+
+def api_application(keys: Mapping[str, str], api_settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The control API. `keys` maps the sha256 of each API key to who holds it."""
+    return {
+        "name": API_APP,
+        "route_prefix": "/",
+        "import_path": "aios.kernel.on_ray:api_app",
+        "args": {"args": dict(api_settings)},
+        "deployments": [
+            {
+                "name": "api",
+                "num_replicas": 1,
+                "max_ongoing_requests": 200,
+                "user_config": {"keys": dict(keys)},
+                "ray_actor_options": {"num_cpus": 0.1},
+                **_HEALTH,
+            }
+        ],
+    }
+
+
+def serve_config(applications: list[dict[str, Any]], http_port: int) -> dict[str, Any]:
+    """The whole of it. Serve deletes applications that are not named here."""
+    return {
+        "http_options": {"host": "0.0.0.0", "port": http_port},
+        "proxy_location": "EveryNode",
+        "applications": sorted(applications, key=lambda app: str(app["name"])),
+    }
+
+
+def _scale(replicas: Autoscale) -> dict[str, Any]:
+    if replicas.min_replicas == replicas.max_replicas:
+        return {"num_replicas": replicas.min_replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": replicas.min_replicas,
+            "max_replicas": replicas.max_replicas,
+            "target_ongoing_requests": replicas.ongoing_requests,
+        }
+    }

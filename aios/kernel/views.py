@@ -1,0 +1,102 @@
+"""What users see of the state, as JSON: joins the registry, Serve and the reports."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aios.kernel.observations import Observations
+from aios.kernel.serve_client import AppStatus, failure_reason
+from aios.kernel.serve_config import API_APP
+from aios.records import TrafficPlan
+from aios.registry import EndpointState, Registry
+
+
+def endpoint(
+    state: EndpointState,
+    plan: TrafficPlan | None,
+    observations: Observations,
+    statuses: Mapping[str, AppStatus],
+    problem: str | None,
+) -> dict[str, Any]:
+    """One endpoint: what is wanted, what runs, and whether the two agree (`ready`)."""
+    name = state.spec.name
+    app = statuses.get(name)
+    replicas = observations.replicas(name)
+    totals = observations.totals(name)
+    live = bool(replicas) and all(
+        plan is not None and replica.revision >= plan.revision for replica in replicas
+    )
+    challenger = plan.challenger if plan is not None else None
+    failure = failure_reason(app.message) if app is not None and app.failed else None
+    refused = next((replica.refused for replica in replicas if replica.refused), None)
+    return {
+        "name": name,
+        "model": state.spec.model,
+        "version": state.stable_version,
+        "previous_version": state.previous_version,
+        "revision": plan.revision if plan is not None else 0,
+        "spec": state.spec.model_dump(mode="json"),
+        "challenger": challenger.model_dump(mode="json", include={"arm", "weight_fraction"})
+        | {"version": challenger.served.version}
+        if challenger is not None
+        else None,
+        "status": app.status if app is not None else "PENDING",
+        "ready": app is not None and app.ready and live,
+        "problem": failure or refused or problem,
+        "replicas": len(replicas),
+        "requests": totals.requests,
+        "failed": totals.failed,
+        "rejected": totals.rejected,
+        "in_flight": totals.in_flight,
+        "p50_s": totals.latency.quantile(0.5) if totals.latency else None,
+        "p95_s": totals.latency.quantile(0.95) if totals.latency else None,
+        "p99_s": totals.latency.quantile(0.99) if totals.latency else None,
+    }
+
+
+def processes(
+    kernel_started_s: float,
+    kernel_pid: int,
+    statuses: Mapping[str, AppStatus],
+    registry: Registry,
+    observations: Observations,
+) -> list[dict[str, Any]]:
+    """Every process that belongs to the runtime's work: kernel, API, replicas of each arm."""
+    rows: list[dict[str, Any]] = [
+        {
+            "role": "kernel",
+            "name": "kernel",
+            "version": None,
+            "pid": kernel_pid,
+            "node": None,
+            "state": "RUNNING",
+            "started_s": kernel_started_s,
+        }
+    ]
+    stable = {state.spec.name: state.stable_version for state in registry.endpoints()}
+    reported = {
+        replica.replica: replica for name in stable for replica in observations.replicas(name)
+    }
+    for app in statuses.values():
+        name, _, version = app.name.partition("--v")
+        if app.name == API_APP:
+            role, shown = "api", None
+        elif version:
+            role, shown = "challenger", int(version)
+        else:
+            role, shown = "endpoint", stable.get(name)
+        for replica in app.replicas:
+            report = reported.get(replica.replica)
+            rows.append(
+                {
+                    "role": role,
+                    "name": name,
+                    "version": shown,
+                    "pid": replica.pid,
+                    "node": replica.node,
+                    "state": replica.state,
+                    "started_s": replica.started_s,
+                    "in_flight": report.in_flight if report is not None else None,
+                    "revision": report.revision if report is not None else None,
+                }
+            )
+    return rows

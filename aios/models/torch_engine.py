@@ -1,0 +1,99 @@
+"""The torch engine: runs a `torch.export` archive on the CPU or a CUDA device."""
+
+import io
+from typing import Any
+
+import numpy as np
+
+from aios.contracts import Batch, Contract
+from aios.errors import ArtifactRejected, UsageError
+from aios.models.engine import Array, EngineBase, Outputs, column_values
+from aios.models.manifest import ColumnsInput, Manifest, MatrixInput
+from aios.models.pt2 import check_archive
+
+
+class TorchEngine(EngineBase):
+    """Runs an exported program. `threads` sets torch's intra-op threads for the process,
+    because torch has no such setting per model; 0 leaves them as they are."""
+
+    def __init__(
+        self,
+        content: bytes,
+        manifest: Manifest,
+        contract: Contract,
+        *,
+        ref: str,
+        device: str,
+        threads: int,
+    ) -> None:
+        import torch
+
+        super().__init__(contract, ref=ref, device=device)
+        if device != "cpu" and not torch.cuda.is_available():
+            raise UsageError(
+                f"device {device!r} was asked for, and torch sees no CUDA device here; load with "
+                'device="cpu"'
+            )
+        check_archive(content, "the torch archive")
+        if threads:
+            torch.set_num_threads(threads)
+        self._torch = torch
+        self._inputs = manifest.inputs
+        self._outputs = Outputs(manifest.outputs)
+        self._module = _load(content, ref, device)
+
+    def run(self, batch: Batch) -> dict[str, Array]:
+        torch = self._torch
+        try:
+            tensors = [
+                torch.from_numpy(value).to(self.device) for value in positional(self._inputs, batch)
+            ]
+            with torch.inference_mode():
+                named = name_outputs(self._module(*tensors))
+            values = [named[name].cpu().numpy() for name in self._outputs.wanted]
+            return self._outputs.pick(values, batch.rows)
+        except Exception as error:
+            raise self._failed(error, batch.rows) from error
+
+    def close(self) -> None:
+        del self._module
+        if self.device != "cpu":
+            self._torch.cuda.empty_cache()
+
+
+def positional(inputs: Any, batch: Batch) -> list[Array]:
+    """The arguments of the module's forward, in order."""
+    if isinstance(inputs, MatrixInput):
+        return [_owned(batch.matrix(inputs.features, np.dtype(inputs.dtype).type))]
+    if not isinstance(inputs, ColumnsInput):
+        raise ArtifactRejected("a torch module cannot take a whole batch; register it again")
+    return [_owned(column_values(batch, column)) for column in inputs.columns]
+
+
+def _owned(value: Array) -> Array:
+    # torch shares numpy's memory and may write to it; a batch may be a view of a request.
+    return np.require(value, requirements=["C", "W"])
+
+
+def name_outputs(result: Any) -> dict[str, Any]:
+    """What a forward returned, by name: a dict's keys, else `output_0`, `output_1`, ..."""
+    if isinstance(result, dict):
+        return dict(result)
+    if isinstance(result, list | tuple):
+        return {f"output_{index}": value for index, value in enumerate(result)}
+    return {"output_0": result}
+
+
+def _load(content: bytes, ref: str, device: str) -> Any:
+    import torch
+
+    try:
+        program = torch.export.load(io.BytesIO(content))
+        if device != "cpu":
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, device)
+        return program.module()
+    except Exception as error:
+        reason = type(error).__name__
+        raise ArtifactRejected(f"{ref}: torch cannot load the archive ({reason})") from error

@@ -1,0 +1,161 @@
+"""Thin Ray Serve shells around `Endpoint` and `ChallengerReplica`.
+
+The kernel names `endpoint_app` and `challenger_app` as import paths in the declarative
+Serve configuration. Their arguments never change while an endpoint lives, because a
+changed argument restarts replicas; what changes travels in `user_config` as a traffic plan.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+
+from aios.clock import SystemClock
+from aios.contracts import Batch, Codec, Contract
+from aios.models import load_engine
+from aios.records import Challenger, ServedVersion, TrafficPlan
+from aios.serving.challenger import ChallengerReplica, Reply, unpack
+from aios.serving.endpoint import ChallengerClient, Endpoint
+from aios.serving.http import EndpointApp
+from aios.serving.recorder import FLUSH_S, Recorder
+from aios.serving.runner import Outputs, Runner
+from aios.store.artifacts import ArtifactStore
+from aios.telemetry.traces import Tracer
+
+REPORT_S = 1.0
+KERNEL = "aios-kernel"
+NAMESPACE = "aios"
+ENDPOINT_DEPLOYMENT = "endpoint"
+CHALLENGER_DEPLOYMENT = "challenger"
+
+logger = logging.getLogger("aios.serving")
+
+
+def _load(settings: dict[str, Any], served: ServedVersion, max_rows: int) -> tuple[Runner, Codec]:
+    store = ArtifactStore(settings["artifacts_url"], Path(settings["cache"]))
+    contract = Contract.from_json(served.contract)
+    folder = store.fetch(served.artifact.digest)
+    engine = load_engine(folder, served.artifact, contract)
+    engine.warm()
+    return Runner(engine, Codec(contract, max_rows)), Codec(contract, max_rows)
+
+
+class _HandleClient:
+    """Asks a challenger through its Serve handle."""
+
+    def __init__(self, app: str) -> None:
+        self._handle = serve.get_deployment_handle(
+            CHALLENGER_DEPLOYMENT, app, _check_exists=False
+        )
+
+    async def __call__(
+        self, batch: Batch, timeout_s: float, traceparent: str | None
+    ) -> tuple[Outputs, float]:
+        response = self._handle.infer.remote(batch, timeout_s, traceparent)
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply: Reply = await response
+        except TimeoutError:
+            response.cancel()
+            raise
+        return unpack(reply)
+
+
+def _connect(challenger: Challenger) -> ChallengerClient:
+    return _HandleClient(challenger.app)
+
+
+@serve.deployment(name=ENDPOINT_DEPLOYMENT)
+@serve.ingress()
+class EndpointDeployment:
+    """One endpoint replica."""
+
+    def __init__(self, name: str, settings: dict[str, Any]) -> None:
+        self._name = name
+        context = serve.get_replica_context()
+        self._recorder = Recorder(f"{settings['log_url'].rstrip('/')}/{name}", 1.0)
+        self._endpoint = Endpoint(
+            load=lambda served, max_rows: _load(settings, served, max_rows),
+            connect=_connect,
+            recorder=self._recorder,
+            tracer=Tracer(settings["otlp_endpoint"], "aios-endpoint"),
+            clock=SystemClock(),
+            replica=context.replica_id.unique_id,
+        )
+        self._kernel: Any = None
+        self._timers: list[asyncio.Task[None]] = []
+
+    def __serve_build_asgi_app__(self) -> EndpointApp:
+        return EndpointApp(self._endpoint, self._name)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        plan = TrafficPlan.model_validate(user_config)
+        self._recorder.fraction = plan.spec.record_fraction
+        await self._endpoint.reconfigure(plan)
+        if not self._timers:
+            self._timers = [
+                asyncio.create_task(self._report_forever()),
+                asyncio.create_task(self._record_forever()),
+            ]
+        else:
+            self._report()
+
+    def _report(self) -> None:
+        report = self._endpoint.report()
+        if report is None:
+            return
+        try:
+            if self._kernel is None:
+                self._kernel = ray.get_actor(KERNEL, namespace=NAMESPACE)
+            self._kernel.report.remote(report.model_dump())
+        except (ValueError, ray.exceptions.RayError) as error:
+            # Reports are cumulative: the next one carries what this one would have.
+            self._kernel = None
+            logger.warning("the kernel cannot be reached: %s", error)
+
+    async def _report_forever(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_S)
+            self._report()
+
+    async def _record_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            try:
+                await loop.run_in_executor(None, self._recorder.flush)
+            except Exception:
+                logger.exception("predictions could not be recorded; they are counted as dropped")
+
+    async def __del__(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._report()
+        self._recorder.flush()
+
+
+@serve.deployment(name=CHALLENGER_DEPLOYMENT)
+class ChallengerDeployment:
+    """One challenger replica."""
+
+    def __init__(self, served: dict[str, Any], model: str, settings: dict[str, Any]) -> None:
+        version = ServedVersion.model_validate(served)
+        tracer = Tracer(settings["otlp_endpoint"], "aios-challenger")
+        loaded = _load(settings, version, settings["max_rows"])
+        self._replica = ChallengerReplica(loaded, tracer, f"{model}:{version.version}")
+
+    async def infer(self, batch: Batch, timeout_s: float, traceparent: str | None) -> Reply:
+        return await self._replica.infer(batch, timeout_s, traceparent)
+
+
+def endpoint_app(args: dict[str, Any]) -> serve.Application:
+    """Import path of an endpoint's Serve application; see `kernel.serve_config`."""
+    return EndpointDeployment.bind(args["name"], args["settings"])
+
+
+def challenger_app(args: dict[str, Any]) -> serve.Application:
+    """Import path of a challenger's Serve application."""
+    return ChallengerDeployment.bind(args["served"], args["model"], args["settings"])
