@@ -1,1 +1,74 @@
-"""aios: one runtime on Ray for the whole life of an AI feature in production."""
+"""aios: one runtime on Ray for the whole life of an AI feature in production.
+
+    import aios
+
+    with aios.local() as rt:                       # or aios.connect() to one that is up
+        rt.models.register("loan", estimator, contract=contract, sample=frame)
+        loan = rt.deploy("loan", "loan:1")
+        loan.predict([{"income": 72}])
+        rt.rollout("loan", "loan:2", aios.Canary()).wait()
+
+Importing does nothing but import: no logging set up, no environment read, no Ray.
+"""
+
+from aios.contracts import Boolean, Category, Contract, Integer, Number, Tensor, Text
+from aios.errors import (
+    AiosError,
+    ArtifactRejected,
+    ClusterUnavailable,
+    ContractViolation,
+    DeadlineExceeded,
+    IllegalTransition,
+    ModelFailed,
+    Overloaded,
+    PermanentError,
+    TemporaryError,
+    UnknownEndpoint,
+    UnknownModel,
+    Unsupported,
+    UsageError,
+)
+from aios.models import PythonModel
+from aios.records import Autoscale, Cached, Default, Rule
+from aios.rollout import BlueGreen, Canary, Shadow
+from aios.runtime.lifecycle import connect, local
+from aios.runtime.objects import Answer, Endpoint, Rollout
+from aios.runtime.runtime import Runtime
+
+__all__ = [
+    "AiosError",
+    "Answer",
+    "ArtifactRejected",
+    "Autoscale",
+    "BlueGreen",
+    "Boolean",
+    "Cached",
+    "Canary",
+    "Category",
+    "ClusterUnavailable",
+    "Contract",
+    "ContractViolation",
+    "DeadlineExceeded",
+    "Default",
+    "Endpoint",
+    "IllegalTransition",
+    "Integer",
+    "ModelFailed",
+    "Number",
+    "Overloaded",
+    "PermanentError",
+    "PythonModel",
+    "Rollout",
+    "Rule",
+    "Runtime",
+    "Shadow",
+    "TemporaryError",
+    "Tensor",
+    "Text",
+    "UnknownEndpoint",
+    "UnknownModel",
+    "Unsupported",
+    "UsageError",
+    "connect",
+    "local",
+]

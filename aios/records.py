@@ -64,7 +64,8 @@ class Autoscale(Record):
     ongoing_requests: float = Field(default=16, gt=0)
 
     def __init__(self, min_replicas: int = 1, max_replicas: int = 1, **more: Any) -> None:
-        super().__init__(min_replicas=min_replicas, max_replicas=max_replicas, **more)
+        more.update(min_replicas=min_replicas, max_replicas=max_replicas)
+        super().__init__(**more)
 
     @model_validator(mode="after")
     def _ordered(self) -> "Autoscale":
@@ -87,7 +88,8 @@ class Rule(Record):
     path: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
     def __init__(self, path: str, **more: Any) -> None:
-        super().__init__(path=path, **more)
+        more.update(path=path)
+        super().__init__(**more)
 
 
 class Default(Record):
@@ -97,7 +99,8 @@ class Default(Record):
     outputs: dict[str, Any]
 
     def __init__(self, outputs: dict[str, Any], **more: Any) -> None:
-        super().__init__(outputs=outputs, **more)
+        more.update(outputs=outputs)
+        super().__init__(**more)
 
 
 Fallback = Annotated[Cached | Rule | Default, Field(discriminator="kind")]

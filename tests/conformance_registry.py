@@ -489,7 +489,7 @@ class RegistryConformance:
     @settings(
         max_examples=25,
         deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
     @given(details=st.dictionaries(st.text(max_size=8), JSON, max_size=4))
     def test_any_json_comes_back_and_seals(self, registry: Registry, details: dict[str, Any]):

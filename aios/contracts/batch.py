@@ -37,9 +37,9 @@ class Layout:
         stands for, since nullable integers and booleans travel as floats."""
         readers = []
         for field in fields.values():
-            kind = {"BOOL": "bool", "INT64": "int"}.get(field.datatype, "")
-            floats = field.column_dtype.kind == "f"
-            readers.append(kind if floats and not field.shape else "float" if floats else "")
+            nan_is_null = field.nullable and field.column_dtype.kind == "f"
+            meaning = {"BOOL": "bool", "INT64": "int"}.get(field.datatype, "float")
+            readers.append(meaning if nan_is_null else "")
         return cls(
             names=tuple(fields),
             dtypes=tuple(field.column_dtype.str for field in fields.values()),

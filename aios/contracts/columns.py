@@ -63,7 +63,7 @@ def _by_reference(name: str, field: Field, values: list[Any], faults: Faults, or
             faults.add(row, name, value, str(refusal), field.describe(), order)
     if refused:
         return np.empty(0)
-    if isinstance(field, Tensor):
+    if field.shape:
         return np.stack(taken)
     dtype = field.column_dtype
     return object_column(taken) if dtype.kind == "O" else np.array(taken, dtype=dtype)

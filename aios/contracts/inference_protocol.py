@@ -53,9 +53,10 @@ def decode(
         else _field_columns(contract, received, rows, faults)
     )
     keys = _key_column(contract, received, rows, faults)
-    allowed = f"the inputs {', '.join(contract.inputs)}"
-    for name in received.keys() - contract.inputs.keys() - {contract.key, MATRIX_NAME}:
-        faults.add(None, name, MISSING, "is not known", allowed)
+    allowed = f"the inputs {', '.join(contract.inputs)}, or {MATRIX_NAME} alone"
+    known = contract.inputs.keys() if matrix is None else {MATRIX_NAME}
+    for name in received.keys() - known - {contract.key}:
+        faults.add(None, name, MISSING, "is not known here", allowed)
     faults.raise_if_any()
     return Batch(layout, rows, keys, columns=columns), request
 

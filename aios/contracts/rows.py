@@ -23,7 +23,7 @@ from aios.contracts.fields import (
     sound_text,
 )
 from aios.contracts.keys import KEY_MAX_LENGTH
-from aios.contracts.tensor import Tensor, tensor_rows
+from aios.contracts.tensor import Tensor
 
 RowReader = Callable[[list[Any]], tuple[list[tuple[Any, ...]], list[str | None] | None] | None]
 
@@ -152,7 +152,7 @@ def _whole_check(name: str) -> list[str]:
 def _tensor_reader(field: Tensor) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
         try:
-            return tensor_rows([value], field.shape, field.dtype)[0]
+            return field.check(value)
         except RefusedValue:
             return None
 

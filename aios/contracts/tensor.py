@@ -60,7 +60,7 @@ class Tensor(Field):
         if isinstance(value, np.ndarray):
             value = value.tolist()
         rows = tensor_rows([value], self.shape, self.dtype)
-        return rows[0]
+        return rows[0] if self.shape else rows.tolist()[0]
 
     def example(self) -> Any:
         filler: Any = {"BOOL": False, "BYTES": "a"}.get(self.dtype, 0)

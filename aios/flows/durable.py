@@ -45,12 +45,12 @@ class FlowEngine:
 
     def flow(self, name: str, function: FlowFunction) -> FlowFunction:
         """Register a flow; only before `launch`."""
-        registered: FlowFunction = self._dbos.workflow(name=name)(function)
+        registered: FlowFunction = self._dbos.workflow(name=name)(_plain(function))
         return registered
 
     def step(self, name: str, function: FlowFunction) -> FlowFunction:
         """A step: its result is stored, and a finished one never runs again."""
-        registered: FlowFunction = self._dbos.step(name=name)(function)
+        registered: FlowFunction = self._dbos.step(name=name)(_plain(function))
         return registered
 
     def launch(self) -> None:
@@ -75,10 +75,19 @@ class FlowEngine:
         self._dbos.destroy()
 
 
+def _plain(function: FlowFunction) -> FlowFunction:
+    """DBOS marks what it registers with attributes, which bound methods do not take."""
+
+    def call(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return call
+
+
 def _json_serializer() -> Any:
     from dbos import Serializer
 
-    class JsonSerializer(Serializer):
+    class JsonSerializer(Serializer):  # type: ignore[misc]
         """Only JSON: a database row must never be able to run code."""
 
         def serialize(self, data: Any) -> str:

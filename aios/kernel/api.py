@@ -88,7 +88,7 @@ def build_api(
     _handle_errors(app)
     _add_protocol_routes(app, execute)
 
-    async def call(request: Request, command: str, **arguments: Any) -> Any:
+    async def call(request: Request, command: str, /, **arguments: Any) -> Any:
         actor = _authenticate(request, identify)
         return await execute(command, arguments, actor, request.headers.get("idempotency-key"))
 

@@ -1,10 +1,9 @@
 """The small process that stays when a runtime's owner or Ray's head is gone.
 
-`python -m aios.kernel.guard --home FOLDER --parent PID` ends a private runtime and removes its
-home once PID vanishes, however it ended (SIGKILL, Ctrl-C, a notebook's kernel restart).
-`--restart` brings the head of `aios up` back when its processes die. It ends when the runtime's
-note is gone, that is, after a proper stop. Start it with `spawn_guard`, before the head, so
-that no moment is uncovered.
+With a parent it ends a private runtime and removes its home once the parent vanishes, however
+that ended (SIGKILL, Ctrl-C, a notebook's kernel restart). With `restart` it brings the head of
+`aios up` back when its processes die. It ends when the runtime's note is gone, that is, after
+a proper stop. Start it with `spawn_guard`, before the head, so that no moment is uncovered.
 """
 
 import argparse
@@ -22,6 +21,8 @@ from aios.kernel.head import head_is_alive, read_head, restart_head, stop_head
 from aios.kernel.note import NOTE
 from aios.kernel.processes import HOME_VARIABLE, ID_VARIABLE, is_alive, spawn_detached
 
+PROGRAM = "from aios.kernel.guard import main; main()"
+"""Not `-m`: the package imports this module itself, and it would exist twice."""
 LOOK_S = 0.5
 NOTE_S = 120.0
 """How long a guard waits for the note of a head that its owner is about to start."""
@@ -38,7 +39,7 @@ def spawn_guard(home: Path, *, parent_pid: int | None = None, restart: bool = Fa
         restart: bring the head back when it dies.
     """
     home = Path(home).absolute()
-    command = [sys.executable, "-m", "aios.kernel.guard", "--home", str(home)]
+    command = [sys.executable, "-c", PROGRAM, "--home", str(home)]
     if parent_pid is not None:
         created_s = psutil.Process(parent_pid).create_time()
         command += ["--parent", str(parent_pid), "--parent-created", repr(created_s)]
@@ -106,7 +107,7 @@ def _parent(pid: int, created_s: float) -> psutil.Process:
 
 def main() -> None:
     """Read the command line and watch."""
-    parser = argparse.ArgumentParser(prog="python -m aios.kernel.guard", description=__doc__)
+    parser = argparse.ArgumentParser(prog="aios-guard", description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--parent", type=int)
     parser.add_argument("--parent-created", type=float, default=0.0)
@@ -123,7 +124,3 @@ def main() -> None:
             return
     os.chdir("/")
     watch(arguments.home.absolute(), parent, arguments.restart)
-
-
-if __name__ == "__main__":
-    main()

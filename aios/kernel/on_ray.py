@@ -99,7 +99,7 @@ class ApiDeployment:
 
 def api_app(args: dict[str, Any]) -> serve.Application:
     """Import path of the API's Serve application; see `serve_config.api_application`."""
-    return ApiDeployment.bind(args)
+    return ApiDeployment.bind(args)  # type: ignore[attr-defined]
 
 
 def boot(ray_address: str, settings: dict[str, Any], api_key: tuple[str, str]) -> int:

@@ -188,7 +188,12 @@ def leftovers(ports: Ports) -> list[Occupied]:
     if not taken:
         return []
     holders = _listeners(set(taken))
-    return [_occupied(port, holders.get(port)) for port in taken]
+    # Without a holder it may have been a process that ended while we looked.
+    return [
+        _occupied(port, holders.get(port))
+        for port in taken
+        if port in holders or not _bindable(port)
+    ]
 
 
 def clear_leftovers(ports: Ports) -> list[Occupied]:

@@ -100,10 +100,20 @@ def spawn_detached(
     return int(shell.stdout)
 
 
-def end_all(find: Callable[[], list[psutil.Process]], timeout_s: float = 10.0) -> None:
+def end_all(
+    find: Callable[[], list[psutil.Process]],
+    timeout_s: float = 10.0,
+    terminate_s: float = TERMINATE_S,
+) -> None:
     """SIGTERM, then SIGKILL, what `find` returns, again and again until it returns nothing.
 
-    Asking again matters: a raylet that is going down may still start workers.
+    Asking again matters: a raylet that is going down may still start workers. The wait is a
+    look at the process table, which leaves the caller's children for the caller to collect.
+
+    Args:
+        find: the living processes that shall end.
+        timeout_s: bound of the whole.
+        terminate_s: from when on SIGKILL is sent.
 
     Raises:
         TemporaryError: something is still there after `timeout_s`; the message names it.
@@ -119,8 +129,8 @@ def end_all(find: Callable[[], list[psutil.Process]], timeout_s: float = 10.0) -
                 "They may wait for a disk or belong to another user; end them by hand."
             )
         for process in alive:
-            _signal(process, kill=elapsed_s > TERMINATE_S, asked=asked)
-        psutil.wait_procs(alive, timeout=0.2)
+            _signal(process, kill=elapsed_s > terminate_s, asked=asked)
+        time.sleep(0.05)
 
 
 def _signal(process: psutil.Process, *, kill: bool, asked: set[int]) -> None:

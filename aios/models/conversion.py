@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aios.contracts import Batch, Category, Contract, Field
+from aios.contracts import Batch, Contract, Field
 from aios.errors import UsageError
 from aios.models.engine import Array
 from aios.models.manifest import (
@@ -93,8 +93,3 @@ def chosen_outputs(
             raise UsageError(f"outputs= for {name!r}: {source!r} has {width} columns, no {column}")
         found[name] = OutputSource(name=source, column=column)
     return found
-
-
-def takes_label(item: Field) -> bool:
-    """Whether an output of this kind is a class label rather than a score."""
-    return isinstance(item, Category) or item.column_dtype.kind in "Oib"

@@ -283,13 +283,18 @@ def _input_names(inputs: MatrixInput | ColumnsInput) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's notes about packages that are not installed."""
+    """Without what exporters print: notes on absent packages, and whole graphs on failure."""
     loggers = [logging.getLogger(name) for name in ("torch", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        spoken = io.StringIO()
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(spoken),
+            contextlib.redirect_stderr(spoken),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -104,7 +104,9 @@ class Evidence:
     """All arms of one endpoint in one era.
 
     `since_s` is when the first report of the era was made, `latest_s` the last, both by the
-    replicas' clocks; `replicas` is how many processes have reported.
+    replicas' clocks; `replicas` is how many processes have reported. `reports` changes with
+    every new report of any of them, so a reader can tell fresh evidence from old without
+    comparing clocks.
     """
 
     era: str
@@ -112,6 +114,7 @@ class Evidence:
     since_s: float | None = None
     latest_s: float | None = None
     replicas: int = 0
+    reports: int = 0
 
     def arm(self, name: str) -> ArmEvidence | None:
         """The arm's evidence, or None if no replica has reported it."""
@@ -156,6 +159,7 @@ def merge_reports(
         since_s=since_s if since_s is not None else min(times, default=None),
         latest_s=max(times, default=None),
         replicas=len(latest),
+        reports=sum(report.sequence for report in latest.values()),
     )
 
 

@@ -60,6 +60,7 @@ class _EndpointLedger:
     def __init__(self) -> None:
         self.eras: OrderedDict[str, dict[_Process, WindowReport]] = OrderedDict()
         self.newest: dict[_Process, WindowReport] = {}
+        self.since_s: dict[str, float] = {}
         self.kpi: dict[str, dict[str, Moments]] = {}
         self.counted: Counter[str] = Counter()
         self.attempts: Counter[tuple[str, int]] = Counter()
@@ -76,6 +77,7 @@ class _EndpointLedger:
         reports = self._era(report.era)
         before = reports.get(process)
         reports[process] = report
+        self.since_s[report.era] = min(report.at_s, self.since_s.get(report.era, report.at_s))
         self._count_arms(report.arms, before.arms if before else {})
         _drop_silent(reports)
         _drop_silent(self.newest)
@@ -87,6 +89,7 @@ class _EndpointLedger:
             while len(self.eras) > MAX_ERAS:
                 oldest, _ = self.eras.popitem(last=False)
                 self.kpi.pop(oldest, None)
+                self.since_s.pop(oldest, None)
         return self.eras[era]
 
     def _count_process(self, report: WindowReport, before: WindowReport | None) -> None:
@@ -137,7 +140,8 @@ class Ledger:
         reports = ledger.eras.get(era) if ledger is not None else None
         if ledger is None or reports is None:
             return None
-        return merge_reports(reports.values(), era).with_kpi(ledger.kpi.get(era, {}))
+        merged = merge_reports(reports.values(), era, since_s=ledger.since_s[era])
+        return merged.with_kpi(ledger.kpi.get(era, {}))
 
     def replicas(self, endpoint: str, now_s: float, max_age_s: float = 5.0) -> list[ReplicaStatus]:
         """The replicas that reported within `max_age_s`, by name, with the plan they act on.

@@ -50,7 +50,6 @@ class Change(Reads):
         artifact: Artifact,
         contract: dict[str, Any],
         contract_digest: str,
-        *,
         metrics: dict[str, float] | None = None,
         tags: dict[str, str] | None = None,
         lineage: dict[str, Any] | None = None,

@@ -147,7 +147,8 @@ def _while_serving(
         )
         return _end(state, "rolled_back", f"the challenger {often}: {cause}", now_s)
     if state.quiet_s > plan.quiet_limit_s(stage):
-        reason = f"no data for {state.quiet_s:.0f} s: {missing_data(stage, fresh, verdicts)}"
+        missing = missing_data(stage, fresh, verdicts) or f"no new request on {stage.arm}"
+        reason = f"no data for {state.quiet_s:.0f} s: {missing}"
         return _end(state, "rolled_back", reason, now_s)
     waiting = _waiting_for(plan, stage, state, fresh, verdicts, down)
     if not waiting:
@@ -229,13 +230,13 @@ def _pass_time(state: State, facts: Facts, now_s: float) -> tuple[State, float]:
 def _take_reports(
     state: State, evidence: Evidence | None, passed_s: float
 ) -> tuple[State, Evidence | None]:
-    """Fresh evidence of this stage, or None. Freshness is that the replicas' own report
-    time moves, so clocks of two machines need not agree."""
-    if evidence is None or evidence.era != state.era or evidence.latest_s is None:
+    """Fresh evidence of this stage, or None. Fresh is what another report came for,
+    so clocks of two machines need not agree."""
+    if evidence is None or evidence.era != state.era or not evidence.replicas:
         return state.model_copy(update={"stale_s": state.stale_s + passed_s}), None
-    moved = evidence.latest_s != state.reported_s
+    moved = evidence.reports != state.reports_seen
     stale_s = 0.0 if moved else state.stale_s + passed_s
-    changes = {"stale_s": stale_s, "reported_s": evidence.latest_s}
+    changes = {"stale_s": stale_s, "reports_seen": evidence.reports}
     return state.model_copy(update=changes), evidence if stale_s <= STALE_S else None
 
 
@@ -250,13 +251,14 @@ def _note(
 ) -> State:
     """Keep what this look showed: verdicts, whether data came, falls, first harm."""
     arm = _measured(stage, fresh)
-    attempts = arm.attempts if arm is not None else 0
-    has_data = attempts > state.attempts_seen and not missing_data(stage, fresh, verdicts)
+    attempts = arm.attempts if arm is not None else state.attempts_seen
+    # Fewer than before is news too: a restarted kernel no longer knows of dead replicas.
+    has_data = attempts != state.attempts_seen and not missing_data(stage, fresh, verdicts)
     harmful = down or looks_harmful(verdicts)
     harmed_since_s = state.harmed_since_s if state.harmed_since_s is not None else now_s
     return state.model_copy(
         update={
-            "attempts_seen": max(attempts, state.attempts_seen),
+            "attempts_seen": attempts,
             "quiet_s": 0.0 if has_data else state.quiet_s + passed_s,
             "is_down": down,
             "falls": state.falls + (down and not state.is_down),
@@ -307,7 +309,7 @@ def _fresh_stage(state: State, now_s: float) -> State:
             "stale_s": 0.0,
             "falls": 0,
             "attempts_seen": 0,
-            "reported_s": None,
+            "reports_seen": None,
             "harmed_since_s": None,
         }
     )

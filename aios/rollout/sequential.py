@@ -299,7 +299,7 @@ def _has(sketch: Sketch | None) -> bool:
 def _quantile_limits(
     sketch: Sketch, level: float, scale: float, alpha: float
 ) -> tuple[float, float]:
-    low, high = bounds.quantile_ranks(level, sketch.count * scale, alpha)
+    low, high = bounds.quantile_ranks(level, math.floor(sketch.count * scale), alpha)
     error = sketch.rank_error
     lower = sketch.quantile(low - error) if low > 0 else -math.inf
     return lower, sketch.quantile(high + error)

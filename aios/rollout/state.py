@@ -41,7 +41,7 @@ class State(Record):
     is_down: bool = False
     falls: int = 0
     attempts_seen: int = 0
-    reported_s: float | None = None
+    reports_seen: int | None = None
     harmed_since_s: float | None = None
     verdicts: dict[str, Verdict] = Field(default_factory=dict)
     baseline: dict[str, Any] | None = None

@@ -153,9 +153,9 @@ class ChallengerDeployment:
 
 def endpoint_app(args: dict[str, Any]) -> serve.Application:
     """Import path of an endpoint's Serve application; see `kernel.serve_config`."""
-    return EndpointDeployment.bind(args["name"], args["settings"])
+    return EndpointDeployment.bind(args["name"], args["settings"])  # type: ignore[attr-defined]
 
 
 def challenger_app(args: dict[str, Any]) -> serve.Application:
     """Import path of a challenger's Serve application."""
-    return ChallengerDeployment.bind(args["served"], args["model"], args["settings"])
+    return ChallengerDeployment.bind(args["served"], args["model"], args["settings"])  # type: ignore[attr-defined]

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 
 from aios.contracts import Batch
 
-Send = Callable[[Batch, Mapping[str, np.ndarray]], Awaitable[None]]
+Send = Callable[[Batch, dict[str, np.ndarray]], Awaitable[None]]
 
 
 class ShadowQueue:
@@ -20,12 +20,12 @@ class ShadowQueue:
 
     def __init__(self, send: Send, *, size: int = 64, workers: int = 4) -> None:
         self._send = send
-        self._waiting: deque[tuple[Batch, Mapping[str, np.ndarray]]] = deque(maxlen=size)
+        self._waiting: deque[tuple[Batch, dict[str, np.ndarray]]] = deque(maxlen=size)
         self._workers = workers
         self._running: set[asyncio.Task[None]] = set()
         self.dropped = 0
 
-    def put(self, batch: Batch, stable: Mapping[str, np.ndarray]) -> None:
+    def put(self, batch: Batch, stable: dict[str, np.ndarray]) -> None:
         """Queue a copy of a request together with stable's answer to it."""
         if len(self._waiting) == self._waiting.maxlen:
             self.dropped += 1

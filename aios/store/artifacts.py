@@ -141,12 +141,10 @@ class ArtifactStore:
                 self.put(incoming, digest)
 
     def _local(self, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):
-            raise ArtifactRejected(f"{str(digest)[:80]!r} is no digest: 64 hex digits are needed")
-        return self._folder / digest
+        return self._folder / _checked(digest)
 
     def _remote(self, digest: str, name: str) -> str:
-        return f"{self._root.rstrip('/')}/{digest}/{name}"
+        return f"{self._root.rstrip('/')}/{_checked(digest)}/{name}"
 
     def _upload(self, folder: Path, digest: str) -> None:
         self._files.makedirs(self._remote(digest, "").rstrip("/"), exist_ok=True)
@@ -194,6 +192,12 @@ class _Incoming:
         shutil.rmtree(self._folder, ignore_errors=True)
         if isinstance(error, OSError):
             raise _unwritable(self._parent, error) from error
+
+
+def _checked(digest: str) -> str:
+    if not _DIGEST.fullmatch(digest):
+        raise ArtifactRejected(f"{digest[:80]!r} is no digest: 64 hex digits are needed")
+    return digest
 
 
 def _unwritable(folder: Path, error: OSError) -> StoreUnavailable:

@@ -3,7 +3,7 @@
 import threading
 from array import array
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -81,8 +81,8 @@ class Stats:
     failed: int = 0
     degraded: int = 0
     reconnected: int = 0
-    by_arm: dict[str, int] | None = None
-    by_version: dict[int, int] | None = None
+    by_arm: dict[str, int] = field(default_factory=dict)
+    by_version: dict[int, int] = field(default_factory=dict)
     rate_per_s: float = 0.0
     p50_s: float = float("nan")
     p95_s: float = float("nan")
@@ -229,8 +229,6 @@ def window_stats(rows: Outcomes, now_s: float, window_s: float) -> Stats:
 
 
 def _with_latency(stats: Stats, latency_s: npt.NDArray[np.float64]) -> Stats:
-    from dataclasses import replace
-
     if not len(latency_s):
         return stats
     p50_s, p95_s, p99_s = np.percentile(latency_s, (50, 95, 99)).tolist()

@@ -313,7 +313,9 @@ def test_any_files_survive_packing(files: dict[str, bytes]):
 
 
 @settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(at=st.integers(0, 6000), change=st.integers(1, 255), cut=st.booleans())
 def test_a_damaged_tar_is_rejected_or_means_the_same(

@@ -1,5 +1,6 @@
 """SQLite under stress: killed writers, full disks, damaged files, edited audit rows."""
 
+import hashlib
 import os
 import random
 import select
@@ -15,6 +16,7 @@ from aios.errors import StoreCorrupt, StoreUnavailable, UsageError
 from aios.records import Artifact
 from aios.registry import Registry
 from aios.store import audit, tables
+from aios.store.canonical import canonical
 from aios.store.database import Database
 
 CRASH_ROUNDS = int(os.environ.get("CRASH_ROUNDS", "20"))
@@ -209,7 +211,7 @@ def test_replacing_an_audit_row_is_refused(database: Database):
 def mutate(connection: Any, chance: random.Random, count: int) -> int:
     """One random edit of an audit table without triggers; the first entry that is now bad."""
     seq = chance.randrange(1, count)
-    kind = chance.choice(("edit", "edit", "type", "delete", "swap", "insert"))
+    kind = chance.choice(("edit", "edit", "type", "delete", "swap", "insert", "reseal"))
     if kind == "edit":
         column = chance.choice([c.name for c in tables.audit.columns if c.name != "seq"])
         old = connection.execute(text(f"SELECT {column} FROM audit WHERE seq = {seq}")).scalar_one()
@@ -223,6 +225,15 @@ def mutate(connection: Any, chance: random.Random, count: int) -> int:
         connection.execute(
             text(f"UPDATE audit SET {column} = :new WHERE seq = {seq}"), {"new": new}
         )
+    elif kind == "reseal":
+        row = connection.execute(text(f"SELECT * FROM audit WHERE seq = {seq}")).one()._asdict()
+        entry = {name: row[name] for name in row if name not in ("previous", "hash")}
+        entry["actor"] = "eve"
+        seal = hashlib.sha256((row["previous"] + canonical(entry)).encode()).hexdigest()
+        connection.execute(
+            text(f"UPDATE audit SET actor = 'eve', hash = :seal WHERE seq = {seq}"), {"seal": seal}
+        )
+        return seq + 1
     elif kind == "delete":
         connection.execute(text(f"DELETE FROM audit WHERE seq = {seq}"))
     elif kind == "swap":

@@ -1,0 +1,81 @@
+"""`rt.models`: register versions and look at them."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aios.contracts import Contract
+from aios.models import build
+from aios.records import ModelVersion
+from aios.runtime.objects import ModelVersions, spinner
+from aios.runtime.transport import Transport
+from aios.store.artifacts import ArtifactStore
+
+
+class Models:
+    """The model registry of one runtime."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def register(
+        self,
+        name: str,
+        model: Any,
+        *,
+        contract: Contract,
+        sample: Any = None,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+        lineage: Mapping[str, Any] | None = None,
+        tolerance: float = 1e-4,
+    ) -> ModelVersion:
+        """Convert, check and store a model as the next version of `name`.
+
+        Args:
+            model: a fitted scikit-learn estimator or pipeline, a torch module, the path of an
+                `.onnx` file, or `aios.PythonModel("module:Class", config)`: trusted code.
+            contract: what goes in and out.
+            sample: records or a DataFrame on which the converted model must answer as the
+                original does.
+            metrics: what you measured, shown with the version.
+            tags, lineage: kept with the version; lineage says where it came from.
+            tolerance: largest difference allowed on the sample, absolute plus relative.
+
+        Raises:
+            ArtifactRejected: the converted model answers differently; names the worst row.
+            Unsupported: this kind of model cannot be taken; says which can.
+            ContractViolation: the sample does not fit the contract.
+        """
+        with (
+            tempfile.TemporaryDirectory(prefix="aios-build-") as folder,
+            spinner(f"registering {name}"),
+        ):
+            built = build(model, contract, sample, Path(folder), tolerance=tolerance)
+            digest = built.artifact.digest
+            content = ArtifactStore(folder, Path(folder)).read_tar(digest)
+            self._transport.change("PUT", f"/api/v1/artifacts/{digest}", content=content)
+        body = {
+            "artifact": built.artifact.model_dump(mode="json"),
+            "contract": contract.to_json(),
+            "metrics": {key: float(value) for key, value in (metrics or {}).items()},
+            "tags": dict(tags or {}),
+            "lineage": dict(lineage or {}),
+            "conversion": built.conversion,
+        }
+        found = self._transport.change("POST", f"/api/v1/models/{name}/versions", body)
+        return ModelVersion.model_validate(found)
+
+    def list(self, name: str | None = None) -> ModelVersions:
+        """All versions, oldest first, of one model or of all."""
+        found = self._transport.get("/api/v1/models", name=name)
+        return ModelVersions([ModelVersion.model_validate(fields) for fields in found])
+
+    def get(self, ref: str) -> ModelVersion:
+        """The version that `loan:7`, `loan@stable` or `loan` (the newest) names.
+
+        Raises:
+            UnknownModel: there is none; says what there is.
+        """
+        return ModelVersion.model_validate(self._transport.get(f"/api/v1/models/{ref}"))

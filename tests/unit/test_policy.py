@@ -1,0 +1,674 @@
+"""A rollout promotes what is good, turns back from what is bad, and never does both."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from aios.errors import UsageError
+from aios.monitoring import ArmEvidence, Evidence, Moments
+from aios.rollout import (
+    Action,
+    BlueGreen,
+    Canary,
+    Facts,
+    Finish,
+    Promote,
+    RollBack,
+    SetTraffic,
+    Shadow,
+    StartChallenger,
+    State,
+    begin,
+    describe,
+    parse_plan,
+    parse_rule,
+    status_lines,
+    step,
+)
+from aios.rollout.policy import MAX_FALLS
+from aios.telemetry import Sketch
+
+Plan = Canary | BlueGreen | Shadow
+LIVE = Facts(challenger_ready=True, plan_live=True)
+DOWN = Facts(challenger_failed="killed by signal 9", plan_live=True)
+QUICK = Canary(steps=(0.2, 1.0), bake_s=3, abort_when=("errors worse",), no_data_s=5)
+
+
+# -- a small world ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Model:
+    """How a simulated version behaves; `at` lets it change from second to second."""
+
+    error_rate: float = 0.0
+    latency_s: float = 0.05
+    score: Callable[[np.random.Generator, int], np.ndarray] = lambda g, n: g.beta(2, 1, n)
+    kind: str = "model_failed"
+    answers: bool = True
+    fails_at_init: bool = False
+    bad_seconds: Callable[[int], bool] = lambda second: True
+
+
+GOOD = Model()
+
+
+@dataclass
+class Arm:
+    attempts: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    latency: Sketch = field(default_factory=Sketch)
+    outputs: Sketch = field(default_factory=Sketch)
+
+    def serve(self, model: Model, count: int, second: int, generator: np.random.Generator) -> None:
+        rate = model.error_rate if model.bad_seconds(second) else 0.0
+        failed = int(generator.binomial(count, rate))
+        self.attempts += count
+        if failed:
+            self.errors[model.kind] = self.errors.get(model.kind, 0) + failed
+        self.latency.update_many(generator.gamma(4, model.latency_s / 4, count - failed))
+        self.outputs.update_many(model.score(generator, count - failed))
+
+    def evidence(self, version: int) -> ArmEvidence:
+        outputs = {"approve": self.outputs} if self.outputs.count else {}
+        latency = self.latency if self.latency.count else None
+        return ArmEvidence(version, self.attempts, dict(self.errors), 0, latency, outputs)
+
+
+@dataclass
+class World:
+    """Endpoint, traffic and kernel in one: applies actions, makes evidence, takes looks."""
+
+    plan: Plan
+    challenger: Model
+    seed: int
+    requests_per_s: int = 120
+    stable: Model = GOOD
+    actions: list[Action] = field(default_factory=list)
+
+    def run(self, seconds: int = 400) -> State:
+        generator = np.random.default_rng(self.seed)
+        state, actions = begin(self.plan, "r", 0.0)
+        arms: dict[str, Arm] = {}
+        self.actions += actions
+        for second in range(1, seconds):
+            evidence = None
+            stage = state.stage
+            if stage not in ("starting", "promoting"):
+                self._serve(state, arms, second, generator)
+                made = {name: arm.evidence(1) for name, arm in arms.items()}
+                evidence = Evidence(state.era, made, 0.0, float(second), 1, second)
+            facts = LIVE if not self.challenger.fails_at_init else Facts(challenger_failed="boom")
+            before = state.era
+            text = state.model_dump_json()
+            state, actions = step(
+                self.plan, State.model_validate_json(text), evidence, facts, float(second)
+            )
+            self.actions += actions
+            if state.era != before:
+                arms = {}
+            if state.terminal:
+                return state
+        return state
+
+    def _serve(
+        self, state: State, arms: dict[str, Arm], second: int, generator: np.random.Generator
+    ) -> None:
+        total = int(generator.poisson(self.requests_per_s))
+        shadow = state.stage == "shadow"
+        canary = total if shadow else int(generator.binomial(total, state.weight_fraction))
+        name = "shadow" if shadow else "canary"
+        arms.setdefault("stable", Arm())
+        arms.setdefault(name, Arm())
+        arms["stable"].serve(self.stable, total - (0 if shadow else canary), second, generator)
+        if self.challenger.answers:
+            arms[name].serve(self.challenger, canary, second, generator)
+
+
+LOAN = Canary(steps=(0.05, 0.25, 1.0), bake_s=4, max_stage_s=120, no_data_s=5)
+
+BAD = {
+    "errors 20 %": Model(error_rate=0.2),
+    "errors 5 %": Model(error_rate=0.05),
+    "5x latency": Model(latency_s=0.25),
+    "wrong answers": Model(score=lambda g, n: g.beta(1, 8, n)),
+    "NaN": Model(error_rate=1.0, kind="bad_output"),
+    "crash at init": Model(fails_at_init=True),
+    "hang": Model(error_rate=1.0, kind="deadline"),
+    "no data": Model(answers=False),
+    "flapping": Model(error_rate=0.5, bad_seconds=lambda second: second // 2 % 2 == 0),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_no_bad_model_is_promoted(name: str) -> None:
+    for seed in range(10):
+        world = World(LOAN, BAD[name], seed)
+        state = world.run()
+        assert state.outcome == ("failed" if name == "crash at init" else "rolled_back"), state
+        assert not any(isinstance(action, Promote) for action in world.actions)
+        assert state.reason
+
+
+def test_no_traffic_at_all_is_never_promoted() -> None:
+    for seed in range(10):
+        state = World(LOAN, GOOD, seed, requests_per_s=0).run()
+        assert state.outcome == "rolled_back"
+        assert "no data for" in state.reason
+        assert state.clock_s <= 8
+
+
+def test_an_identical_model_is_rolled_back_no_more_often_than_stated() -> None:
+    outcomes = [World(LOAN, GOOD, seed).run().outcome for seed in range(100)]
+    assert outcomes.count("rolled_back") <= 5
+    assert outcomes.count("promoted") >= 95
+
+
+def test_a_blatantly_bad_model_is_gone_within_seconds() -> None:
+    for name in ("errors 20 %", "5x latency", "NaN", "hang"):
+        assert World(LOAN, BAD[name], 3, requests_per_s=200).run().clock_s <= 8, name
+
+
+def test_blue_green_compares_with_stable_from_before_the_switch() -> None:
+    plan = BlueGreen(bake_s=4, baseline_s=2)
+    world = World(plan, GOOD, 1)
+    assert world.run().outcome == "promoted"
+    weights = [a.weight_fraction for a in world.actions if isinstance(a, SetTraffic)]
+    assert weights == [0.0, 1.0]
+    for name in ("errors 20 %", "5x latency", "wrong answers", "no data"):
+        assert World(plan, BAD[name], 2).run().outcome == "rolled_back", name
+
+
+def test_a_shadow_ends_with_verdicts_and_without_weight() -> None:
+    plan = Shadow(5, no_data_s=5)
+    world = World(plan, GOOD, 1)
+    state = world.run()
+    assert state.outcome == "finished"
+    assert "errors worse: not worse" in state.reason
+    assert [type(action) for action in world.actions] == [StartChallenger, SetTraffic, Finish]
+    assert World(plan, BAD["errors 20 %"], 1).run().outcome == "rolled_back"
+    assert World(plan, BAD["no data"], 1).run().outcome == "rolled_back"
+
+
+def test_a_shadow_stage_comes_before_the_canary() -> None:
+    plan = Canary(steps=(0.25, 1.0), bake_s=3, shadow_first_s=3)
+    world = World(plan, GOOD, 4)
+    assert world.run().outcome == "promoted"
+    arms = [action.arm for action in world.actions if isinstance(action, SetTraffic)]
+    assert arms == ["shadow", "canary"]
+
+
+# -- single decisions ---------------------------------------------------------------------
+
+
+def evidence(
+    state: State, canary: tuple[int, int], stable: tuple[int, int] = (0, 10_000), reports: int = 0
+) -> Evidence:
+    def arm(errors: int, attempts: int) -> ArmEvidence:
+        return ArmEvidence(version=1, attempts=attempts, errors={"unavailable": errors})
+
+    arms = {"canary": arm(*canary), "stable": arm(*stable)}
+    return Evidence(state.era, arms, 0.0, state.clock_s, 1, reports or int(state.clock_s * 10) + 1)
+
+
+def serving(plan: Plan = QUICK) -> State:
+    state, actions = begin(plan, "r", 0.0)
+    assert actions == [StartChallenger()]
+    state, actions = step(plan, state, None, LIVE, 1.0)
+    assert len(actions) == 1
+    return state
+
+
+def look(
+    state: State,
+    canary: tuple[int, int] | None,
+    facts: Facts = LIVE,
+    plan: Plan = QUICK,
+    after_s: float = 1.0,
+) -> tuple[State, list[Action]]:
+    seen = evidence(state, canary) if canary is not None else None
+    return step(plan, state, seen, facts, state.clock_s + after_s)
+
+
+def test_nothing_gets_weight_before_the_challenger_is_ready() -> None:
+    state, _ = begin(QUICK, "r", 0.0)
+    for second in range(1, 200):
+        state, actions = step(QUICK, state, None, Facts(plan_live=True), float(second))
+        assert actions == []
+        assert state.stage == "starting"
+    state, actions = step(QUICK, state, None, LIVE, 200.0)
+    assert actions == [SetTraffic(arm="canary", weight_fraction=0.2, era="r/0")]
+
+
+def test_a_challenger_that_never_becomes_ready_fails_without_touching_traffic() -> None:
+    state, _ = begin(QUICK, "r", 0.0)
+    for second in range(1, 310):
+        state, actions = step(QUICK, state, None, Facts(), float(second))
+        if actions:
+            break
+    assert state.outcome == "failed"
+    assert "not ready within 300 s" in state.reason
+    assert [type(action) for action in actions] == [Finish]
+
+
+def test_worse_rolls_back_at_once_with_rule_and_numbers() -> None:
+    state, actions = look(serving(), (10, 40))
+    assert actions == [
+        RollBack(reason=state.reason, rule="errors worse"),
+        Finish(outcome="rolled_back", reason=state.reason),
+    ]
+    assert state.rule == "errors worse"
+    assert "10 of 40 failed (25.0%) against 0 of 10000" in state.reason
+    assert "unavailable 10" in state.reason
+    assert state.harmed_since_s == 2.0
+
+
+def test_a_good_canary_bakes_first_then_is_promoted_then_finishes() -> None:
+    state = serving()
+    for attempts in (1000, 2000):
+        state, actions = look(state, (0, attempts))
+        assert actions == []
+        assert "baking for" in state.reason
+    state, actions = look(state, (0, 3000))
+    assert actions == [Promote(era="r/promoted")]
+    state, actions = look(state, None, Facts(challenger_ready=True))
+    assert (state.stage, actions) == ("promoting", [])
+    state, actions = look(state, None)
+    assert [type(action) for action in actions] == [Finish]
+    assert state.outcome == "promoted"
+
+
+def test_baking_waits_until_every_replica_runs_the_plan() -> None:
+    state = serving()
+    for index in range(10):
+        state, actions = look(state, (0, 1000 * (index + 1)), Facts(challenger_ready=True))
+        assert actions == []
+    assert state.baked_s == 0
+
+
+def test_undecided_says_how_many_more_and_gives_up_in_the_end() -> None:
+    state = serving()
+    for index in range(119):
+        state, actions = look(state, (0, 100 + index))
+        assert actions == []
+    assert "errors worse: undecided, needs 2" in state.reason
+    assert "more requests" in state.reason
+    for index in range(3):
+        state, actions = look(state, (0, 300 + index))
+        if actions:
+            break
+    assert state.outcome == "undecided"
+    assert [type(action) for action in actions] == [RollBack, Finish]
+    assert "more requests" in state.reason
+
+
+def test_an_intermediate_step_needs_its_minimum_of_requests() -> None:
+    plan = Canary(steps=(0.1, 0.2, 1.0), bake_s=1, abort_when=("errors worse",), min_requests=50)
+    state = serving(plan)
+    state, actions = look(state, (0, 49), plan=plan)
+    assert actions == []
+    assert "needs 1 more requests of min_requests 50" in state.reason
+    state, actions = look(state, (0, 50), plan=plan)
+    assert actions == [SetTraffic(arm="canary", weight_fraction=0.2, era="r/1")]
+
+
+@pytest.mark.parametrize("kind", ["none", "frozen", "other era", "no attempts"])
+def test_no_data_holds_then_rolls_back(kind: str) -> None:
+    state = serving()
+    held = 0
+    seen = {
+        "none": lambda: None,
+        "frozen": lambda: evidence(state, (0, 5000), reports=7),
+        "other era": lambda: replace(evidence(state, (0, 5000)), era="r/9"),
+        "no attempts": lambda: evidence(state, (0, 0)),
+    }[kind]
+    for _ in range(30):
+        facts = Facts(challenger_ready=True, plan_live=kind != "frozen")
+        state, actions = step(QUICK, state, seen(), facts, state.clock_s + 1)
+        if actions:
+            break
+        held += 1
+    assert 5 <= held <= 7
+    assert state.outcome == "rolled_back"
+    assert "no data for" in state.reason
+
+
+def test_a_rule_that_has_nothing_to_measure_counts_as_no_data() -> None:
+    plan = Canary(steps=(0.2, 1.0), bake_s=3, no_data_s=5)
+    state = serving(plan)
+    for attempts in range(100, 1000, 100):
+        state, actions = look(state, (0, attempts), plan=plan)
+        if actions:
+            break
+    assert state.outcome == "rolled_back"
+    assert "latency_p95 > 1.5x: no latency from the challenger" in state.reason
+
+
+def test_missing_business_values_hold_but_are_no_reason_to_turn_back_early() -> None:
+    plan = Canary(steps=(0.2, 1.0), bake_s=3, abort_when=("kpi worse",), no_data_s=5)
+    state = serving(plan)
+    for attempts in range(100, 2000, 100):
+        state, actions = look(state, (0, attempts), plan=plan)
+        assert actions == []
+    assert "kpi worse: no data, needs 100 more requests" in state.reason
+    paid = Moments(2000, 2000.0, 2100.0)
+    seen = evidence(state, (0, 3000)).with_kpi({"canary": paid, "stable": paid})
+    state, actions = step(plan, state, seen, LIVE, state.clock_s + 1)
+    assert actions == []
+    paid = Moments(20_000, 20_000.0, 21_000.0)
+    seen = evidence(state, (0, 4000)).with_kpi({"canary": paid, "stable": paid})
+    _, actions = step(plan, state, seen, LIVE, state.clock_s + 1)
+    assert actions == [Promote(era="r/promoted")]
+
+
+def test_a_killed_challenger_is_waited_for_and_its_failures_count() -> None:
+    state = serving()
+    for index in range(10):
+        state, actions = look(state, (1, 500 + index), DOWN)
+        assert actions == []
+        assert "the challenger is down" in state.reason
+    state, actions = look(state, (1, 2000))
+    assert (actions, state.falls) == ([], 1)
+    state, actions = look(serving(), (30, 500), DOWN)
+    assert state.rule == "errors worse"
+
+
+def test_a_challenger_that_stays_down_or_falls_too_often_is_rolled_back() -> None:
+    plan = QUICK.model_copy(update={"no_data_s": 60.0})
+    state = serving(plan)
+    for index in range(25):
+        state, actions = look(state, (0, 400 + index), DOWN, plan)
+        if actions:
+            break
+    assert state.reason == "the challenger did not come back within 20 s: killed by signal 9"
+    state = serving(plan)
+    for index in range(20):
+        state, actions = look(state, (0, 100 + index), LIVE if index % 2 else DOWN, plan)
+        if actions:
+            break
+    assert f"went down {MAX_FALLS + 1} times" in state.reason
+
+
+def test_commands_work_at_any_time_and_are_recorded() -> None:
+    promote = LIVE.model_copy(update={"command": "promote", "command_reason": "hotfix, by ana"})
+    abort = LIVE.model_copy(update={"command": "abort"})
+    state, actions = look(serving(), None, promote)
+    assert actions == [Promote(era="r/promoted")]
+    assert state.reason == "promoted by command: hotfix, by ana"
+    state, actions = look(state, None, abort)
+    assert [type(action) for action in actions] == [RollBack, Finish]
+    assert state.outcome == "aborted"
+    state, actions = step(QUICK, begin(QUICK, "r", 0.0)[0], None, abort, 1.0)
+    assert [type(action) for action in actions] == [Finish]
+
+
+def test_a_promotion_asked_for_too_early_waits_for_the_challenger() -> None:
+    state, _ = begin(QUICK, "r", 0.0)
+    state, actions = step(QUICK, state, None, Facts(command="promote"), 1.0)
+    assert actions == []
+    assert "waits" in state.reason
+    state, actions = step(QUICK, state, None, LIVE, 2.0)
+    assert actions == [Promote(era="r/promoted")]
+
+
+def test_a_promotion_that_does_not_arrive_is_rolled_back() -> None:
+    promote = LIVE.model_copy(update={"command": "promote"})
+    state, _ = look(serving(), None, promote)
+    for _ in range(100):
+        state, actions = look(state, None, Facts(challenger_ready=True), after_s=5)
+        if actions:
+            break
+    assert state.outcome == "rolled_back"
+    assert "did not reach every replica" in state.reason
+
+
+def test_clocks_that_jump_neither_end_nor_shorten_a_stage() -> None:
+    state, _ = look(serving(), (0, 1000))
+    for after_s in (-3600, 7200, -1, 86_400):
+        before = state
+        state, actions = look(
+            state, (0, before.attempts_seen + 10), Facts(challenger_ready=True), after_s=after_s
+        )
+        assert actions == []
+        assert 0 <= state.stage_s - before.stage_s <= 5
+
+
+def test_a_restarted_kernel_that_lost_old_counts_goes_on() -> None:
+    state, _ = look(serving(), (0, 1000))
+    state, actions = look(state, (0, 600))
+    assert (state.quiet_s, actions) == (0.0, [])
+
+
+def test_the_same_look_decides_the_same() -> None:
+    state = serving()
+    assert look(state, (10, 40)) == look(state, (10, 40))
+    text = json.loads(state.model_dump_json())
+    assert State.model_validate(text) == state
+
+
+def test_status_tells_stage_reason_and_each_rule() -> None:
+    state, _ = look(serving(), (0, 100))
+    lines = status_lines(QUICK, state)
+    assert lines[0] == "canary r: stage 1 of 1, canary, 20% of traffic, 1 s"
+    assert "baking for 2 s more" in lines[1]
+    assert lines[2].startswith("  errors worse: undecided · 0 · -0.000")
+    assert "limit 0.01" in lines[2]
+    assert "more requests" in lines[2]
+    table = describe(QUICK, state)
+    assert table.row_count == 1
+    done, _ = look(state, (40, 120))
+    assert status_lines(QUICK, done)[0] == "canary r: rolled back"
+
+
+# -- plans and rules ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "limit", "quantile", "floor_s"),
+    [
+        ("errors worse", "errors", 0.01, 0.95, 0.01),
+        ("errors worse by 0.02", "errors", 0.02, 0.95, 0.01),
+        ("latency_p95 > 1.5x", "latency", 1.5, 0.95, 0.01),
+        ("latency_p99 > 2x + 20ms", "latency", 2.0, 0.99, 0.02),
+        ("latency_p50>3 x+1.5 s", "latency", 3.0, 0.5, 1.5),
+        ("latency_p95 > 1.2x + 0ms", "latency", 1.2, 0.95, 0.0),
+        ("output drift", "drift", 0.3, 0.95, 0.01),
+        ("output  drift > .25", "drift", 0.25, 0.95, 0.01),
+        ("kpi worse", "kpi", None, 0.95, 0.01),
+        ("kpi worse by 0.01", "kpi", 0.01, 0.95, 0.01),
+        ("disagreement > 0.1", "disagreement", 0.1, 0.95, 0.01),
+    ],
+)
+def test_rules_are_read(
+    text: str, kind: str, limit: float | None, quantile: float, floor_s: float
+) -> None:
+    found = parse_rule(text)
+    assert (found.kind, found.limit, found.quantile, found.floor_s) == (
+        kind,
+        limit,
+        quantile,
+        floor_s,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [
+        ("", 0),
+        ("error worse", 0),
+        ("errors better", 7),
+        ("errors worse by", 15),
+        ("errors worse by 2", 16),
+        ("errors worse by 0", 16),
+        ("latency_p95 < 1.5x", 12),
+        ("latency_p95 > 1.5", 17),
+        ("latency_p95 > 1.5x + 20", 23),
+        ("latency_p100 > 2x", 0),
+        ("output drift > 0.2 please", 19),
+        ("__import__('os')", 0),
+        ("disagreement", 12),
+    ],
+)
+def test_an_unknown_rule_is_refused_with_its_position_and_the_forms(
+    text: str, position: int
+) -> None:
+    with pytest.raises(UsageError, match=r"forms are: errors worse; ") as caught:
+        parse_rule(text)
+    assert caught.value.details["position"] == position
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Canary(abort_when=()), "no abort rule"),
+        (lambda: Shadow(abort_when=()), "no abort rule"),
+        (lambda: Canary(steps=0.5), "steps is a tuple"),
+        (lambda: Canary(steps=(5, 25, 100)), "five percent is 0.05"),
+        (lambda: Canary(steps=(0.5, 0.2, 1.0)), "grow strictly"),
+        (lambda: Canary(steps=(0.5, 0.5, 1.0)), "grow strictly"),
+        (lambda: Canary(steps=(0.1, 0.5)), "last step is 1.0"),
+        (lambda: Canary(steps=()), "last step is 1.0"),
+        (lambda: Canary(steps=(1.0,)), "BlueGreen"),
+        (lambda: Canary(steps=(0.0, 1.0)), "above 0"),
+        (lambda: Canary(steps=(math.nan, 1.0)), "above 0"),
+        (lambda: Canary(steps=("a", 1.0)), "every step is a number"),
+        (lambda: Canary(bakes_s=3), "did you mean bake_s"),
+        (lambda: Canary(bake_s="soon"), "bake_s"),
+        (lambda: Canary(bake_s=math.inf), "bake_s must be finite"),
+        (lambda: Canary(bake_s=-1), "bake_s"),
+        (lambda: Canary(error_probability=0), "error_probability"),
+        (lambda: Canary(max_stage_s=5, bake_s=60), "shorter than a stage"),
+        (lambda: Canary(abort_when=("errors worse", "errors worse")), "given twice"),
+        (lambda: Canary(abort_when="errors are bad"), "forms are"),
+        (lambda: Canary(abort_when=("disagreement > 0.1",)), "shadow_first_s"),
+        (lambda: parse_plan({"kind": "rolling"}), "blue_green"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(make: Callable[[], object], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        make()
+
+
+def test_plans_round_trip_as_json_and_share_out_the_error_probability() -> None:
+    for plan in (Canary(abort_when="errors worse"), BlueGreen(5), Shadow(9)):
+        assert parse_plan(json.loads(plan.model_dump_json())) == plan
+    assert Canary().alpha == pytest.approx(0.05 / 3 / 2)
+    assert Canary(shadow_first_s=5).alpha == pytest.approx(0.05 / 3 / 3)
+    assert BlueGreen().alpha == pytest.approx(0.05 / 3)
+
+
+# -- any order of events ------------------------------------------------------------------
+
+
+class AnyRollout(RuleBasedStateMachine):
+    """Facts, evidence, commands and clocks in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plan: Plan = QUICK
+        self.state, self.actions = begin(QUICK, "r", 0.0)
+        self.commanded = False
+        self.ready = False
+        self.counted = [0, 0, 0]
+        self.terminal_actions = 0
+        self.seen_ready = False
+
+    @rule(
+        plan=st.sampled_from([QUICK, LOAN, BlueGreen(2, abort_when=("errors worse",)), Shadow(3)])
+    )
+    @precondition(lambda self: self.state.stage == "starting")
+    def choose(self, plan: Plan) -> None:
+        self.plan = plan
+        self.state, self.actions = begin(plan, "r", 0.0)
+        self.commanded = False
+
+    @rule(ready=st.booleans())
+    def challenger(self, ready: bool) -> None:
+        self.ready = ready
+
+    @rule(
+        more=st.sampled_from([0, 10, 100, 5000]),
+        bad=st.sampled_from([0.0, 0.0, 0.0, 0.1, 1.0]),
+        missing=st.booleans(),
+        live=st.sampled_from([True, True, False]),
+        failed=st.sampled_from([None, None, None, "exit 1"]),
+        after_s=st.sampled_from([1.0, 1.0, 4.0, 0.0, -100.0, 5000.0]),
+        command=st.sampled_from([None] * 12 + ["promote", "abort"]),
+    )
+    def looks(
+        self,
+        more: int,
+        bad: float,
+        missing: bool,
+        live: bool,
+        failed: str | None,
+        after_s: float,
+        command: str | None,
+    ) -> None:
+        before = self.state
+        self.counted[0] += more
+        self.counted[1] += int(more * bad)
+        self.counted[2] += 1
+        facts = Facts(
+            challenger_ready=self.ready,
+            challenger_failed=failed,
+            plan_live=live,
+            command=command,  # type: ignore[arg-type]
+        )
+        self.seen_ready |= self.ready and failed is None
+        self.commanded |= command == "promote"
+        given = None if missing else self._evidence()
+        self.state, actions = step(self.plan, before, given, facts, before.clock_s + after_s)
+        self.actions += actions
+        if before.terminal:
+            assert actions == []
+            assert self.state == before
+        if self.state.era != before.era:
+            self.counted = [0, 0, 0]
+        if any(isinstance(action, Promote) for action in actions) and not self.commanded:
+            assert given is not None
+            verdicts = self.state.verdicts
+            assert set(verdicts) == set(self.plan.abort_when)
+            assert {verdict.state for verdict in verdicts.values()} == {"not_worse"}
+
+    def _evidence(self) -> Evidence:
+        attempts, errors, reports = self.counted
+        values = Sketch()
+        values.update_many(np.linspace(0.01, 0.02, min(attempts, 300)))
+        outputs = {"approve": values} if attempts else {}
+        challenger = ArmEvidence(2, attempts, {"deadline": errors}, 0, values, outputs)
+        stable = ArmEvidence(1, attempts * 4, {}, 0, values, outputs)
+        arms = {"canary": challenger, "shadow": challenger, "stable": stable}
+        return Evidence(self.state.era, arms, 0.0, 0.0, 1, reports)
+
+    @invariant()
+    def holds(self) -> None:
+        finishes = [action for action in self.actions if isinstance(action, Finish)]
+        assert len(finishes) == int(self.state.terminal)
+        assert (self.state.outcome is not None) == self.state.terminal
+        weights = [a.weight_fraction for a in self.actions if isinstance(a, SetTraffic)]
+        assert all(later >= earlier for earlier, later in pairwise(weights))
+        promotions = sum(isinstance(action, Promote) for action in self.actions)
+        assert promotions <= 1
+        assert sum(isinstance(action, RollBack) for action in self.actions) <= 1
+        if weights or promotions:
+            assert self.seen_ready
+        if self.state.outcome == "promoted":
+            assert promotions == 1
+            assert not any(isinstance(action, RollBack) for action in self.actions)
+        if isinstance(self.plan, Shadow):
+            assert promotions == 0
+            assert not any(weights)
+        State.model_validate_json(self.state.model_dump_json())
+
+
+TestAnyRollout = AnyRollout.TestCase
+TestAnyRollout.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
