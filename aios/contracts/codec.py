@@ -17,6 +17,7 @@ from aios.contracts.columns import read_list
 from aios.contracts.contract import Contract
 from aios.contracts.fields import MISSING
 from aios.contracts.inference_request import V2Request
+from aios.contracts.inference_rows import FewRows
 from aios.contracts.json_names import malformed_json, refuse_repeated_names
 from aios.contracts.keys import read_keys
 from aios.contracts.rows import compile_rows
@@ -43,6 +44,7 @@ class Codec:
         self.max_rows = max_rows
         self.layout = Layout.of(contract.inputs)
         self._read_rows = compile_rows(contract.inputs, contract.key)
+        self._few_rows = FewRows(contract.inputs, contract.key, self.layout, self._read_rows)
         self._known = frozenset(contract.inputs) | ({contract.key} if contract.key else set())
         self._names = ", ".join(contract.inputs)
 
@@ -147,7 +149,7 @@ class Codec:
             ContractViolation: a name, datatype, shape or value does not fit the contract.
         """
         return inference_protocol.decode(
-            self.contract, self.layout, self.max_rows, body, header_length
+            self.contract, self.layout, self._few_rows, self.max_rows, body, header_length
         )
 
     def check_outputs(self, outputs_found: Mapping[str, Array], rows: int) -> None:

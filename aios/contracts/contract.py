@@ -174,7 +174,8 @@ class Contract:
 
         It can if it accepts every request that this one accepts, and gives only what this
         one gives: inputs may widen or become optional, outputs may narrow or be added.
-        An Integer without limits counts as no wider than a nullable one.
+        Integers beyond 2^53, where nullable
+        Integers and Numbers end or lose digits, are left out of the comparison.
         """
         return differences(
             self.inputs, self.outputs, self.key, newer.inputs, newer.outputs, newer.key

@@ -16,19 +16,17 @@ from aios.contracts import outputs as outputs_
 from aios.contracts.batch import Batch, Layout
 from aios.contracts.columns import read_array, read_list
 from aios.contracts.contract import Contract
-from aios.contracts.datatypes import DATATYPES, from_bytes, to_bytes, widens
+from aios.contracts.datatypes import DATATYPES, from_bytes, to_bytes
 from aios.contracts.fields import (
     MISSING,
-    Boolean,
-    Category,
     Field,
-    Integer,
     Number,
     RefusedValue,
 )
 from aios.contracts.inference_request import Received, V2Request, read_request, row_count
+from aios.contracts.inference_rows import FEW_ROWS, FewRows
 from aios.contracts.keys import KEY_ALLOWED, read_keys
-from aios.contracts.tensor import Tensor, tensor_elements
+from aios.contracts.tensor import Tensor, takes, tensor_elements
 from aios.contracts.violations import Faults
 from aios.errors import Unsupported
 
@@ -40,11 +38,25 @@ scikit-learn's examples send it."""
 
 
 def decode(
-    contract: Contract, layout: Layout, max_rows: int, body: bytes, header_length: int | None
+    contract: Contract,
+    layout: Layout,
+    few: FewRows,
+    max_rows: int,
+    body: bytes,
+    header_length: int | None,
 ) -> tuple[Batch, V2Request]:
     """See `Codec.decode_v2`."""
     request, received = read_request(contract, body, header_length)
     rows = row_count(received, max_rows)
+    batch = few.read(received, rows) if rows <= FEW_ROWS else None
+    if batch is None:
+        batch = _decode_columns(contract, layout, received, rows)
+    return batch, request
+
+
+def _decode_columns(
+    contract: Contract, layout: Layout, received: dict[str, Received], rows: int
+) -> Batch:
     faults = Faults("")
     matrix = received.get(MATRIX_NAME)
     columns = (
@@ -58,7 +70,7 @@ def decode(
     for name in received.keys() - known - {contract.key}:
         faults.add(None, name, MISSING, "is not known here", allowed)
     faults.raise_if_any()
-    return Batch(layout, rows, keys, columns=columns), request
+    return Batch(layout, rows, keys, columns=columns)
 
 
 def _field_columns(
@@ -85,8 +97,8 @@ def _read_column(
         reason = f"has the shape {tensor.shape}"
         faults.add(None, name, MISSING, reason, f"the shape {shape}", order)
         return np.empty(0)
-    if not _takes(expected, tensor.datatype):
-        fitting = [datatype for datatype in DATATYPES if _takes(expected, datatype)]
+    if not takes(expected, tensor.datatype):
+        fitting = [datatype for datatype in DATATYPES if takes(expected, datatype)]
         reason = f"has the datatype {tensor.datatype}"
         faults.add(None, name, MISSING, reason, " or ".join(fitting), order)
         return np.empty(0)
@@ -106,20 +118,6 @@ def _read_column(
             reason = "is not exact as a 64-bit float"
             faults.add(row, name, elements[row], reason, expected.describe(), order)
     return read_array(name, expected, elements, faults, order)
-
-
-def _takes(expected: Field, datatype: str) -> bool:
-    """Whether values of the datatype can be what the field takes."""
-    if isinstance(expected, Tensor):
-        return widens(datatype, expected.dtype)
-    kind = DATATYPES[datatype].kind
-    if isinstance(expected, Number | Integer):
-        return kind in "fiu"
-    if isinstance(expected, Boolean):
-        return kind == "b"
-    if isinstance(expected, Category):
-        return kind in {"INT64": "fiu", "BOOL": "b"}.get(expected.datatype, "O")
-    return kind == "O"
 
 
 def _elements(tensor: Received, keep_null: bool) -> Array | list[Any]:
@@ -186,7 +184,7 @@ def _matrix_columns(
         raise faults.error() from None
     width = len(inputs)
     for order, (name, expected) in enumerate(inputs.items()):
-        if not _takes(expected, matrix.datatype):
+        if not takes(expected, matrix.datatype):
             reason = f"cannot come in a matrix of {matrix.datatype}"
             faults.add(None, name, MISSING, reason, expected.describe(), order)
         elif isinstance(elements, list):

@@ -91,8 +91,8 @@ def _split(body: bytes, header_length: int | None) -> tuple[Any, memoryview]:
 
 
 def _refuse_unknown(place: str, members: dict[str, Any], known: frozenset[str]) -> None:
-    unknown = sorted(members.keys() - known)
-    if unknown:
+    if not members.keys() <= known:
+        unknown = sorted(members.keys() - known)
         raise Malformed(
             f"{place} has the unknown member {unknown[0][:60]!r}; known: {', '.join(sorted(known))}"
         )

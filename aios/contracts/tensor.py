@@ -8,8 +8,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from aios.contracts.datatypes import DATATYPES, numpy_dtype
-from aios.contracts.fields import Field, RefusedValue, object_column, sound_text
+from aios.contracts.datatypes import DATATYPES, numpy_dtype, widens
+from aios.contracts.fields import (
+    Boolean,
+    Category,
+    Field,
+    Integer,
+    Number,
+    RefusedValue,
+    object_column,
+    sound_text,
+)
 from aios.errors import UsageError
 
 
@@ -118,3 +127,17 @@ def tensor_elements(flat: list[Any], datatype: str) -> np.ndarray[Any, Any]:
     if not np.isfinite(array).all():
         raise RefusedValue("holds NaN or an infinite element")
     return array
+
+
+def takes(expected: Field, datatype: str) -> bool:
+    """Whether tensors of the datatype can hold what the field takes; values decide further."""
+    if isinstance(expected, Tensor):
+        return widens(datatype, expected.dtype)
+    kind = DATATYPES[datatype].kind
+    if isinstance(expected, Number | Integer):
+        return kind in "fiu"
+    if isinstance(expected, Boolean):
+        return kind == "b"
+    if isinstance(expected, Category):
+        return kind in {"INT64": "fiu", "BOOL": "b"}.get(expected.datatype, "O")
+    return kind == "O"

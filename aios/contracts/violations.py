@@ -83,9 +83,10 @@ class Faults:
         told = [fault[3] for fault in found[:3]]
         more = len(found) - len(told)
         ending = f" (and {'at least ' if self._truncated else ''}{more} more)" if more else ""
-        allowed = found[0][2]["allowed"]
+        if len(found) == 1:
+            ending = f"; allowed: {found[0][2]['allowed']}"
         return ContractViolation(
-            f"{self._subject} {'; '.join(told)}{ending}; allowed: {allowed}".strip(),
+            f"{self._subject} {'; '.join(told)}{ending}".strip(),
             violations=[fault[2] for fault in found[:MOST_TOLD]],
         )
 

@@ -7,6 +7,7 @@ is a problem body (RFC 9457).
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ from aios.errors import (
 )
 
 Execute = Callable[[str, dict[str, Any], str, str | None], Awaitable[Any]]
+logger = logging.getLogger("aios.kernel")
 MAX_BODY_BYTES = 4 * 2**20
 MAX_ARTIFACT_BYTES = 512 * 2**20
 VERSION = "0.1.0"
@@ -146,7 +148,7 @@ def build_api(
 
     @app.post("/api/v1/endpoints/{name}/rollouts", status_code=201)
     async def start_rollout(request: Request, name: str, body: RolloutBody) -> Any:
-        return await call(request, "rollout", endpoint=name, **body.model_dump())
+        return await call(request, "start_rollout", endpoint=name, **body.model_dump())
 
     @app.get("/api/v1/rollouts")
     async def rollouts(request: Request, endpoint: str | None = None) -> Any:
@@ -276,6 +278,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
+        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return respond(error, request)
 
 

@@ -34,7 +34,7 @@ from aios.kernel.note import (
     write_head,
     write_private,
 )
-from aios.kernel.ports import Occupied, Ports, clear_leftovers, leftovers, runtime_alive
+from aios.kernel.ports import Occupied, Ports, clear_leftovers, leftovers, runtime_alive, settle
 from aios.kernel.processes import (
     belongs_to,
     command_of,
@@ -343,6 +343,7 @@ def _dead_head(home: Path) -> Head | None:
 
 def _end(head: Head, timeout_s: float = 10.0) -> None:
     end_all(lambda: processes_of(head.id, str(head.temp_dir)), timeout_s)
+    settle(head.ports)
 
 
 def _forget(head: Head) -> None:

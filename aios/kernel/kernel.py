@@ -60,7 +60,7 @@ class Kernel:
             "register": self._register,
             "deploy": self._deploy,
             "remove": self._remove,
-            "rollout": self._rollout,
+            "start_rollout": self._start_rollout,
             "command_rollout": self._command_rollout,
             "rollback": self._rollback,
         }
@@ -235,7 +235,7 @@ class Kernel:
         self._reconciler.changed()
         return {"name": name}
 
-    def _rollout(
+    def _start_rollout(
         self, actor: str, operation_id: str | None, arguments: dict[str, Any]
     ) -> dict[str, Any]:
         state = self.registry.endpoint(str(arguments["endpoint"]))

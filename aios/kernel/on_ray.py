@@ -38,6 +38,7 @@ class KernelActor:
 
     def __init__(self, settings: dict[str, Any], api_key: tuple[str, str]) -> None:
         logging.basicConfig(level=logging.INFO)
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         loaded = Settings.model_validate(settings)
         client = ServeClient(f"http://127.0.0.1:{loaded.dashboard_port}", _ray_token())
         self._kernel = Kernel(loaded, client, SystemClock(), api_key)
@@ -99,7 +100,7 @@ class ApiDeployment:
 
 def api_app(args: dict[str, Any]) -> serve.Application:
     """Import path of the API's Serve application; see `serve_config.api_application`."""
-    return ApiDeployment.bind(args)  # type: ignore[attr-defined]
+    return ApiDeployment.bind(args["settings"])  # type: ignore[attr-defined]
 
 
 def boot(ray_address: str, settings: dict[str, Any], api_key: tuple[str, str]) -> int:

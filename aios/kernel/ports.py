@@ -3,9 +3,9 @@
 import fcntl
 import json
 import os
-import random
 import socket
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,7 +119,9 @@ class Ports(Record):
             TemporaryError: every block is in use.
         """
         starts = list(range(BLOCK_FIRST, BLOCK_END, BLOCK_SIZE))
-        random.shuffle(starts)
+        # Runtimes of other users, whose claims are elsewhere, begin to look elsewhere too.
+        begin = os.getpid() % len(starts)
+        starts = starts[begin:] + starts[:begin]
         with _claims() as folder:
             for first in starts:
                 ports = cls._block(first)
@@ -213,7 +215,22 @@ def clear_leftovers(ports: Ports) -> list[Occupied]:
         )
     for runtime_id in sorted({held.runtime_id for held in found if held.runtime_id}):
         end_all(lambda dead=runtime_id: processes_of(dead))  # type: ignore[misc]
+    if found:
+        settle(ports)
     return found
+
+
+def settle(ports: Ports, timeout_s: float = 2.0) -> None:
+    """Wait, at most `timeout_s`, until nobody listens on the ports.
+
+    A killed process leaves the process table's sight, and its mark with it, some time before
+    the system has closed its sockets: 0.3 s were seen with Ray's proxies.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        if all(map(_bindable, ports.singles().values())):
+            return
+        time.sleep(0.05)
 
 
 def runtime_alive(processes: Iterable[psutil.Process]) -> bool:

@@ -26,7 +26,7 @@ def endpoint_application(plan: TrafficPlan, replica_settings: Mapping[str, Any])
         "name": spec.name,
         "route_prefix": f"/v2/models/{spec.name}",
         "import_path": "aios.serving.on_ray:endpoint_app",
-        "args": {"args": {"name": spec.name, "settings": dict(replica_settings)}},
+        "args": {"name": spec.name, "settings": dict(replica_settings)},
         "deployments": [
             {
                 "name": "endpoint",
@@ -57,7 +57,7 @@ def challenger_application(
         "name": challenger_app_name(spec.name, served.version),
         "route_prefix": None,
         "import_path": "aios.serving.on_ray:challenger_app",
-        "args": {"args": arguments},
+        "args": arguments,
         "deployments": [
             {
                 "name": "challenger",
@@ -78,7 +78,7 @@ def api_application(keys: Mapping[str, str], api_settings: Mapping[str, Any]) ->
         "name": API_APP,
         "route_prefix": "/",
         "import_path": "aios.kernel.on_ray:api_app",
-        "args": {"args": dict(api_settings)},
+        "args": {"settings": dict(api_settings)},
         "deployments": [
             {
                 "name": "api",

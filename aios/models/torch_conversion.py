@@ -173,13 +173,15 @@ def _map_outputs(
         return chosen_outputs(outputs, contract, widths)
     if set(names) <= set(named):
         return {name: OutputSource(name=name) for name in names}
-    if len(named) == 1:
+    if len(named) == 1 and len(names) > 1:
         ((only, width),) = widths.items()
-        if len(names) == 1 and (width in (None, 1) or contract.outputs[names[0]].shape):
-            return {names[0]: OutputSource(name=only)}
         if width == len(names):
             return {name: OutputSource(name=only, column=i) for i, name in enumerate(names)}
-    if len(named) == len(names) and all(name.startswith("output_") for name in named):
+    fitting = len(named) == len(names) and all(
+        widths[only] in (None, 1) or contract.outputs[name].shape
+        for name, only in zip(names, named, strict=True)
+    )
+    if fitting and all(name.startswith("output_") for name in named):
         return {name: OutputSource(name=only) for name, only in zip(names, named, strict=True)}
     shapes = {name: list(tensor.shape) for name, tensor in named.items()}
     raise UsageError(

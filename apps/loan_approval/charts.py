@@ -28,8 +28,9 @@ PALETTE = {
     "stable": ("#2a78d6", "#3987e5"),
     "canary": ("#eb6834", "#d95926"),
     "shadow": ("#4a3aa7", "#9085e9"),
-    "middle": ("#5598e7", "#6da7ec"),
-    "light": ("#9ec5f4", "#b7d3f6"),
+    "light": ("#86b6ef", "#1c5cab"),
+    "middle": ("#256abf", "#5598e7"),
+    "deep": ("#0d366b", "#cde2fb"),
     "good": ("#008300", "#0ca30c"),
     "bad": ("#d03b3b", "#e66767"),
     "warning": ("#b77b00", "#fab219"),
@@ -53,7 +54,7 @@ def timeline(story: Story) -> "Figure":
     """Traffic per arm, what went wrong, and latency, over one time axis with the rollouts."""
     figure = _figure(WIDTH_IN, 8.2)
     lanes, traffic, wrong, latency = figure.subplots(
-        4, 1, sharex=True, height_ratios=(0.9, 2.2, 1.1, 2.0)
+        4, 1, sharex=True, height_ratios=(0.75, 2.2, 1.1, 2.0)
     )
     edges = _edges(story)
     _draw_lanes(lanes, story)
@@ -143,7 +144,9 @@ def _draw_lanes(axes: "Axes", story: Story) -> None:
     for rollout in story.rollouts:
         left, width = rollout.started_s - start_s, rollout.finished_s - rollout.started_s
         axes.barh(0, width, left=left, height=0.72, color=_tone(rollout), alpha=0.22, lw=0)
-        text = f"v{rollout.from_version} → v{rollout.to_version}\n{_short(rollout)}"
+        text = (
+            f"v{rollout.from_version} → v{rollout.to_version}\n{rollout.outcome.replace('_', ' ')}"
+        )
         axes.text(
             left + width / 2, 0, text, ha="center", va="center", fontsize=8, color=colour("ink")
         )
@@ -162,10 +165,6 @@ def _draw_lanes(axes: "Axes", story: Story) -> None:
     axes.set_ylim(-0.95 if story.events else -0.5, 0.5)
     axes.set_axis_off()
     _title(axes, "Rollouts")
-
-
-def _short(rollout: RolloutTold) -> str:
-    return rollout.outcome.replace("_", " ")
 
 
 def _tone(rollout: RolloutTold) -> str:
@@ -226,9 +225,7 @@ def _draw_wrong(axes: "Axes", story: Story, edges: Bins) -> None:
         (failed, "bad", "failed requests"),
     ):
         total = round(float(values.sum() * width))
-        axes.bar(
-            edges[:-1], values, width, align="edge", color=colour(name), label=f"{text}: {total:,}"
-        )
+        axes.stairs(values, edges, fill=True, color=colour(name), label=f"{text}: {total:,}", lw=0)
     axes.set_ylim(0, max(1.0, float(max(hidden.max(), degraded.max(), failed.max())) * 1.15))
     _style(axes)
     _title(axes, "What went wrong, per second")
@@ -253,24 +250,33 @@ def _draw_latency(axes: "Axes", rows: Outcomes, edges: Bins) -> None:
         if len(part):
             found[:, place] = np.percentile(part, (50, 95, 99)) * 1000
     for values, name, text in zip(
-        found, ("stable", "middle", "light"), ("p50", "p95", "p99"), strict=True
+        found, ("light", "middle", "deep"), ("p50", "p95", "p99"), strict=True
     ):
         axes.plot(edges[:-1], values, color=colour(name), lw=1.6, label=text)
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    _label_one_two_five(axes)
     _style(axes)
     _title(axes, "Latency seen by clients, ms (log scale)")
     _legend(axes)
 
 
+def _label_one_two_five(axes: "Axes") -> None:
+    """A log axis that spans less than a decade has no label by default."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
 def _draw_rule(axes: "Axes", rollout: RolloutTold, rule: str) -> None:
     """Estimate and confidence sequence per era, against the threshold."""
-    top = _top(rollout, rule)
+    bottom, top = _limits(rollout, rule)
     state = "no data"
     for era in dict.fromkeys(look.era for look in rollout.evidence):
         looks = [look for look in rollout.evidence if look.era == era]
-        state = _draw_era(axes, rollout, looks, rule, top) or state
-    axes.set_ylim(0, top)
+        state = _draw_era(axes, rollout, looks, rule, (bottom, top)) or state
+    axes.set_ylim(bottom, top)
     if (rollout.finished_s - rollout.started_s) > 0:
         axes.set_xlim(0, rollout.finished_s - rollout.started_s)
     for at_s, stage in rollout.stages:
@@ -283,7 +289,7 @@ def _draw_rule(axes: "Axes", rollout: RolloutTold, rule: str) -> None:
 
 
 def _draw_era(
-    axes: "Axes", rollout: RolloutTold, looks: list[Look], rule: str, top: float
+    axes: "Axes", rollout: RolloutTold, looks: list[Look], rule: str, limits: tuple[float, float]
 ) -> str | None:
     found = [
         (look.at_s - rollout.started_s, verdict)
@@ -295,8 +301,8 @@ def _draw_era(
         return None
     at_s = [at for at, _ in found]
     known = [verdict.estimate is not None for _, verdict in found]
-    lower = [0.0 if verdict.lower is None else verdict.lower for _, verdict in found]
-    upper = [top if verdict.upper is None else verdict.upper for _, verdict in found]
+    lower = [limits[0] if verdict.lower is None else verdict.lower for _, verdict in found]
+    upper = [limits[1] if verdict.upper is None else verdict.upper for _, verdict in found]
     axes.fill_between(at_s, lower, upper, where=known, color=colour("stable"), alpha=0.18, lw=0)
     estimates = [np.nan if v.estimate is None else v.estimate for _, v in found]
     marker = "o" if len(found) < 3 else None
@@ -306,15 +312,16 @@ def _draw_era(
     return found[-1][1].state
 
 
-def _top(rollout: RolloutTold, rule: str) -> float:
-    """A height that shows threshold and estimate; a wide early band may leave the panel."""
+def _limits(rollout: RolloutTold, rule: str) -> tuple[float, float]:
+    """Heights that show threshold and estimate; a wide early band may leave the panel."""
     verdicts = [v for look in rollout.evidence for v in look.verdicts if v.rule == rule]
     last = verdicts[-1]
     known = [v.estimate for v in verdicts if v.estimate is not None]
     tops = [2.2 * v.threshold for v in verdicts] + [1.3 * value for value in known]
     if last.upper is not None and last.upper < 4 * max(tops):
         tops.append(1.1 * last.upper)
-    return max([*tops, 1e-6])
+    bottom = min([0.0, *(1.3 * value for value in (*known, last.threshold))])
+    return bottom, max([*tops, 1e-6])
 
 
 def _mark_stage(axes: "Axes", at_s: float, stage: str) -> None:
@@ -331,6 +338,7 @@ def _mark_stage(axes: "Axes", at_s: float, stage: str) -> None:
 
 
 def _style(axes: "Axes") -> None:
+    axes.set_facecolor("none")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(colour("grid"))
     axes.grid(axis="y", color=colour("grid"), lw=0.8)

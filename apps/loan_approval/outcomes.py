@@ -196,11 +196,10 @@ class Ledger:
                 self._request_ids[since:],
             )
 
-    def totals(self, elapsed_s: float) -> Stats:
-        """Since the start; latency percentiles over the kept rows."""
-        rows = self.outcomes()
+    def counts(self, elapsed_s: float) -> Stats:
+        """Totals since the start, without latencies: costs nothing."""
         with self._lock:
-            counted = Stats(
+            return Stats(
                 sent=self._sent,
                 failed=self._failed,
                 degraded=self._degraded_count,
@@ -209,7 +208,11 @@ class Ledger:
                 by_version=dict(self._versions),
                 rate_per_s=self._sent / elapsed_s if elapsed_s > 0 else 0.0,
             )
-        return _with_latency(counted, rows.latency_s[~rows.failed])
+
+    def totals(self, elapsed_s: float) -> Stats:
+        """Since the start; latency percentiles over the kept rows."""
+        rows = self.outcomes()
+        return _with_latency(self.counts(elapsed_s), rows.latency_s[~rows.failed])
 
 
 def window_stats(rows: Outcomes, now_s: float, window_s: float) -> Stats:

@@ -108,6 +108,11 @@ class Replay:
         return (self._stopped_s or time.monotonic()) - self._started_s
 
     @property
+    def counts(self) -> Stats:
+        """Totals so far, without latencies."""
+        return self._ledger.counts(self.elapsed_s)
+
+    @property
     def failures(self) -> list[Failure]:
         """The first failed requests, with what came back."""
         return self._ledger.failures

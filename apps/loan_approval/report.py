@@ -36,9 +36,7 @@ def write_report(story: Story, folder: Path) -> Report:
         figure = charts.evidence(rollout)
         drawn = ""
         if figure is not None:
-            pictures.append(
-                charts.save_png(figure, folder / f"evidence-v{rollout.to_version}.png")
-            )
+            pictures.append(charts.save_png(figure, folder / f"evidence-v{rollout.to_version}.png"))
             drawn = charts.as_svg(figure, f"evidence v{rollout.to_version}")
         evidence.append(_evidence_section(rollout, drawn))
     page = _PAGE.format(
@@ -61,8 +59,9 @@ def _headline(story: Story) -> str:
     promoted = sum(rollout.good for rollout in story.rollouts)
     undone = sum(rollout.outcome == "rolled_back" for rollout in story.rollouts)
     return (
-        f"{stats.sent:,} loan applications were answered while {len(story.rollouts)} new versions "
-        f"were tried: {promoted} promoted, {undone} rolled back, {stats.failed:,} requests failed."
+        f"{stats.answered:,} loan applications were answered while {len(story.rollouts)} new "
+        f"versions were tried: {promoted} promoted, {undone} rolled back, "
+        f"{stats.failed:,} requests failed."
     )
 
 
@@ -103,7 +102,15 @@ def _rollout_table(story: Story) -> str:
                 "–" if wait_s is None else f"{wait_s:.1f} s",
             )
         )
-    heads = ("rollout", "new version", "outcome", "stated reason", "answers by", "took", "harm to rollback")
+    heads = (
+        "rollout",
+        "new version",
+        "outcome",
+        "stated reason",
+        "answers by",
+        "took",
+        "harm to rollback",
+    )
     return _table(heads, rows, raw=(2,), numbers=(5, 6))
 
 
@@ -125,14 +132,14 @@ def _evidence_section(rollout: RolloutTold, drawn: str) -> str:
 
 
 def _needed(rollout: RolloutTold) -> str:
-    if not rollout.evidence:
+    if rollout.outcome != "undecided" or not rollout.evidence:
         return ""
     wanted = [
         f"{verdict.rule} needs {verdict.needed:,} more requests"
         for verdict in rollout.evidence[-1].verdicts
         if verdict.state == "undecided" and verdict.needed
     ]
-    return f" (undecided: {'; '.join(wanted)})" if wanted else ""
+    return f" ({'; '.join(wanted)})" if wanted else ""
 
 
 def _model_table(story: Story) -> str:
@@ -175,9 +182,8 @@ def _table(
         f"<tr>{''.join(cell('td', place, text) for place, text in enumerate(row))}</tr>"
         for row in rows
     )
-    return (
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide">{table}</div>'
 
 
 def _milliseconds(value_s: float) -> str:
@@ -218,7 +224,7 @@ th,td{text-align:left;padding:.4rem .7rem .4rem 0;border-bottom:1px solid var(--
   vertical-align:top}
 th{color:var(--muted);font-weight:500}.number{text-align:right;font-variant-numeric:tabular-nums}
 b{font-weight:600;white-space:nowrap}.good{color:var(--good)}.bad{color:var(--bad)}
-.warning{color:var(--warning)}footer{margin-top:3rem;color:var(--muted);font-size:.82rem}
+td:first-child{white-space:nowrap}.warning{color:var(--warning)}footer{margin-top:3rem;color:var(--muted);font-size:.82rem}
 """
 
 _PAGE = """<!doctype html>

@@ -140,12 +140,14 @@ def test_token_and_note_are_private(head: Head) -> None:
 
 def test_only_serve_listens_to_the_outside(head: Head) -> None:
     """HAProxy's two pages and the replicas' own ports, which Ray 2.60 binds to everything."""
-    outside = set()
-    for process in processes_of(head.id, str(head.temp_dir)):
-        for entry in process.net_connections(kind="tcp"):
-            local = entry.laddr.ip in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
-            if entry.status == psutil.CONN_LISTEN and not local:
-                outside.add((name_of(process), entry.laddr.port))
+    names = {process.pid: name_of(process) for process in processes_of(head.id)}
+    outside = {
+        (names[entry.pid], entry.laddr.port)
+        for entry in psutil.net_connections(kind="tcp")
+        if entry.pid in names
+        and entry.status == psutil.CONN_LISTEN
+        and entry.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+    }
     ours = {("haproxy", head.ports.haproxy_metrics), ("haproxy", head.ports.haproxy_stats)}
     assert all(name.startswith("ray::ServeRepli") for name, _ in outside - ours), outside
     assert head.ports.http not in {port for _, port in outside}

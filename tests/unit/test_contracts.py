@@ -1,4 +1,5 @@
 import enum
+import io
 import math
 import pickle
 from typing import Annotated, Literal
@@ -6,10 +7,11 @@ from typing import Annotated, Literal
 import annotated_types
 import numpy as np
 import onnx
+import orjson
 import pandas
 import pydantic
 import pytest
-from contract_strategies import FIELDS, contracts
+from contract_strategies import PAIRS, contracts, fitting
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -104,7 +106,7 @@ def test_a_contract_needs_inputs_outputs_a_free_key_and_a_version():
 def test_contracts_survive_json_pickle_and_keep_their_digest(made):
     for again in (
         Contract.from_json(made.to_json()),
-        Contract.from_json(__import__("orjson").dumps(made.to_json())),
+        Contract.from_json(orjson.dumps(made.to_json())),
         pickle.loads(pickle.dumps(made)),
     ):
         assert again == made
@@ -165,7 +167,7 @@ def test_a_wrong_description_is_a_usage_error(document):
 
 def test_contracts_print_in_a_terminal_and_a_notebook():
     made = Contract({"a[b]": Number(min=0), "<b>": Category(["x<y"])}, OUT, key="id")
-    console = Console(width=120, record=True, file=__import__("io").StringIO())
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(made)
     text = console.export_text()
     assert "a[b]" in text
@@ -223,16 +225,14 @@ def test_a_new_version_must_accept_what_the_old_one_accepted(old, new, reason):
         assert reason in told
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(FIELDS, FIELDS, st.data())
-def test_compatible_inputs_really_take_what_the_old_one_took(old, new, data):
-    from contract_strategies import fitting
-
-    value = data.draw(fitting(old))
-    if narrower(new, old) is not None or old.column_dtype != new.column_dtype:
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(PAIRS, st.data())
+def test_compatible_inputs_really_take_what_the_old_one_took(pair, data):
+    old, new = pair
+    if narrower(new, old) is not None:
         return
-    unlimited = isinstance(old, Integer) and (old.min is None or old.max is None)
-    if unlimited and new.nullable and isinstance(value, int) and abs(value) > 2**53:
+    value = data.draw(fitting(old))
+    if isinstance(value, int) and abs(value) > 2**53:
         return  # the one stated exception: see Contract.check_compatible
     Codec(contract(x=old)).validate_records([{"x": value}])
     Codec(contract(x=new)).validate_records([{"x": value}])
@@ -252,7 +252,9 @@ def test_outputs_may_narrow_or_be_added_and_not_widen_vanish_or_change_type():
 
 def test_inputs_and_keys_that_vanish_or_appear():
     old = Contract({"x": Number()}, OUT, key="id")
-    assert compatibility(old, Contract({"x": Number(), "y": Number(nullable=True)}, OUT, "id")) == []
+    assert (
+        compatibility(old, Contract({"x": Number(), "y": Number(nullable=True)}, OUT, "id")) == []
+    )
     assert compatibility(Contract({"x": Number()}, OUT), old) == []
     reasons = compatibility(old, Contract({"y": Number()}, OUT))
     assert len(reasons) == 3
@@ -421,7 +423,7 @@ def checked(value):
         model(Annotated[str, pydantic.Field(min_length=2)]),
         model(Annotated[int, pydantic.Field(multiple_of=2)]),
         model(Annotated[float, pydantic.AfterValidator(checked)]),
-        model(pydantic.EmailStr if False else bytes),
+        model(bytes),
     ],
 )
 def test_what_a_contract_cannot_check_as_well_as_pydantic_is_refused(made):
@@ -446,7 +448,8 @@ def test_validator_functions_and_things_that_are_no_model_are_refused():
 
 
 def onnx_file(tmp_path, inputs, outputs):
-    nodes = [helper.make_node("Identity", [i.name], [o.name]) for i, o in zip(inputs, outputs)]
+    pairs = zip(inputs, outputs, strict=True)
+    nodes = [helper.make_node("Identity", [i.name], [o.name]) for i, o in pairs]
     graph = helper.make_graph(nodes, "g", inputs, outputs)
     path = tmp_path / "model.onnx"
     onnx.save(helper.make_model(graph), str(path))

@@ -196,11 +196,11 @@ def test_a_series_begins_anew_with_a_process_or_an_era() -> None:
     series = Series()
     series.add(report(5, {"stable": arm(50)}))
     series.add(report(1, {"stable": arm(4)}, pid=2, at_s=106.0))
-    series.add(report(6, {"stable": arm(3)}, era="r/1", at_s=106.5))
+    series.add(report(2, {"stable": arm(60)}, pid=2, era="r/1", at_s=106.5))
     assert [(row.era, row.count) for row in series.rows()] == [
         ("r/0", 50),
         ("r/0", 4),
-        ("r/1", 3),
+        ("r/1", 60),
     ]
     assert series.to_json()[0]["p95_s"] is None
 

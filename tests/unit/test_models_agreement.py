@@ -30,7 +30,9 @@ def test_the_tolerance_is_absolute_and_relative() -> None:
 
 
 def test_the_worst_row_is_told_with_both_values() -> None:
-    with pytest.raises(ArtifactRejected, match="worst at row 2: original 0.3, converted 0.9") as e:
+    with pytest.raises(
+        ArtifactRejected, match=r"worst at row 2: original 0\.3, converted 0\.9"
+    ) as e:
         compare([0.1, 0.2, 0.3, 0.4], [0.1, 0.3, 0.9, 0.5])
     assert e.value.details == {
         "output": "y",

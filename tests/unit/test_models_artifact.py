@@ -43,7 +43,8 @@ def test_the_digest_names_the_folder_and_covers_the_file(built: Built) -> None:
     model = (built.folder / "model.onnx").read_bytes()
     assert manifest.files["model.onnx"].sha256 == hashlib.sha256(model).hexdigest()
     assert manifest.size_bytes == built.artifact.size_bytes == len(model)
-    assert manifest.inputs.kind == "matrix" and manifest.inputs.features == FEATURES
+    assert manifest.inputs.kind == "matrix"
+    assert manifest.inputs.features == FEATURES
 
 
 def test_the_same_bytes_have_the_same_digest_anywhere_and_twice(
@@ -234,3 +235,10 @@ def test_a_manifest_cannot_name_a_file_elsewhere(built: Built) -> None:
         changed = {**fields, "files": {name: fields["files"]["model.onnx"]}}
         with pytest.raises(ArtifactRejected, match="files"):
             parse_manifest(orjson.dumps(changed, option=orjson.OPT_SORT_KEYS))
+
+
+def test_a_manifest_written_otherwise_is_refused(built: Built) -> None:
+    content = (built.folder / "manifest.json").read_bytes()
+    assert parse_manifest(content).to_bytes() == content
+    with pytest.raises(ArtifactRejected, match="not in canonical form"):
+        parse_manifest(orjson.dumps(orjson.loads(content), option=orjson.OPT_INDENT_2))

@@ -33,6 +33,8 @@ from aios.contracts import (
 )
 from aios.errors import ArtifactRejected, ModelFailed, Unsupported, UsageError
 from aios.models import Engine, PythonModel, build, load_engine, synthetic_batch
+from aios.models.engine import Outputs
+from aios.models.manifest import OutputSource
 
 
 def engine_of(model: Any, contract: Contract, sample: Any, into: Path, **options: Any) -> Engine:
@@ -60,9 +62,11 @@ def test_an_onnx_file_answers_as_its_formula(tmp_path: Path) -> None:
     matrix = np.array([[row[name] for name in FEATURES] for row in rows])
     expected = 1 / (1 + np.exp(-(matrix @ WEIGHTS)[:, 0]))
     answer = engine.run(batch)
-    assert list(answer) == ["score"] and answer["score"].shape == (20,)
+    assert list(answer) == ["score"]
+    assert answer["score"].shape == (20,)
     np.testing.assert_allclose(answer["score"], expected, rtol=1e-6)
-    assert 0 < engine.service_time_s < 0.1 and engine.device == "cpu"
+    assert 0 < engine.service_time_s < 0.1
+    assert engine.device == "cpu"
     engine.warm(rows=64)
     engine.close()
 
@@ -119,7 +123,7 @@ def test_outputs_are_chosen_by_name_and_column(tmp_path: Path) -> None:
         build(path, score_contract(), None, tmp_path, outputs={"score": ("probs", 1)})
     with pytest.raises(UsageError, match="3 columns, no 3"):
         build(path, score_contract(), None, tmp_path, outputs={"score": ("probabilities", 3)})
-    with pytest.raises(UsageError, match="missing .'score'., unknown .'risk'."):
+    with pytest.raises(UsageError, match=r"missing \['score'\], unknown \['risk'\]"):
         build(path, score_contract(), None, tmp_path, outputs={"risk": "probabilities"})
     chosen = {"score": ("probabilities", 2)}
     engine = engine_of(path, score_contract(), sample_rows(), tmp_path, outputs=chosen)
@@ -154,7 +158,7 @@ def test_graphs_whose_inputs_do_not_fit_say_how(
 def test_answers_outside_the_contract_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     doubled = model_of([helper.make_node("ReduceSum", ["x", "axis"], ["score"], keepdims=1)], [])
     doubled.graph.initializer.append(helper.make_tensor("axis", TensorProto.INT64, [1], [1]))
-    with pytest.raises(ArtifactRejected, match="answers that its contract forbids.*score"):
+    with pytest.raises(ArtifactRejected, match=r"answers that its contract forbids.*score"):
         build(write_model(tmp_path, doubled), score_contract(), sample_rows(), tmp_path / "a")
     assert list((tmp_path / "a").iterdir()) == []
 
@@ -189,7 +193,8 @@ def test_a_python_class_gets_its_config_and_files(tmp_path: Path) -> None:
         "python_models:Configured", config={"factor": 0.1}, files=(tmp_path / "offset.txt",)
     )
     built = build(model, score_contract(), sample_rows(), tmp_path / "a")
-    assert built.artifact.engine == "python" and built.conversion["trusted_code"] is True
+    assert built.artifact.engine == "python"
+    assert built.conversion["trusted_code"] is True
     assert built.conversion["largest_difference"] is None
     engine = load_engine(built.folder, built.artifact, score_contract())
     batch = Codec(score_contract()).validate_records([{"income": 2, "debt": 0, "age": 0}])
@@ -225,7 +230,8 @@ def test_a_changed_source_is_told_at_load(
         assert caplog.messages == []
         source.write_text(text + "\n# another line\n")
         load_engine(built.folder, built.artifact, score_contract(), ref="loan:7")
-    assert len(caplog.messages) == 1 and "loan:7: the source of moving_model" in caplog.text
+    assert len(caplog.messages) == 1
+    assert "loan:7: the source of moving_model" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -295,7 +301,7 @@ def test_a_python_model_cannot_carry_a_pickle(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", [object(), 3, None, {"a": 1}, "model.bin", Engine])
 def test_anything_else_is_told_what_can_be_taken(model: Any, tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match="scikit-learn estimator|import path"):
+    with pytest.raises(Unsupported, match=r"scikit-learn estimator|import path"):
         build(model, score_contract(), None, tmp_path)
 
 
@@ -371,3 +377,16 @@ def test_a_made_up_batch_fits_any_contract(inputs: dict[str, Any], rows: int) ->
     assert (
         again.records() == batch.records() == synthetic_batch(contract, rows, seed=rows).records()
     )
+
+
+def test_float32_rounding_does_not_lift_a_probability_over_one() -> None:
+    sources = {"score": OutputSource(name="p", column=1, at_most=1.0)}
+    found = Outputs(sources).pick([np.array([[0, 1.0000002], [0.25, 0.75]], np.float32)], rows=2)
+    assert found["score"].tolist() == [1.0, 0.75]
+
+
+def test_an_output_without_one_value_per_row_is_an_error() -> None:
+    outputs = Outputs({"score": OutputSource(name="p")})
+    assert outputs.pick([np.zeros((3, 1))], rows=3)["score"].shape == (3,)
+    with pytest.raises(ValueError, match="'score' has shape"):
+        outputs.pick([np.zeros(2)], rows=3)
