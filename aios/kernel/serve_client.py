@@ -33,7 +33,9 @@ class AppStatus:
 
     @property
     def ready(self) -> bool:
-        return self.status == "RUNNING"
+        """Whether a replica answers. Not the application's own status: each new
+        configuration makes every application DEPLOYING for a moment, changed or not."""
+        return any(replica.state == "RUNNING" for replica in self.replicas)
 
     @property
     def failed(self) -> bool:

@@ -268,6 +268,17 @@ def test_nan_in_a_binary_tensor_is_null_where_null_is_allowed():
     assert nullable.decode_v2(body, length)[0].row(0) == {"a": None}
 
 
+@pytest.mark.parametrize("rows", [1, FEW_ROWS + 1])
+def test_an_integer_that_a_float_cannot_hold_is_no_number(rows):
+    def body(number):
+        inputs = [tensor("a", "INT64", [number] * rows), tensor("b", "INT64", [1] * rows)]
+        return orjson.dumps({"inputs": inputs})
+
+    assert plain.decode_v2(body(2**53))[0].row(0)["a"] == 2.0**53
+    with pytest.raises(ContractViolation, match="is not exact"):
+        plain.decode_v2(body(2**53 + 1))
+
+
 def test_one_matrix_named_input_0_holds_all_inputs_side_by_side():
     body = orjson.dumps({"inputs": [tensor("input-0", "FP32", [[1.5, 2], [3, 4]], [2, 2])]})
     assert plain.decode_v2(body)[0].records() == [{"a": 1.5, "b": 2}, {"a": 3.0, "b": 4}]

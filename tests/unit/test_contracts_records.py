@@ -125,6 +125,7 @@ def test_matrix_keeps_the_asked_order_and_says_null_as_nan(rows):
         ({"race": 1}, "race", "has an unknown name"),
         ({"application_id": ""}, "application_id", "cannot be a key"),
         ({"application_id": 1.5}, "application_id", "cannot be a key"),
+        ({"application_id": True}, "application_id", "true cannot be a key"),
         ({"application_id": "k" * 257}, "application_id", "cannot be a key"),
     ],
 )
