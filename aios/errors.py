@@ -8,6 +8,7 @@
      |   |- Unsupported        this kind of object cannot be taken; says which can
      |   |- Malformed          the body cannot be read: broken JSON, truncated tensor
      |   |- PayloadTooLarge    the body or batch is over its limit
+     |   |- NotAllowed         this address does not take this HTTP method
      |   |- NotApproved, Forbidden, Unauthenticated
      |- TemporaryError   try again later
      |   |- ClusterUnavailable, StoreUnavailable, Overloaded(retry_after_s)
@@ -95,6 +96,10 @@ class Malformed(UsageError):
 
 class PayloadTooLarge(UsageError):
     """The body or the batch is over its limit."""
+
+
+class NotAllowed(UsageError):
+    """The address exists and does not take this HTTP method; `details["allow"]` says which."""
 
 
 class NotApproved(UsageError):

@@ -1,11 +1,30 @@
-"""How things look to people: one table shape for a terminal and for a notebook."""
+"""How things look to people: one table shape for a terminal, a notebook and a log."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 Rows = Sequence[Sequence[object]]
+
+_TONES = {
+    "good": ("yes", "running", "promoted", "not_worse", "finished"),
+    "bad": ("worse", "failed", "rolled_back", "deploy_failed", "unhealthy"),
+    "open": ("undecided", "aborted", "no_data", "starting", "updating", "stopping", "no ("),
+}
+"""Words that say how a thing stands; a cell that is, or begins with `no (`, one is coloured."""
+_RICH = {"good": "green", "bad": "red", "open": "yellow"}
+# Readable on white and on black: notebooks have both.
+_HTML = {"good": "#2e8b57", "bad": "#d1443c", "open": "#b8860b"}
+_STYLES = {
+    "table": "border-collapse:collapse;margin:4px 0",
+    "caption": "caption-side:top;text-align:left;font-weight:600;padding:2px 0 4px;color:inherit",
+    "th": "padding:2px 12px 2px 0;border-bottom:1px solid #8888",
+    "td": "padding:2px 12px 2px 0;white-space:pre-wrap",
+    "left": "text-align:left",
+    "right": "text-align:right;font-variant-numeric:tabular-nums",
+}
 
 
 def as_table(title: str, headings: Sequence[str], rows: Rows) -> Any:
@@ -14,37 +33,47 @@ def as_table(title: str, headings: Sequence[str], rows: Rows) -> Any:
     from rich.text import Text
 
     table = Table(title=Text(title), title_justify="left")
-    for heading in headings:
-        table.add_column(heading)
+    for heading, right in zip(headings, _numeric(headings, rows), strict=True):
+        table.add_column(Text(heading), justify="right" if right else "left")
     for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
+        table.add_row(*(Text(cell, style=_RICH.get(_tone(cell), "")) for cell in _cells(row)))
     return table
 
 
 def as_html(title: str, headings: Sequence[str], rows: Rows) -> str:
-    """An HTML table with everything escaped."""
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+    """An HTML table with everything escaped. Styles are inline: notebooks have rules for
+    tables of their own, and a stylesheet would reach other cells."""
+    sides = ["right" if right else "left" for right in _numeric(headings, rows)]
+    named = zip(headings, sides, strict=True)
+    head = "".join(_tag("th", heading, _STYLES[side]) for heading, side in named)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(_cell(value))}</td>" for value in row) + "</tr>"
-        for row in rows
+        "<tr>" + "".join(map(_html_cell, cells, sides)) + "</tr>" for cells in map(_cells, rows)
     )
     return (
-        f"<table><caption>{escape(title)}</caption>"
+        f'<table style="{_STYLES["table"]}">{_tag("caption", title)}'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
 
 
 def as_text(title: str, headings: Sequence[str], rows: Rows) -> str:
-    """Plain text, for `repr` and logs."""
-    lines = [title]
-    for row in rows:
-        cells = (f"{h}={_cell(v)}" for h, v in zip(headings, row, strict=True) if v is not None)
-        lines.append("  " + " ".join(cells))
-    return "\n".join(lines)
+    """Plain text in columns, for `repr`, `print` and logs."""
+    lines = [list(headings), *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    sides = _numeric(headings, rows)
+    table = (
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, sides, strict=True)
+        )
+        for line in (lines if rows else [])
+    )
+    return "\n".join([title, *(f"  {line}".rstrip() for line in table)])
 
 
 class Shown(ABC):
     """Gives an object its three looks from one description, `_shown`."""
+
+    __slots__ = ()
 
     @abstractmethod
     def _shown(self) -> tuple[str, Sequence[str], Rows]:
@@ -61,7 +90,11 @@ class Shown(ABC):
 
 
 def duration(seconds: float | None) -> str | None:
-    """`0.00042` as `0.42 ms`; None stays None."""
+    """Seconds for people; None stays None.
+
+    >>> duration(0.00042), duration(12.34), duration(7200)
+    ('0.42 ms', '12.3 s', '120 min')
+    """
     if seconds is None:
         return None
     if seconds < 1.0:
@@ -71,9 +104,48 @@ def duration(seconds: float | None) -> str | None:
     return f"{seconds / 60:.0f} min"
 
 
+def moment(at_s: float | None) -> str | None:
+    """Seconds since 1970 as local date and time; None stays None."""
+    if at_s is None:
+        return None
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+
+
+def _cells(row: Sequence[object]) -> list[str]:
+    return [_cell(value) for value in row]
+
+
 def _cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
+
+
+def _numeric(headings: Sequence[str], rows: Rows) -> list[bool]:
+    """For each column whether it holds numbers only."""
+    columns: list[list[object]] = [
+        [row[index] for row in rows if row[index] is not None] for index in range(len(headings))
+    ]
+    return [
+        bool(column) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in column)
+        for column in columns
+    ]
+
+
+def _tone(cell: str) -> str:
+    word = cell.lower()
+    word = "no (" if word.startswith("no (") else word
+    return next((tone for tone, words in _TONES.items() if word in words), "")
+
+
+def _html_cell(cell: str, side: str) -> str:
+    colour = _HTML.get(_tone(cell))
+    tint = f"color:{colour};font-weight:600" if colour else ""
+    return _tag("td", cell, _STYLES[side], tint)
+
+
+def _tag(name: str, text: str, *styles: str) -> str:
+    style = ";".join(part for part in (_STYLES[name], *styles) if part)
+    return f'<{name} style="{style}">{escape(text)}</{name}>'

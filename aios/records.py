@@ -5,9 +5,12 @@ one of these. They hold no behaviour beyond what follows from their own fields. 
 fields are refused, so two sides that disagree find out at once.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from aios.presentation import Rows, Shown, moment
 
 ArmName = Literal["stable", "canary", "shadow"]
 EngineName = Literal["onnx", "torch", "python"]
@@ -33,7 +36,7 @@ class Artifact(Record):
     size_bytes: int
 
 
-class ModelVersion(Record):
+class ModelVersion(Shown, Record):
     """One immutable version of a model, with where it came from."""
 
     name: Name
@@ -51,6 +54,21 @@ class ModelVersion(Record):
     @property
     def ref(self) -> str:
         return f"{self.name}:{self.version}"
+
+    def _shown(self) -> tuple[str, Sequence[str], Rows]:
+        inputs = [field["name"] for field in self.contract.get("inputs", ())]
+        outputs = [field["name"] for field in self.contract.get("outputs", ())]
+        facts = {
+            "engine": self.artifact.engine,
+            "size": f"{self.artifact.size_bytes:,} bytes",
+            "digest": self.artifact.digest[:12],
+            "inputs": ", ".join(inputs),
+            "outputs": ", ".join(outputs),
+            **{name: f"{value:.4g}" for name, value in self.metrics.items()},
+            **self.tags,
+        }
+        title = f"{self.ref}, by {self.created_by} at {moment(self.created_s)}"
+        return title, ("what", "value"), [list(fact) for fact in facts.items()]
 
 
 class Autoscale(Record):

@@ -5,6 +5,7 @@ request changes, so threads may share it.
 """
 
 from collections.abc import Mapping
+from itertools import islice
 from operator import itemgetter
 from typing import Any
 
@@ -125,9 +126,11 @@ class Codec:
             if not isinstance(record, dict):
                 faults.add(row, None, record, "is not an object", "an object of named fields")
             elif record.keys() != known and not record.keys() <= known:
-                for name in record.keys() - known:
-                    allowed = f"the fields {self._names}"
-                    faults.add(row, str(name), record[name], "has an unknown name", allowed)
+                unknown = (name for name in record if name not in known)
+                # A hostile record may hold a million names: look at no more than are told.
+                for name in islice(unknown, MOST_TOLD + 1):
+                    reason = "was given, and no such field is known"
+                    faults.add(row, str(name), record[name], reason, f"the fields {self._names}")
             if len(faults) > MOST_TOLD:
                 faults.truncate()
                 return

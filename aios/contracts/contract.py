@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from aios.contracts import infer, presentation
+from aios.contracts import infer
 from aios.contracts.compatibility import differences
 from aios.contracts.documents import fields_from_json
 from aios.contracts.fields import Field, sound_text
 from aios.errors import UsageError
+from aios.presentation import Rows, Shown
 
 if TYPE_CHECKING:
     import pandas
@@ -23,7 +24,7 @@ RESERVED_NAMES = frozenset({"records", "input-0"})
 _NAME_MAX_LENGTH = 128
 
 
-class Contract:
+class Contract(Shown):
     """What a model takes and gives, checked at the edge of every endpoint.
 
     The order of `inputs` is the order of a model's matrix columns. `key` names the field
@@ -189,20 +190,13 @@ class Contract:
             shown.append(f"version={self.version}")
         return f"Contract({', '.join(shown)})"
 
-    def __rich__(self) -> Any:
-        return presentation.as_table(self._title(), self._lines())
-
-    def _repr_html_(self) -> str:
-        return presentation.as_html(self._title(), self._lines())
-
-    def _title(self) -> str:
-        return f"contract version {self.version} · {self.digest[:12]}"
-
-    def _lines(self) -> list[tuple[str, str, str, str]]:
+    def _shown(self) -> tuple[str, Sequence[str], Rows]:
         lines = [("input", n, f.datatype, f.describe()) for n, f in self.inputs.items()]
         if self.key is not None:
             lines.insert(0, ("key", self.key, "BYTES", "a text or an integer, optional"))
-        return lines + [("output", n, f.datatype, f.describe()) for n, f in self.outputs.items()]
+        lines += [("output", n, f.datatype, f.describe()) for n, f in self.outputs.items()]
+        title = f"contract version {self.version} · {self.digest[:12]}"
+        return title, ("role", "name", "type", "allowed"), lines
 
 
 def compatibility(old: Contract, new: Contract) -> list[str]:

@@ -25,6 +25,7 @@ from aios.contracts.fields import (
 )
 from aios.contracts.inference_request import Received, V2Request, read_request, row_count
 from aios.contracts.inference_rows import FEW_ROWS, FewRows
+from aios.contracts.json_names import refuse_repeated_names
 from aios.contracts.keys import KEY_ALLOWED, read_keys
 from aios.contracts.tensor import Tensor, takes, tensor_elements
 from aios.contracts.violations import Faults
@@ -46,11 +47,12 @@ def decode(
     header_length: int | None,
 ) -> tuple[Batch, V2Request]:
     """See `Codec.decode_v2`."""
-    request, received = read_request(contract, body, header_length)
+    request, received, names = read_request(contract, body, header_length)
     rows = row_count(received, max_rows)
     batch = few.read(received, rows) if rows <= FEW_ROWS else None
     if batch is None:
         batch = _decode_columns(contract, layout, received, rows)
+    refuse_repeated_names(body if header_length is None else body[:header_length], names)
     return batch, request
 
 

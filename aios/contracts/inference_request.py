@@ -9,7 +9,7 @@ import orjson
 from aios.contracts.contract import Contract
 from aios.contracts.datatypes import DATATYPES
 from aios.contracts.fields import MISSING
-from aios.contracts.json_names import malformed_json, refuse_repeated_names
+from aios.contracts.json_names import malformed_json
 from aios.contracts.violations import Faults
 from aios.errors import ContractViolation, Malformed, PayloadTooLarge, Unsupported
 
@@ -55,8 +55,9 @@ class Received:
 
 def read_request(
     contract: Contract, body: bytes, header_length: int | None
-) -> tuple[V2Request, dict[str, Received]]:
-    """What a body asks for, and its tensors by name, not yet read.
+) -> tuple[V2Request, dict[str, Received], int]:
+    """What a body asks for, its tensors by name, not yet read, and how many names its
+    objects hold, for `refuse_repeated_names` once the data is known to hold no objects.
 
     Raises:
         Malformed: it is no v2 request, or a tensor is cut off.
@@ -72,11 +73,10 @@ def read_request(
         raise Malformed("a v2 request is a JSON object with a list of inputs")
     _refuse_unknown("the request", document, _REQUEST_MEMBERS)
     request = _read_wishes(contract, document)
-    received = _read_tensors(document.get("inputs"), rest)
+    received = _read_tensors(document.get("inputs"), rest, 2 * len(contract.inputs) + 16)
     entries = [document, *document["inputs"], *(document.get("outputs") or ())]
     names = sum(len(entry) + len(entry.get("parameters") or ()) for entry in entries)
-    refuse_repeated_names(bytes(header), names)
-    return request, received
+    return request, received, names
 
 
 def _split(body: bytes, header_length: int | None) -> tuple[Any, memoryview]:
@@ -92,9 +92,9 @@ def _split(body: bytes, header_length: int | None) -> tuple[Any, memoryview]:
 
 def _refuse_unknown(place: str, members: dict[str, Any], known: frozenset[str]) -> None:
     if not members.keys() <= known:
-        unknown = sorted(members.keys() - known)
+        unknown = min(members.keys() - known)
         raise Malformed(
-            f"{place} has the unknown member {unknown[0][:60]!r}; known: {', '.join(sorted(known))}"
+            f"{place} has the unknown member {unknown[:60]!r}; known: {', '.join(sorted(known))}"
         )
 
 
@@ -152,9 +152,11 @@ def _read_wishes(contract: Contract, document: dict[str, Any]) -> V2Request:
     return V2Request(caller_id, parameters, tuple(names) or None, binary, default)
 
 
-def _read_tensors(inputs: Any, rest: memoryview) -> dict[str, Received]:
+def _read_tensors(inputs: Any, rest: memoryview, most: int) -> dict[str, Received]:
     if not isinstance(inputs, list) or not inputs:
         raise Malformed("inputs must be a list of at least one tensor")
+    if len(inputs) > most:
+        raise Malformed(f"{len(inputs)} inputs came, far more than the contract has")
     found: dict[str, Received] = {}
     position = 0
     for entry in inputs:

@@ -5,6 +5,6 @@ operation id of its own; what is stored is JSON, never a pickle; a flow id runs 
 not know: what the flows do.
 """
 
-from aios.flows.durable import FlowEngine
+from aios.flows.durable import FlowEngine, FlowInterrupted, Flows
 
-__all__ = ["FlowEngine"]
+__all__ = ["FlowEngine", "FlowInterrupted", "Flows"]

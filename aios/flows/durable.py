@@ -2,19 +2,47 @@
 
 import json
 import sqlite3
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from aios.errors import UsageError
+from aios.errors import AiosError, PermanentError, StoreUnavailable, UsageError, from_problem
 
 FlowFunction = Callable[..., Any]
+CLOSE_S = 5.0
+"""How long `close` waits for flows to leave. What is still in a step then is cut off, which
+the next process repairs as after a crash."""
 SCHEMA_VERSION = "1"
 """DBOS recovers only flows of the same application version. Our flows keep their state in
 the registry and re-read it, so a newer aios may go on with an older one's."""
 
 
+class FlowInterrupted(BaseException):
+    """Raised inside a step to leave its flow where it is: the next process goes on with it.
+
+    Not an `Exception`: DBOS takes one as the flow's result and never runs the flow again. Its
+    own signals of this sort are BaseExceptions too.
+    """
+
+
+class Flows(Protocol):
+    """What runs flows durably; `FlowEngine` in production."""
+
+    def flow(self, name: str, function: FlowFunction) -> FlowFunction: ...
+
+    def step(self, name: str, function: FlowFunction) -> FlowFunction: ...
+
+    def launch(self) -> None: ...
+
+    def start(self, flow: FlowFunction, *arguments: Any, flow_id: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class FlowEngine:
     """Registers flows and steps, then runs them durably.
+
+    A process has at most one at a time, since DBOS is one per process.
 
     Args:
         url: SQLAlchemy URL of DBOS's own tables; SQLite or PostgreSQL.
@@ -31,6 +59,8 @@ class FlowEngine:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.close()
         self._dbos = DBOS
+        self._running = 0
+        self._left = threading.Condition()
         DBOS(
             config={
                 "name": "aios-kernel",
@@ -45,12 +75,34 @@ class FlowEngine:
 
     def flow(self, name: str, function: FlowFunction) -> FlowFunction:
         """Register a flow; only before `launch`."""
-        registered: FlowFunction = self._dbos.workflow(name=name)(_plain(function))
+
+        def call(*arguments: Any) -> Any:
+            with self._left:
+                self._running += 1
+            try:
+                return _as_json(function(*arguments), f"flow {name!r}")
+            finally:
+                with self._left:
+                    self._running -= 1
+                    self._left.notify_all()
+
+        # A flow that saw a hundred crashes of its process is still wanted.
+        make = self._dbos.workflow(name=name, max_recovery_attempts=None)
+        registered: FlowFunction = make(call)
         return registered
 
     def step(self, name: str, function: FlowFunction) -> FlowFunction:
-        """A step: its result is stored, and a finished one never runs again."""
-        registered: FlowFunction = self._dbos.step(name=name)(_plain(function))
+        """A step: its result is stored, and a finished one never runs again.
+
+        The result is given as JSON brings it back (lists for tuples), so that a flow sees the
+        same whether the step ran now or before a crash. One that is not JSON is a UsageError
+        in the step.
+        """
+
+        def call(*arguments: Any) -> Any:
+            return _as_json(function(*arguments), f"step {name!r}")
+
+        registered: FlowFunction = self._dbos.step(name=name)(call)
         return registered
 
     def launch(self) -> None:
@@ -61,27 +113,39 @@ class FlowEngine:
         """Run `flow` in the background; the same id never runs twice.
 
         Raises:
-            UsageError: the id is empty, which DBOS would take for "no id".
+            UsageError: the id is empty, which DBOS would take for "no id", or an argument is
+                not JSON.
+            StoreUnavailable: the start could not be stored; nothing runs.
         """
         from dbos import SetWorkflowID
+        from sqlalchemy.exc import DBAPIError
 
         if not flow_id:
             raise UsageError("a flow id cannot be empty")
-        with SetWorkflowID(flow_id):
-            self._dbos.start_workflow(flow, *arguments)
+        plain = _as_json(list(arguments), f"an argument of flow {flow_id!r}")
+        try:
+            with SetWorkflowID(flow_id):
+                self._dbos.start_workflow(flow, *plain)
+        except DBAPIError as error:
+            raise StoreUnavailable(
+                f"flow {flow_id!r} cannot be stored now: {error.orig}"
+            ) from error
 
     def close(self) -> None:
-        """Stop taking work; flows in the middle are left for the next process."""
-        self._dbos.destroy()
+        """Stop taking work and wait for flows that are told to leave (`FlowInterrupted`);
+        those in the middle are left for the next process."""
+        with self._left:
+            self._left.wait_for(lambda: self._running == 0, timeout=CLOSE_S)
+        self._dbos.destroy(destroy_registry=True)
 
 
-def _plain(function: FlowFunction) -> FlowFunction:
-    """DBOS marks what it registers with attributes, which bound methods do not take."""
-
-    def call(*arguments: Any) -> Any:
-        return function(*arguments)
-
-    return call
+def _as_json(value: Any, what: str) -> Any:
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{what} is not JSON ({error}); flows and steps take and return plain values"
+        ) from None
 
 
 def _json_serializer() -> Any:
@@ -91,10 +155,13 @@ def _json_serializer() -> Any:
         """Only JSON: a database row must never be able to run code."""
 
         def serialize(self, data: Any) -> str:
-            return json.dumps(data, default=_exception_as_text)
+            return json.dumps({_ERROR: _problem(data)} if isinstance(data, Exception) else data)
 
         def deserialize(self, serialized_data: str) -> Any:
-            return json.loads(serialized_data)
+            value = json.loads(serialized_data)
+            if isinstance(value, dict) and value.keys() == {_ERROR}:
+                return from_problem(value[_ERROR])
+            return value
 
         def name(self) -> str:
             return "aios_json"
@@ -102,7 +169,10 @@ def _json_serializer() -> Any:
     return JsonSerializer()
 
 
-def _exception_as_text(value: Any) -> Any:
-    if isinstance(value, BaseException):
-        return {"error": type(value).__name__, "message": str(value)}
-    raise TypeError(f"{type(value).__name__} is not JSON; pass plain values to flows and steps")
+_ERROR = "aios error"
+
+
+def _problem(error: Exception) -> dict[str, Any]:
+    if isinstance(error, AiosError):
+        return error.to_problem()
+    return PermanentError(f"{type(error).__name__}: {error}").to_problem()

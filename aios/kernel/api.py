@@ -9,9 +9,9 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict
@@ -21,18 +21,18 @@ from aios.contracts.problems import problem
 from aios.errors import (
     AiosError,
     Malformed,
+    NotAllowed,
     Overloaded,
     PayloadTooLarge,
     TemporaryError,
-    Unauthenticated,
     UnknownEndpoint,
     UnknownName,
     UsageError,
 )
+from aios.kernel.front import ACTOR, Front, Identify, answer_headers
 
 Execute = Callable[[str, dict[str, Any], str, str | None], Awaitable[Any]]
 logger = logging.getLogger("aios.kernel")
-MAX_BODY_BYTES = 4 * 2**20
 MAX_ARTIFACT_BYTES = 512 * 2**20
 VERSION = "0.1.0"
 
@@ -75,9 +75,7 @@ class FeedbackBody(_Body):
 
 
 def build_api(
-    execute: Execute, identify: Callable[[str | None], str | None], store_artifact: Callable[
-        [bytes, str], None
-    ]
+    execute: Execute, identify: Identify, store_artifact: Callable[[bytes, str], None]
 ) -> FastAPI:
     """The ASGI application.
 
@@ -87,16 +85,16 @@ def build_api(
         store_artifact: keeps an uploaded artifact (tar bytes, digest) after checking it.
     """
     app = FastAPI(title="aios", version=VERSION, docs_url="/api/docs", redoc_url=None)
+    app.add_middleware(Front, identify=identify)
     _handle_errors(app)
     _add_protocol_routes(app, execute)
 
     async def call(request: Request, command: str, /, **arguments: Any) -> Any:
-        actor = _authenticate(request, identify)
+        actor = request.scope[ACTOR]
         return await execute(command, arguments, actor, request.headers.get("idempotency-key"))
 
     @app.put("/api/v1/artifacts/{digest}", status_code=201)
     async def upload(request: Request, digest: str) -> dict[str, str]:
-        _authenticate(request, identify)
         body = await _read(request, MAX_ARTIFACT_BYTES)
         await asyncio.get_running_loop().run_in_executor(None, store_artifact, body, digest)
         return {"digest": digest}
@@ -183,7 +181,11 @@ def build_api(
         return await call(request, "ps")
 
     @app.get("/api/v1/audit")
-    async def audit(request: Request, limit: int = 100, subject: str | None = None) -> Any:
+    async def audit(
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
+        subject: str | None = None,
+    ) -> Any:
         return await call(request, "audit", limit=limit, subject=subject)
 
     @app.get("/metrics")
@@ -214,24 +216,16 @@ def _add_protocol_routes(app: FastAPI, execute: Execute) -> None:
 
     @app.api_route("/v2/models/{name}", methods=["GET", "POST"])
     @app.api_route("/v2/models/{name}/{rest:path}", methods=["GET", "POST"])
-    async def unknown_endpoint(name: str, rest: str = "") -> None:
+    async def unknown_endpoint(request: Request, name: str, rest: str = "") -> None:
         try:
             deployed = [str(found["name"]) for found in await execute("endpoints", {}, "v2", None)]
         except TemporaryError:
             deployed = []
-        if name in deployed:
+        path = request.scope.get("raw_path") or request.url.path.encode()
+        if name in deployed and path.startswith(f"/v2/models/{name}".encode()):
             raise Overloaded(f"endpoint {name!r} is starting; try again shortly", retry_after_s=1.0)
         names = ", ".join(deployed) or "none"
         raise UnknownEndpoint(f"no endpoint {name[:60]!r}; deployed: {names}")
-
-
-def _authenticate(request: Request, identify: Callable[[str | None], str | None]) -> str:
-    actor = identify(request.headers.get("authorization"))
-    if actor is None:
-        raise Unauthenticated(
-            "a valid API key is needed: send `Authorization: Bearer <key>`; `aios up` prints one"
-        )
-    return actor
 
 
 async def _read(request: Request, limit_bytes: int) -> bytes:
@@ -248,14 +242,7 @@ async def _read(request: Request, limit_bytes: int) -> bytes:
 def _handle_errors(app: FastAPI) -> None:
     def respond(error: Exception, request: Request) -> Response:
         status, body = problem(error, request.headers.get("x-request-id", "")[:128])
-        headers = {}
-        if isinstance(error, Overloaded):
-            headers["retry-after"] = str(max(1, round(error.retry_after_s)))
-        elif isinstance(error, TemporaryError):
-            headers["retry-after"] = "1"
-        if isinstance(error, Unauthenticated):
-            headers["www-authenticate"] = 'Bearer realm="aios"'
-        return Response(body, status, headers, media_type="application/problem+json")
+        return Response(body, status, answer_headers(error))
 
     @app.exception_handler(AiosError)
     async def known(request: Request, error: AiosError) -> Response:
@@ -264,7 +251,7 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         faults = [
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+            f"{'.'.join(str(part)[:60] for part in fault['loc'])}: {fault['msg'][:200]}"
             for fault in error.errors()[:5]
         ]
         return respond(Malformed("; ".join(faults)), request)
@@ -274,6 +261,10 @@ def _handle_errors(app: FastAPI) -> None:
         path = request.url.path[:200]
         if error.status_code == 404:
             return respond(UnknownName(f"nothing is served at {path}; see /api/docs"), request)
+        if error.status_code == 405:
+            allow = (error.headers or {}).get("Allow", "")
+            message = f"{path} takes {allow}, not {request.method[:20]}"
+            return respond(NotAllowed(message, allow=allow), request)
         return respond(UsageError(f"{request.method} {path}: {error.detail}"), request)
 
     @app.exception_handler(Exception)

@@ -104,6 +104,12 @@ def driver_environment(ports: Ports, token_path: Path) -> dict[str, str]:
     }
 
 
+def cluster_token(environment: Mapping[str, str]) -> str | None:
+    """Ray's cluster token where `RAY_AUTH_TOKEN_PATH` names its file; None without one."""
+    path = environment.get("RAY_AUTH_TOKEN_PATH")
+    return Path(path).read_text().strip() if path else None
+
+
 def start_command(
     ports: Ports,
     temp_dir: Path,

@@ -66,7 +66,8 @@ def watch(home: Path, parent: psutil.Process | None, restart: bool) -> None:
             _clear(home)
             return
         noted = (home / NOTE).exists()
-        if not noted and (seen or time.monotonic() - begun_s > NOTE_S):
+        gone = seen or not home.exists() or time.monotonic() - begun_s > NOTE_S
+        if not noted and gone:
             return
         seen = seen or noted
         if restart and noted and failures < RESTARTS:

@@ -5,30 +5,42 @@ result under the caller's operation id, so a command repeated after a crash is n
 out twice. What runs is the reconciler's matter; how a rollout goes on is `RolloutDriver`'s.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-
-from pydantic import ValidationError
 
 from aios.clock import Clock
 from aios.config import Settings
 from aios.contracts import Contract, compatibility
 from aios.errors import IllegalTransition, UnknownName, UsageError
-from aios.flows import FlowEngine
-from aios.kernel import metrics, serve_config, views
+from aios.flows import FlowEngine, Flows
+from aios.kernel import metrics, requests, serve_config, views
 from aios.kernel.observations import Observations
 from aios.kernel.reconcile import Reconciler, Serve
 from aios.kernel.rollouts import RolloutDriver
 from aios.kernel.traffic import next_plan, served
-from aios.records import Artifact, EndpointSpec, WindowReport
-from aios.registry import Registry, RolloutRow
+from aios.records import EndpointSpec, ModelVersion, Record, WindowReport
+from aios.registry import Change, Registry, RolloutRow
 from aios.rollout.plans import parse_plan
+from aios.store.canonical import canonical
 from aios.store.database import Database
 
-Command = Callable[[str, str | None, dict[str, Any]], dict[str, Any]]
+
+@dataclass(frozen=True)
+class _Asked:
+    """Who asks, under which operation id; `digest` tells one request from another."""
+
+    actor: str
+    operation_id: str | None
+    digest: str
+
+
+Command = Callable[[Any, _Asked], dict[str, Any]]
 
 
 class Kernel:
@@ -38,52 +50,58 @@ class Kernel:
         settings: where the store, artifacts and logs are.
         serve: Ray Serve, or a fake of it.
         api_key: (identity, digest) of the key that `aios up` made.
+        flows: what drives rollouts durably; see `open_flows`.
     """
 
     def __init__(
-        self, settings: Settings, serve: Serve, clock: Clock, api_key: tuple[str, str]
+        self,
+        settings: Settings,
+        serve: Serve,
+        clock: Clock,
+        api_key: tuple[str, str],
+        flows: Flows,
     ) -> None:
         self._settings = settings
         self._clock = clock
-        database = Database(settings.store_url)
-        database.upgrade()
-        self.registry = Registry(database, clock)
+        self._database = Database(settings.store_url)
+        self._database.upgrade()
+        self.registry = Registry(self._database, clock)
         self._started_s = clock.now_s()
         self._ensure_key(*api_key)
         self._observations = Observations(clock)
         self._reconciler = Reconciler(self.desired, serve)
-        flows = FlowEngine(_flows_url(settings), executor="kernel")
         self._rollouts = RolloutDriver(
             self.registry, self._observations, self._reconciler, flows, clock
         )
-        self._commands: dict[str, Command] = {
-            "register": self._register,
-            "deploy": self._deploy,
-            "remove": self._remove,
-            "start_rollout": self._start_rollout,
-            "command_rollout": self._command_rollout,
-            "rollback": self._rollback,
+        self._commands: dict[str, tuple[type[Record], Command]] = {
+            "register": (requests.Register, self._register),
+            "deploy": (requests.Deploy, self._deploy),
+            "remove": (requests.OfName, self._remove),
+            "start_rollout": (requests.StartRollout, self._start_rollout),
+            "command_rollout": (requests.CommandRollout, self._command_rollout),
+            "rollback": (requests.Rollback, self._rollback),
         }
-        self._queries: dict[str, Callable[..., Any]] = {
-            "models": self._models,
-            "model": lambda ref: self.registry.version(ref).model_dump(mode="json"),
-            "endpoints": self._endpoints,
-            "endpoint": lambda name: self._endpoint(name),
-            "rollouts": self._list_rollouts,
-            "rollout": self._rollout_status,
-            "evidence": self._evidence,
-            "series": lambda endpoint: self._observations.series(endpoint),
-            "plans": lambda endpoint: [
-                plan.model_dump(mode="json", exclude={"keys"})
-                for plan in self.registry.plans(endpoint)
-            ],
-            "audit": lambda limit=100, subject=None: [
-                entry.model_dump(mode="json") for entry in self.registry.audit(limit, subject)
-            ],
-            "status": self._status,
-            "ps": self._ps,
-            "metrics": lambda: metrics.render(self.registry, self._observations),
-            "feedback": self._feedback,
+        self._queries: dict[str, tuple[type[Record], Callable[..., Any]]] = {
+            "models": (requests.MaybeName, self._models),
+            "model": (
+                requests.OfReference,
+                lambda ref: self.registry.version(ref).model_dump(mode="json"),
+            ),
+            "endpoints": (requests.Nothing, self._endpoints),
+            "endpoint": (requests.OfName, self._endpoint),
+            "rollouts": (requests.MaybeEndpoint, self._list_rollouts),
+            "rollout": (requests.OfId, self._rollout_status),
+            "evidence": (requests.OfId, self._evidence),
+            "series": (requests.OfEndpoint, self._observations.series),
+            "plans": (requests.OfEndpoint, self._plans),
+            "audit": (requests.AuditQuery, self._audit),
+            "status": (requests.Nothing, self._status),
+            "ps": (requests.Nothing, self._ps),
+            "metrics": (
+                requests.Nothing,
+                lambda: metrics.render(self.registry, self._observations),
+            ),
+            "feedback": (requests.Feedback, self._feedback),
         }
 
     def start(self) -> None:
@@ -92,8 +110,10 @@ class Kernel:
         self._rollouts.start()
 
     def close(self) -> None:
+        """Stop looking and deciding. Rollouts in the middle are left for the next kernel."""
         self._rollouts.close()
         self._reconciler.stop()
+        self._database.close()
 
     def report(self, report: WindowReport) -> None:
         """Take what a replica counted."""
@@ -107,19 +127,21 @@ class Kernel:
         Raises:
             AiosError: it cannot be done; the message says why and what to do.
         """
-        try:
-            if command in self._commands:
-                return self._commands[command](actor, operation_id, dict(arguments))
-            if command in self._queries:
-                return self._queries[command](**arguments)
-        except ValidationError as error:
-            raise UsageError(_explain(error)) from error
+        if command in self._commands:
+            kind, carry_out = self._commands[command]
+            request = requests.read(kind, arguments, command)
+            asked = _Asked(actor, operation_id, _digest(actor, command, arguments))
+            return self._carried_out(command, asked) or carry_out(request, asked)
+        if command in self._queries:
+            kind, answer = self._queries[command]
+            return answer(**dict(requests.read(kind, arguments, command)))
         known = ", ".join(sorted({**self._commands, **self._queries}))
-        raise UnknownName(f"no command {command[:60]!r}; there are: {known}")
+        raise UnknownName(f"no command {str(command)[:60]!r}; there are: {known}")
 
     def desired(self) -> dict[str, Any]:
         """The Serve configuration that the registry asks for now."""
-        keys = {key.digest: key.identity for key in self.registry.keys()}
+        active = self.registry.keys()
+        keys = {key.digest: key.identity for key in active}
         replica_settings = {
             "artifacts_url": self._settings.artifacts_url,
             "cache": str(self._settings.home / "cache"),
@@ -142,9 +164,10 @@ class Kernel:
             plan = plan.model_copy(update={"keys": tuple(sorted(keys))})
             applications.append(serve_config.endpoint_application(plan, replica_settings))
             wanted = self._rollouts.challengers(state.spec.name)
-            for version in wanted:
+            for app, version in wanted.items():
                 applications.append(
                     serve_config.challenger_application(
+                        app,
                         plan,
                         served(self.registry.version(f"{state.spec.model}:{version}")),
                         replica_settings,
@@ -155,58 +178,66 @@ class Kernel:
     # -- commands ---------------------------------------------------------------------
 
     def _ensure_key(self, identity: str, digest: str) -> None:
-        if any(key.digest == digest for key in self.registry.keys()):
+        active = self.registry.keys()
+        if any(key.digest == digest for key in active):
             return
         with self.registry.change(actor="aios up", action="add_key", subject=identity) as change:
             change.add_key(f"{identity}-{digest[:8]}", identity, digest, "admin")
 
-    def _register(
-        self, actor: str, operation_id: str | None, arguments: dict[str, Any]
-    ) -> dict[str, Any]:
-        name = str(arguments["name"])
-        contract = Contract.from_json(arguments["contract"])
-        with self.registry.change(
-            actor=actor,
-            action="register",
-            subject=name,
-            details={"contract": contract.digest},
-            operation_id=operation_id,
-        ) as change:
+    def _carried_out(self, command: str, asked: _Asked) -> dict[str, Any] | None:
+        """The result of the same request before, whatever has become of the world since."""
+        if asked.operation_id is None:
+            return None
+        done = self.registry.remembered(asked.operation_id, asked.digest)
+        if done is not None and command == "start_rollout":
+            # The first time may have ended between the row and its flow.
+            self._rollouts.drive(done["id"])
+        return done
+
+    def _change(
+        self, asked: _Asked, action: str, subject: str, **details: Any
+    ) -> AbstractContextManager[Change]:
+        return self.registry.change(
+            actor=asked.actor,
+            action=action,
+            subject=subject,
+            details=details,
+            operation_id=asked.operation_id,
+            request_digest=asked.digest,
+        )
+
+    def _register(self, request: requests.Register, asked: _Asked) -> dict[str, Any]:
+        contract = Contract.from_json(request.contract)
+        with self._change(asked, "register", request.name, contract=contract.digest) as change:
             if change.done is not None:
                 return change.done
             version = change.register(
-                name,
-                Artifact.model_validate(arguments["artifact"]),
+                request.name,
+                request.artifact,
                 contract.to_json(),
                 contract.digest,
-                metrics=arguments.get("metrics"),
-                tags=arguments.get("tags"),
-                lineage=arguments.get("lineage"),
-                conversion=arguments.get("conversion"),
+                metrics=request.metrics,
+                tags=request.tags,
+                lineage=request.lineage,
+                conversion=request.conversion,
             )
             result = version.model_dump(mode="json")
             change.remember(result)
         return result
 
-    def _deploy(
-        self, actor: str, operation_id: str | None, arguments: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _deploy(self, request: requests.Deploy, asked: _Asked) -> dict[str, Any]:
         """Create an endpoint, or change its spec. Changing the version of one that runs is a
         rollout's work and refused here."""
-        version = self.registry.version(str(arguments["version"]))
-        spec = EndpointSpec.model_validate({**arguments["spec"], "model": version.name})
-        with self.registry.change(
-            actor=actor,
-            action="deploy",
-            subject=spec.name,
-            details={"version": version.ref},
-            operation_id=operation_id,
-        ) as change:
+        version = self.registry.version(request.version)
+        spec = requests.read(
+            EndpointSpec, {**request.spec, "model": version.name}, "the endpoint's spec"
+        )
+        with self._change(asked, "deploy", spec.name, version=version.ref) as change:
             if change.done is not None:
                 return change.done
             existing = {state.spec.name: state for state in change.endpoints()}.get(spec.name)
             if existing is not None:
-                _refuse_other_version(existing.spec, existing.stable_version, version.name, version)
+                _refuse_other_version(existing.spec, existing.stable_version, version)
                 if any(row.endpoint == spec.name for row in change.active_rollouts()):
                     raise IllegalTransition(
                         f"a rollout runs on endpoint {spec.name!r}; wait for it or abort it, "
@@ -220,13 +251,9 @@ class Kernel:
         self._reconciler.changed()
         return result
 
-    def _remove(
-        self, actor: str, operation_id: str | None, arguments: dict[str, Any]
-    ) -> dict[str, Any]:
-        name = str(arguments["name"])
-        with self.registry.change(
-            actor=actor, action="remove", subject=name, operation_id=operation_id
-        ) as change:
+    def _remove(self, request: requests.OfName, asked: _Asked) -> dict[str, Any]:
+        name = request.name
+        with self._change(asked, "remove", name) as change:
             if change.done is not None:
                 return change.done
             change.remove_endpoint(name)
@@ -235,87 +262,56 @@ class Kernel:
         self._reconciler.changed()
         return {"name": name}
 
-    def _start_rollout(
-        self, actor: str, operation_id: str | None, arguments: dict[str, Any]
-    ) -> dict[str, Any]:
-        state = self.registry.endpoint(str(arguments["endpoint"]))
-        plan = parse_plan(arguments["plan"])
-        to = self.registry.version(str(arguments["version"]))
-        now = self.registry.version(f"{state.spec.model}:{state.stable_version}")
-        _refuse_unfit(state.spec, now.version, to)
-        rollout_id = f"{state.spec.name}-{to.version}-{uuid4().hex[:8]}"
-        with self.registry.change(
-            actor=actor,
-            action="rollout",
-            subject=state.spec.name,
-            details={"to": to.ref, "from": now.ref, "plan": plan.model_dump(mode="json")},
-            operation_id=operation_id,
-        ) as change:
+    def _start_rollout(self, request: requests.StartRollout, asked: _Asked) -> dict[str, Any]:
+        state = self.registry.endpoint(request.endpoint)
+        plan = parse_plan(request.plan)
+        to = self.registry.version(request.version)
+        told = {"to": to.ref, "plan": plan.model_dump(mode="json")}
+        with self._change(asked, "rollout", state.spec.name, **told) as change:
             if change.done is not None:
                 return change.done
-            reasons = compatibility(
-                Contract.from_json(now.contract), Contract.from_json(to.contract)
+            state = change.endpoint(state.spec.name)
+            now = change.version(f"{state.spec.model}:{state.stable_version}")
+            _refuse_unfit(state.spec, now, to)
+            row = RolloutRow(
+                id=f"{state.spec.name}-{to.version}-{uuid4().hex[:8]}",
+                endpoint=state.spec.name,
+                from_version=now.version,
+                to_version=to.version,
+                plan=plan.model_dump(mode="json"),
+                stage="starting",
+                created_s=change.at_s,
+                created_by=asked.actor,
             )
-            if reasons:
-                raise UsageError(
-                    f"{to.ref} cannot replace {now.ref}, its contract is narrower: "
-                    + "; ".join(reasons)
-                )
-            change.create_rollout(
-                RolloutRow(
-                    id=rollout_id,
-                    endpoint=state.spec.name,
-                    from_version=now.version,
-                    to_version=to.version,
-                    plan=plan.model_dump(mode="json"),
-                    stage="starting",
-                    state=self._rollouts.first_state(plan, rollout_id),
-                    created_s=change.at_s,
-                    created_by=actor,
-                )
-            )
-            result = {"id": rollout_id}
-            change.remember(result)
-        self._rollouts.drive(rollout_id)
+            row = row.model_copy(update={"state": self._rollouts.first_state(plan, row.id)})
+            change.note(**{"from": now.ref, "rollout": row.id})
+            change.create_rollout(row)
+            change.remember({"id": row.id})
+        self._rollouts.drive(row.id)
         self._reconciler.changed()
-        return result
+        return {"id": row.id}
 
-    def _command_rollout(
-        self, actor: str, operation_id: str | None, arguments: dict[str, Any]
-    ) -> dict[str, Any]:
-        row = self.registry.rollout(str(arguments["id"]))
-        command, reason = str(arguments["command"]), str(arguments.get("reason") or "")
+    def _command_rollout(self, request: requests.CommandRollout, asked: _Asked) -> dict[str, Any]:
+        endpoint = self.registry.rollout(request.id).endpoint
+        command, reason = request.command, request.reason or ""
+        told = {"rollout": request.id, "reason": reason}
         with (
             self._rollouts.deciding,
-            self.registry.change(
-                actor=actor,
-                action=f"{command}_rollout",
-                subject=row.endpoint,
-                details={"rollout": row.id, "reason": reason},
-                operation_id=operation_id,
-            ) as change,
+            self._change(asked, f"{command}_rollout", endpoint, **told) as change,
         ):
             if change.done is not None:
                 return change.done
-            result = self._rollouts.command(change, row.id, command, reason)
+            result = self._rollouts.command(change, request.id, command, reason)
             change.remember(result)
-        self._rollouts.wake(row.id)
+        self._rollouts.wake(request.id)
         return result
 
-    def _rollback(
-        self, actor: str, operation_id: str | None, arguments: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _rollback(self, request: requests.Rollback, asked: _Asked) -> dict[str, Any]:
         """Back to what users had before: end the running rollout, or undo the last promotion."""
-        name, reason = str(arguments["endpoint"]), str(arguments.get("reason") or "")
+        name, reason = request.endpoint, request.reason or ""
         with (
             self._rollouts.deciding,
-            self.registry.change(
-                actor=actor,
-                action="rollback",
-                subject=name,
-                details={"reason": reason},
-                operation_id=operation_id,
-            ) as change,
+            self._change(asked, "rollback", name, reason=reason) as change,
         ):
             if change.done is not None:
                 return change.done
@@ -323,7 +319,7 @@ class Kernel:
             running = [row for row in change.active_rollouts() if row.endpoint == name]
             if running:
                 self._rollouts.command(change, running[0].id, "abort", reason or "rolled back")
-                target = state.stable_version
+                target = change.endpoint(name).stable_version
             elif state.previous_version is None:
                 raise IllegalTransition(
                     f"endpoint {name!r} has served only version {state.stable_version}; "
@@ -372,12 +368,21 @@ class Kernel:
         self.registry.rollout(id)
         return [item.model_dump(mode="json") for item in self.registry.evidence(id)]
 
+    def _plans(self, endpoint: str) -> list[dict[str, Any]]:
+        plans = self.registry.plans(endpoint)
+        return [plan.model_dump(mode="json", exclude={"keys"}) for plan in plans]
+
+    def _audit(self, limit: int, subject: str | None) -> list[dict[str, Any]]:
+        entries = self.registry.audit(limit, subject)
+        return [entry.model_dump(mode="json") for entry in entries]
+
     def _status(self) -> dict[str, Any]:
+        versions = self.registry.versions()
         return {
             "started_s": self._started_s,
             "now_s": self._clock.now_s(),
-            "models": len({version.name for version in self.registry.versions()}),
-            "versions": len(self.registry.versions()),
+            "models": len({version.name for version in versions}),
+            "versions": len(versions),
             "endpoints": self._endpoints(),
             "rollouts": [self._rollouts.view(row) for row in self.registry.active_rollouts()],
             "problem": self._reconciler.problem,
@@ -397,39 +402,38 @@ class Kernel:
         return {"taken": self._observations.feedback(endpoint, answers)}
 
 
-def _refuse_other_version(
-    spec: EndpointSpec, stable: int, model: str, version: Any
-) -> None:
-    if spec.model != model or stable != version.version:
+def open_flows(settings: Settings) -> FlowEngine:
+    """The kernel's durable flows. DBOS's tables stand beside ours in PostgreSQL; in SQLite they
+    get a file of their own, since each file has one writer at a time."""
+    url = Database(settings.store_url).url
+    if url.drivername == "sqlite":
+        Path(settings.home).mkdir(parents=True, exist_ok=True)
+        return FlowEngine(f"sqlite:///{settings.home}/flows.db", executor="kernel")
+    return FlowEngine(url.render_as_string(hide_password=False), executor="kernel")
+
+
+def _refuse_other_version(spec: EndpointSpec, stable: int, version: ModelVersion) -> None:
+    if spec.model != version.name or stable != version.version:
         raise IllegalTransition(
             f"endpoint {spec.name!r} serves {spec.model}:{stable}; to bring {version.ref} to its "
             f'users use rt.rollout("{spec.name}", "{version.ref}", aios.Canary(...))'
         )
 
 
-def _refuse_unfit(spec: EndpointSpec, stable: int, to: Any) -> None:
+def _refuse_unfit(spec: EndpointSpec, now: ModelVersion, to: ModelVersion) -> None:
     if to.name != spec.model:
         raise UsageError(
             f"endpoint {spec.name!r} serves the model {spec.model!r}; {to.ref} is another model"
         )
-    if to.version == stable:
+    if to.version == now.version:
         raise UsageError(f"{to.ref} is the stable version of {spec.name!r} already")
+    reasons = compatibility(Contract.from_json(now.contract), Contract.from_json(to.contract))
+    if reasons:
+        raise UsageError(
+            f"{to.ref} cannot replace {now.ref}, its contract is narrower: " + "; ".join(reasons)
+        )
 
 
-def _flows_url(settings: Settings) -> str:
-    """DBOS's tables stand beside ours in PostgreSQL; in SQLite they get a file of their own,
-    since each file has one writer at a time."""
-    if settings.store_url.startswith("sqlite"):
-        Path(settings.home).mkdir(parents=True, exist_ok=True)
-        return f"sqlite:///{settings.home}/flows.db"
-    return settings.store_url.replace("postgresql://", "postgresql+psycopg://", 1)
-
-
-def _explain(error: ValidationError) -> str:
-    faults = [
-        f"{'.'.join(str(part) for part in fault['loc']) or 'value'}: {fault['msg']}"
-        for fault in error.errors(include_url=False)[:5]
-    ]
-    return "; ".join(faults)
-
-
+def _digest(actor: str, command: str, arguments: Mapping[str, Any]) -> str:
+    text = canonical([actor, command, dict(arguments)])
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

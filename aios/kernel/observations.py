@@ -1,13 +1,14 @@
 """What replicas report, kept in memory and shared by the kernel's threads."""
 
+import math
 import threading
 from collections import OrderedDict
-from typing import Any
+from typing import Any, get_args
 
 from aios.clock import Clock
 from aios.errors import UsageError
 from aios.monitoring import EndpointTotals, Evidence, Ledger, ReplicaStatus, Series
-from aios.records import WindowReport
+from aios.records import ArmName, WindowReport
 
 MAX_FEEDBACK_IDS = 100_000
 
@@ -59,7 +60,8 @@ class Observations:
             How many were counted; repeats are not.
 
         Raises:
-            UsageError: an entry lacks a field or its value is not a number.
+            UsageError: an entry lacks a field, names no arm, or its value is not a finite
+                number.
         """
         taken = 0
         parsed = [_feedback(entry) for entry in answers]
@@ -84,9 +86,12 @@ class Observations:
 
 def _feedback(entry: dict[str, Any]) -> tuple[str, str, float]:
     try:
-        return str(entry["request_id"]), str(entry["arm"]), float(entry["kpi"])
-    except (KeyError, TypeError, ValueError) as error:
+        request_id, arm, value = str(entry["request_id"]), str(entry["arm"]), float(entry["kpi"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        request_id, arm, value = "", "", math.nan
+    if not request_id or arm not in get_args(ArmName) or not math.isfinite(value):
         raise UsageError(
-            'feedback needs {"request_id": text, "arm": text, "kpi": number} for each answer; '
-            f"got {str(entry)[:120]}"
-        ) from error
+            'feedback needs {"request_id": text, "arm": text, "kpi": number} for each answer, '
+            f"with one of the arms {', '.join(get_args(ArmName))}; got {str(entry)[:120]}"
+        )
+    return request_id, arm, value

@@ -13,7 +13,8 @@ from aios.clock import SystemClock
 from aios.config import Settings
 from aios.errors import AiosError, ClusterUnavailable, from_problem
 from aios.kernel.api import build_api, identity_of
-from aios.kernel.kernel import Kernel
+from aios.kernel.environment import cluster_token
+from aios.kernel.kernel import Kernel, open_flows
 from aios.kernel.serve_client import ServeClient
 from aios.records import WindowReport
 from aios.store.artifacts import ArtifactStore
@@ -22,11 +23,6 @@ NAME = "aios-kernel"
 NAMESPACE = "aios"
 ANSWER_S = 15.0
 """How long a command may take; SQLite and a rollout's decision take milliseconds."""
-
-
-def _ray_token() -> str | None:
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return Path(path).read_text().strip() if path else None
 
 
 class KernelActor:
@@ -40,8 +36,8 @@ class KernelActor:
         logging.basicConfig(level=logging.INFO)
         logging.getLogger("httpx").setLevel(logging.WARNING)
         loaded = Settings.model_validate(settings)
-        client = ServeClient(f"http://127.0.0.1:{loaded.dashboard_port}", _ray_token())
-        self._kernel = Kernel(loaded, client, SystemClock(), api_key)
+        client = ServeClient(f"http://127.0.0.1:{loaded.dashboard_port}", cluster_token(os.environ))
+        self._kernel = Kernel(loaded, client, SystemClock(), api_key, open_flows(loaded))
         self._kernel.start()
 
     def execute(

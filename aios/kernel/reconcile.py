@@ -8,9 +8,8 @@ from typing import Any, Protocol
 from aios.errors import ClusterUnavailable
 from aios.kernel.serve_client import AppStatus
 
-RETRY_S = 1.0
 LOOK_S = 1.0
-"""How often Serve is asked what runs; commands do not wait for it."""
+"""How often Serve is asked what runs, and a failed try is repeated; commands do not wait."""
 
 logger = logging.getLogger("aios.kernel")
 
@@ -40,6 +39,7 @@ class Reconciler:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="aios-reconcile", daemon=True)
         self.problem: str | None = None
+        self.has_looked = False
 
     def start(self) -> None:
         self._thread.start()
@@ -53,7 +53,7 @@ class Reconciler:
         return self._statuses
 
     def once(self) -> bool:
-        """Put the desired configuration if it differs from the last one put.
+        """Put the desired configuration if it differs from the last one put, then look.
 
         Returns:
             Whether something was put.
@@ -61,33 +61,37 @@ class Reconciler:
         Raises:
             ClusterUnavailable: Serve does not answer; nothing is remembered as applied.
         """
+        self._changed.clear()
         desired = self._desired()
-        if desired == self._applied:
-            return False
-        self._serve.put(desired)
-        self._applied = desired
-        return True
+        differs = desired != self._applied
+        if differs:
+            # A put that fails may have been taken all the same, so even going back to the
+            # configuration before it needs another put.
+            self._applied = None
+            self._serve.put(desired)
+            self._applied = desired
+        if not self._changed.is_set():
+            self._statuses = self._serve.statuses()
+            self.has_looked = True
+        return differs
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self._changed.clear()
             try:
                 self.once()
-                if not self._changed.is_set():
-                    self._statuses = self._serve.statuses()
                 self.problem = None
             except ClusterUnavailable as error:
                 self.problem = str(error)
                 logger.warning("reconcile: %s", error)
-                self._stopped.wait(RETRY_S)
             except Exception as error:
                 # One bad look must not end the loop that everything depends on.
                 self.problem = f"{type(error).__name__}: {error}"
                 logger.exception("reconcile failed; trying again")
-                self._stopped.wait(RETRY_S)
             self._changed.wait(LOOK_S)
 
     def stop(self) -> None:
+        """End the loop, if it was started, after what it is doing."""
         self._stopped.set()
         self._changed.set()
-        self._thread.join(timeout=5)
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)

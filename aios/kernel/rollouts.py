@@ -6,12 +6,11 @@ kernel that was killed re-reads it and looks again; as the policy is pure it dec
 
 import logging
 import threading
-import time
 from typing import Any
 
 from aios.clock import Clock
 from aios.errors import IllegalTransition, UsageError
-from aios.flows import FlowEngine
+from aios.flows import FlowInterrupted, Flows
 from aios.kernel.observations import Observations
 from aios.kernel.reconcile import Reconciler
 from aios.kernel.serve_client import failure_reason
@@ -53,7 +52,7 @@ class RolloutDriver:
         registry: Registry,
         observations: Observations,
         reconciler: Reconciler,
-        flows: FlowEngine,
+        flows: Flows,
         clock: Clock,
     ) -> None:
         self._registry = registry
@@ -63,7 +62,7 @@ class RolloutDriver:
         self._clock = clock
         self.deciding = threading.RLock()
         self._woken: dict[str, threading.Event] = {}
-        self._lingering: dict[tuple[str, int], float] = {}
+        self._lingering: dict[str, tuple[RolloutRow, float]] = {}
         self._wrote_evidence_s: dict[str, float] = {}
         self._closed = threading.Event()
         self._stage_step = flows.step("rollout_stage", self._until_stage_ends)
@@ -77,6 +76,7 @@ class RolloutDriver:
             self.drive(row.id)
 
     def close(self) -> None:
+        """End every flow where it is; the next kernel goes on with it."""
         self._closed.set()
         for event in list(self._woken.values()):
             event.set()
@@ -98,63 +98,86 @@ class RolloutDriver:
         if event is not None:
             event.set()
 
-    def challengers(self, endpoint: str) -> list[int]:
-        """Versions that need an application of their own beside the endpoint now."""
-        now_s = time.monotonic()
+    def challengers(self, endpoint: str) -> dict[str, int]:
+        """Applications, with their versions, that are needed beside the endpoint now."""
+        now_s = self._clock.monotonic_s()
         wanted = {
-            row.to_version for row in self._registry.active_rollouts() if row.endpoint == endpoint
+            _app(row): row.to_version
+            for row in self._registry.active_rollouts()
+            if row.endpoint == endpoint
         }
-        for (name, version), until_s in list(self._lingering.items()):
+        for app, (row, until_s) in list(self._lingering.items()):
             if until_s < now_s:
-                self._lingering.pop((name, version), None)
-            elif name == endpoint:
-                wanted.add(version)
-        return sorted(wanted)
+                self._lingering.pop(app, None)
+            elif row.endpoint == endpoint:
+                wanted[app] = row.to_version
+        return wanted
 
     # -- the flow ---------------------------------------------------------------------
 
     def _drive(self, rollout_id: str) -> str:
         """Durable: one checkpointed step per stage, until the rollout is over."""
         while True:
-            ended: dict[str, Any] = self._stage_step(rollout_id)
+            try:
+                ended: dict[str, Any] = self._stage_step(rollout_id)
+            except Exception:
+                # The stage's checkpoint could not be stored. A flow that raises never runs
+                # again, and the truth is the row: look again.
+                logger.exception("rollout %s: a stage was not checkpointed", rollout_id)
+                self._pause(self._closed)
+                continue
             if ended["outcome"] is not None:
                 return str(ended["outcome"])
 
     def _until_stage_ends(self, rollout_id: str) -> dict[str, Any]:
         event = self._woken.setdefault(rollout_id, threading.Event())
-        stage: tuple[str, int] | None = None
+        began: tuple[str, int] | None = None
+        failure = ""
         while True:
             event.clear()
             try:
                 row = self.look(rollout_id)
-            except Exception:
+            except Exception as error:
                 # A look that failed (a full disk, say) decided nothing; the next one may.
-                logger.exception("rollout %s: a look failed; looking again", rollout_id)
-                row = self._registry.rollout(rollout_id)
-            state = State.model_validate(row.state)
+                if failure != repr(error):
+                    logger.exception("rollout %s: a look failed; looking again", rollout_id)
+                failure = repr(error)
+                self._pause(event)
+                continue
+            failure = ""
             if row.status != "running":
                 self._woken.pop(rollout_id, None)
                 self._wrote_evidence_s.pop(rollout_id, None)
                 return {"stage": row.stage, "outcome": row.status}
-            if stage is not None and stage != (state.stage, state.index):
-                return {"stage": row.stage, "outcome": None}
+            state = State.model_validate(row.state)
             stage = (state.stage, state.index)
-            event.wait(LOOK_S)
-            if self._closed.is_set():
-                raise KeyboardInterrupt("the kernel is closing; the next one goes on")
+            if began is not None and stage != began:
+                return {"stage": row.stage, "outcome": None}
+            began = stage
+            self._pause(event)
+
+    def _pause(self, event: threading.Event) -> None:
+        event.wait(LOOK_S)
+        if self._closed.is_set():
+            raise FlowInterrupted("the kernel is closing; the next one goes on")
 
     # -- decisions --------------------------------------------------------------------
 
     def look(self, rollout_id: str) -> RolloutRow:
-        """One look at a running rollout: decide, and write the decision."""
+        """One look at a running rollout: decide, and write the decision.
+
+        Nothing is decided before Serve was seen: to a kernel that has just started every
+        challenger would seem to be down.
+        """
         with self.deciding:
             row = self._registry.rollout(rollout_id)
-            if row.status != "running":
+            if row.status != "running" or not self._reconciler.has_looked:
                 return row
             state = State.model_validate(row.state)
             evidence = self._observations.evidence(row.endpoint, state.era)
             plan = parse_plan(row.plan)
-            after, actions = step(plan, state, evidence, self._facts(row), self._clock.now_s())
+            facts = self._facts(row, state)
+            after, actions = step(plan, state, evidence, facts, self._clock.now_s())
             if not actions:
                 self._registry.save_progress(row.id, after.model_dump(mode="json"))
             else:
@@ -169,9 +192,7 @@ class RolloutDriver:
             self._write_evidence(row, state.era, after)
             return self._registry.rollout(rollout_id)
 
-    def command(
-        self, change: Change, rollout_id: str, command: str, reason: str
-    ) -> dict[str, Any]:
+    def command(self, change: Change, rollout_id: str, command: str, reason: str) -> dict[str, Any]:
         """Carry out a person's `promote` or `abort` inside an open change; hold `deciding`.
 
         Raises:
@@ -188,20 +209,22 @@ class RolloutDriver:
             )
         if command not in ("promote", "abort"):
             raise UsageError(f"unknown command {command[:40]!r}; use promote or abort")
-        facts = self._facts(row).model_copy(
+        state = State.model_validate(row.state)
+        facts = self._facts(row, state).model_copy(
             update={"command": command, "command_reason": f"{change.actor}: {reason}".rstrip(": ")}
         )
-        state = State.model_validate(row.state)
         after, actions = step(parse_plan(row.plan), state, None, facts, self._clock.now_s())
         change.note(**_told(row, after))
         self._write(change, row, after, actions)
         return {"id": row.id, "stage": after.stage, "reason": after.reason}
 
-    def _facts(self, row: RolloutRow) -> Facts:
-        app = self._reconciler.statuses().get(challenger_app_name(row.endpoint, row.to_version))
+    def _facts(self, row: RolloutRow, state: State) -> Facts:
+        app = self._reconciler.statuses().get(_app(row))
         replicas = self._observations.replicas(row.endpoint)
         plan = self._registry.plan(row.endpoint)
-        refused = next((replica.refused for replica in replicas if replica.refused), None)
+        # A refusal of a plan from before this rollout says nothing about its challenger.
+        ours = plan is not None and plan.era == state.era
+        refused = next((replica.refused for replica in replicas if ours and replica.refused), None)
         failed = failure_reason(app.message) if app is not None and app.failed else refused
         return Facts(
             challenger_ready=app is not None and app.ready and refused is None,
@@ -211,9 +234,7 @@ class RolloutDriver:
             and all(replica.revision >= plan.revision for replica in replicas),
         )
 
-    def _write(
-        self, change: Change, row: RolloutRow, after: State, actions: list[Action]
-    ) -> None:
+    def _write(self, change: Change, row: RolloutRow, after: State, actions: list[Action]) -> None:
         for action in actions:
             self._carry_out(change, row, action)
         finish = next((action for action in actions if isinstance(action, Finish)), None)
@@ -225,8 +246,8 @@ class RolloutDriver:
             stage=_stage_name(after),
         )
         if finish is not None:
-            until_s = time.monotonic() + LINGER_S
-            self._lingering[(row.endpoint, row.to_version)] = until_s
+            until_s = self._clock.monotonic_s() + LINGER_S
+            self._lingering[_app(row)] = (row, until_s)
 
     def _carry_out(self, change: Change, row: RolloutRow, action: Action) -> None:
         spec = change.endpoint(row.endpoint).spec
@@ -235,13 +256,11 @@ class RolloutDriver:
         if isinstance(action, SetTraffic):
             challenger = Challenger(
                 served=served(new),
-                app=challenger_app_name(row.endpoint, new.version),
+                app=_app(row),
                 arm="shadow" if action.arm == "shadow" else "canary",
                 weight_fraction=action.weight_fraction,
             )
-            plan = next_plan(
-                change, spec, old, challenger=challenger, era=action.era, salt=row.id
-            )
+            plan = next_plan(change, spec, old, challenger=challenger, era=action.era, salt=row.id)
             change.publish(plan)
         elif isinstance(action, Promote):
             change.put_endpoint(spec, new.version)
@@ -254,7 +273,7 @@ class RolloutDriver:
             change.publish(next_plan(change, spec, old))
 
     def _write_evidence(self, row: RolloutRow, era: str, after: State) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock.monotonic_s()
         recent = now_s - self._wrote_evidence_s.get(row.id, -EVIDENCE_S) < EVIDENCE_S
         if not after.verdicts or (recent and not after.terminal):
             return
@@ -282,6 +301,10 @@ class RolloutDriver:
             "finished_s": row.finished_s,
             "created_by": row.created_by,
         }
+
+
+def _app(row: RolloutRow) -> str:
+    return challenger_app_name(row.endpoint, row.to_version, row.id)
 
 
 def _verdicts(state: State) -> list[dict[str, Any]]:

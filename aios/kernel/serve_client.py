@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from aios.errors import ClusterUnavailable
+
+if TYPE_CHECKING:
+    import httpx
 
 TIMEOUT_S = 10.0
 
@@ -51,6 +52,8 @@ class ServeClient:
     """
 
     def __init__(self, dashboard_url: str, token: str | None) -> None:
+        import httpx
+
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._client = httpx.Client(
             base_url=dashboard_url, headers=headers, timeout=TIMEOUT_S, trust_env=False
@@ -73,7 +76,9 @@ class ServeClient:
         found = self._call("GET").json().get("applications", {})
         return {name: _app_status(name, details) for name, details in found.items()}
 
-    def _call(self, method: str, **more: Any) -> httpx.Response:
+    def _call(self, method: str, **more: Any) -> "httpx.Response":
+        import httpx
+
         try:
             answer = self._client.request(method, "/api/serve/applications/", **more)
         except httpx.HTTPError as error:

@@ -14,9 +14,20 @@ API_APP = "aios--api"
 _HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0}
 
 
-def challenger_app_name(endpoint: str, version: int) -> str:
-    """The Serve application of one challenger; no endpoint can have this name."""
-    return f"{endpoint}--v{version}"
+def challenger_app_name(endpoint: str, version: int, rollout_id: str) -> str:
+    """The Serve application of one challenger; no endpoint can have this name.
+
+    Each rollout gets one of its own, so that what is left of an earlier one of the same
+    version, a crashed process say, is never taken for it.
+    """
+    return f"{endpoint}--v{version}-{rollout_id[-8:]}"
+
+
+def challenger_of(app: str) -> tuple[str, int] | None:
+    """Endpoint and version of a challenger's application; None for any other."""
+    endpoint, _, rest = app.partition("--v")
+    version = rest.partition("-")[0]
+    return (endpoint, int(version)) if version.isdecimal() else None
 
 
 def endpoint_application(plan: TrafficPlan, replica_settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +54,7 @@ def endpoint_application(plan: TrafficPlan, replica_settings: Mapping[str, Any])
 
 
 def challenger_application(
-    plan: TrafficPlan, served: ServedVersion, replica_settings: Mapping[str, Any]
+    app: str, plan: TrafficPlan, served: ServedVersion, replica_settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A version in an application of its own, without a route."""
     spec = plan.spec
@@ -54,7 +65,7 @@ def challenger_application(
         "settings": settings,
     }
     return {
-        "name": challenger_app_name(spec.name, served.version),
+        "name": app,
         "route_prefix": None,
         "import_path": "aios.serving.on_ray:challenger_app",
         "args": arguments,

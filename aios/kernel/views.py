@@ -5,7 +5,7 @@ from typing import Any
 
 from aios.kernel.observations import Observations
 from aios.kernel.serve_client import AppStatus, failure_reason
-from aios.kernel.serve_config import API_APP
+from aios.kernel.serve_config import API_APP, challenger_of
 from aios.records import TrafficPlan
 from aios.registry import EndpointState, Registry
 
@@ -70,6 +70,8 @@ def processes(
             "node": None,
             "state": "RUNNING",
             "started_s": kernel_started_s,
+            "in_flight": None,
+            "revision": None,
         }
     ]
     stable = {state.spec.name: state.stable_version for state in registry.endpoints()}
@@ -77,13 +79,12 @@ def processes(
         replica.replica: replica for name in stable for replica in observations.replicas(name)
     }
     for app in statuses.values():
-        name, _, version = app.name.partition("--v")
+        role, name, shown = "endpoint", app.name, stable.get(app.name)
+        challenger = challenger_of(app.name)
         if app.name == API_APP:
-            role, shown = "api", None
-        elif version:
-            role, shown = "challenger", int(version)
-        else:
-            role, shown = "endpoint", stable.get(name)
+            role = "api"
+        elif challenger is not None:
+            role, (name, shown) = "challenger", challenger
         for replica in app.replicas:
             report = reported.get(replica.replica)
             rows.append(

@@ -6,54 +6,61 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from aios.config import Settings
-from aios.errors import ClusterUnavailable, UsageError
+from aios.errors import AiosError, ClusterUnavailable, UsageError
 from aios.kernel.guard import spawn_guard
-from aios.kernel.head import Head, Ports, read_head, start_head, stop_head
-from aios.records import Record
+from aios.kernel.head import Head, Ports, head_is_alive, read_head, start_head, stop_head
+from aios.runtime.connection import Connection, forget, note, noted, own_key
 from aios.runtime.objects import spinner
+from aios.runtime.readiness import wait_until_ready
 from aios.runtime.runtime import Runtime
-from aios.runtime.transport import Transport
-from aios.security.keys import digest, new_key
+from aios.security.keys import digest
 
-CONNECTION = "connection.json"
-READY_S = 120.0
-KERNEL_START_S = 120.0
-
-
-class Connection(Record):
-    """How to reach a runtime, as noted in its home with mode 0600."""
-
-    address: str
-    key: str
+KERNEL_START_S = 150.0
+"""Bound of the kernel's start: Ray's and DBOS's imports on busy cores. The process itself
+gives up after 120 s with a better reason."""
+SHOWN_LINES = 6
 
 
 def up(settings: Settings, *, num_cpus: int | None = None) -> Connection:
     """Start a runtime that lasts until `down`, or bring the kernel up on an existing Ray.
 
-    Started again after a crash or a `down`, it goes on with what its home holds.
+    Started again after a crash or a `down`, it goes on with what its home holds: models,
+    endpoints, rollouts, and the same API key.
+
+    Args:
+        num_cpus: CPUs that Ray may give out; None counts them. Of no use with an existing Ray.
 
     Raises:
         UsageError: one runs at this home already, or a port is taken; says by whom.
-        ClusterUnavailable: Ray or the kernel did not come up; nothing is left behind.
+        ClusterUnavailable: Ray or the kernel did not come up. A Ray of our own is ended again.
     """
-    settings.home.mkdir(parents=True, exist_ok=True)
+    _make_home(settings.home)
     if settings.ray_address is not None:
-        return _boot_on_existing(settings)
-    ports = Ports.default(
-        settings.http_port, settings.ray_port, settings.dashboard_port
-    )
-    return _start(settings, ports, num_cpus=num_cpus, restart=True)
+        return _start_on_existing(settings)
+    ports = Ports.default(settings.http_port, settings.ray_port, settings.dashboard_port)
+    return _start(settings, ports, num_cpus=num_cpus, private=False)[0]
 
 
 def down(settings: Settings) -> bool:
-    """End the runtime at this home; what it stored stays. False if none was there."""
+    """End the runtime at this home; what it stored stays. False if none was there.
+
+    Raises:
+        UsageError: it runs on a Ray that aios did not start and therefore does not end.
+        TemporaryError: a process does not end; says which.
+    """
     head = read_head(settings.home)
-    (settings.home / CONNECTION).unlink(missing_ok=True)
+    connection = noted(settings.home)
+    if head is None and connection is not None and connection.ray_address is not None:
+        raise UsageError(
+            f"the runtime of {settings.home} runs on the Ray at {connection.ray_address}, which "
+            "aios did not start: end that one, with `ray down cluster.yaml` or `ray stop`"
+        )
+    forget(settings.home)
     if head is None:
         return False
     stop_head(head)
@@ -65,7 +72,7 @@ def connect(address: str | None = None, key: str | None = None, home: Any = None
 
     Args:
         address: URL of the ingress.
-        key: API key; by default AIOS_KEY or what `aios up` noted.
+        key: API key; by default AIOS_KEY, or for a runtime of this machine what `aios up` noted.
         home: folder of the runtime, by default `~/.aios`.
 
     Raises:
@@ -73,18 +80,16 @@ def connect(address: str | None = None, key: str | None = None, home: Any = None
         ClusterUnavailable: nothing answers there.
     """
     settings = Settings.load(address=address, key=key, home=home)
-    noted = _noted(settings.home)
-    where = settings.address or (noted.address if noted else None)
+    here = noted(settings.home)
+    where = settings.address or (here.address if here else None)
     if where is None:
-        raise UsageError(
-            f"no runtime is known at {settings.home}: start one with `aios up`, set AIOS_ADDRESS "
-            "and AIOS_KEY, or use `with aios.local() as rt:`"
-        )
-    runtime = Runtime(where, settings.key or (noted.key if noted else None))
+        raise UsageError(_nothing_known(settings.home))
+    # The noted key opens the noted runtime; another address has no business to see it.
+    known = here.key if here and where.rstrip("/") == here.address else None
+    runtime = Runtime(where, settings.key or known)
     if not runtime._transport.ready():
-        raise ClusterUnavailable(
-            f"nothing answers at {where}; `aios status` tells more, `aios up` starts a runtime"
-        )
+        runtime.close()
+        raise ClusterUnavailable(f"nothing answers at {where}: {_why_silent(settings, where)}")
     return runtime
 
 
@@ -98,9 +103,11 @@ class LocalRuntime(Runtime):
 
     @property
     def home(self) -> Path:
+        """Its folder, with database, artifacts and logs; gone when it ends."""
         return self._head.home
 
     def close(self) -> None:
+        """End the runtime and remove its folder. Doing it twice does no harm."""
         super().close()
         stop_head(self._head, remove_home=True)
 
@@ -113,105 +120,155 @@ def local(*, num_cpus: int | None = None, **settings: Any) -> LocalRuntime:
         settings: as in `aios.toml`, such as `otlp_endpoint` or `store_url`.
 
     Raises:
+        UsageError: a setting is unknown or wrong, or one that a private runtime chooses itself.
         ClusterUnavailable: Ray or the kernel did not come up; nothing is left behind.
     """
+    own = {"home", "http_port", "ray_port", "dashboard_port", "ray_address"} & settings.keys()
+    if own:
+        raise UsageError(
+            f"a private runtime chooses its own {', '.join(sorted(own))}; for one with an address "
+            "of your choice use `aios up`"
+        )
+    ports = Ports.free()
     home = Path(tempfile.mkdtemp(prefix="aios-"))
     try:
-        ports = Ports.free()
         loaded = Settings.load(
             home=home,
             http_port=ports.http,
             ray_port=ports.gcs,
             dashboard_port=ports.dashboard,
             **settings,
-        )
-        connection = _start(loaded, ports, num_cpus=num_cpus, restart=False)
+        ).model_copy(update={"ray_address": None})
+        connection, head = _start(loaded, ports, num_cpus=num_cpus, private=True)
+        return LocalRuntime(connection, head)
     except BaseException:
-        shutil.rmtree(home, ignore_errors=True)
+        _clear(home)
+        ports.release()
         raise
-    head = read_head(home)
-    if head is None:
-        raise ClusterUnavailable(f"the runtime at {home} was stopped while it started")
-    return LocalRuntime(connection, head)
 
 
-def _start(settings: Settings, ports: Ports, *, num_cpus: int | None, restart: bool) -> Connection:
+def _start(
+    settings: Settings, ports: Ports, *, num_cpus: int | None, private: bool
+) -> tuple[Connection, Head]:
+    """Ray, the kernel, the API; whatever goes wrong, also Ctrl-C, ends what was started."""
+    key = own_key(settings.home)
     with spinner("starting Ray") as show:
-        if not restart:
+        if private:
             spawn_guard(settings.home, parent_pid=os.getpid())
         head = start_head(settings.home, ports, num_cpus=num_cpus)
         try:
-            if restart:
+            if not private:
                 spawn_guard(settings.home, restart=True)
-            show("starting the kernel")
-            connection = _connection(settings, head.address)
+            connection = Connection(address=head.address, key=key)
             environment = {**os.environ, **head.driver_env()}
-            _boot(settings, head.gcs_address, connection, environment)
-            show("starting the API")
-            _wait_ready(connection)
+            _bring_up(settings, head.gcs_address, head, connection, environment, show)
         except BaseException:
+            forget(settings.home)
             stop_head(head)
             raise
-    return connection
+    return connection, head
 
 
-def _boot_on_existing(settings: Settings) -> Connection:
+def _start_on_existing(settings: Settings) -> Connection:
     """Only the kernel and what it deploys; Ray belongs to somebody else (`ray up`)."""
-    connection = _connection(settings, f"http://127.0.0.1:{settings.http_port}")
-    with spinner("starting the kernel"):
-        _boot(settings, str(settings.ray_address), connection, dict(os.environ))
-        _wait_ready(connection)
+    head = read_head(settings.home)
+    if head is not None and head_is_alive(head):
+        raise UsageError(
+            f"a runtime of its own already runs at {settings.home}: {head.address}. Stop it with "
+            "`aios down`, or choose another home for the one on that Ray."
+        )
+    connection = Connection(
+        address=f"http://127.0.0.1:{settings.http_port}",
+        key=own_key(settings.home),
+        ray_address=settings.ray_address,
+    )
+    with spinner("starting the kernel") as show:
+        address = str(settings.ray_address)
+        _bring_up(settings, address, None, connection, dict(os.environ), show)
     return connection
 
 
-def _connection(settings: Settings, address: str) -> Connection:
-    """The noted connection with its key, or a new one. A key outlives `down`."""
-    noted = _noted(settings.home, "key.json")
-    key = noted.key if noted is not None else new_key("admin")[0]
-    connection = Connection(address=address, key=key)
-    for name in ("key.json", CONNECTION):
-        path = settings.home / name
-        path.touch(mode=0o600)
-        path.write_text(connection.model_dump_json())
-    return connection
-
-
-def _noted(home: Path, name: str = CONNECTION) -> Connection | None:
-    path = home / name
-    return Connection.model_validate_json(path.read_text()) if path.exists() else None
+def _bring_up(
+    settings: Settings,
+    ray_address: str,
+    head: Head | None,
+    connection: Connection,
+    environment: dict[str, str],
+    show: Callable[[str], None],
+) -> None:
+    show("starting the kernel")
+    _boot(settings, ray_address, connection, environment)
+    show("starting the API")
+    wait_until_ready(connection, head, settings.dashboard_port)
+    note(settings.home, connection)
 
 
 def _boot(
     settings: Settings, ray_address: str, connection: Connection, environment: dict[str, str]
 ) -> None:
+    """Start the kernel, from a process of its own: this one stays free of Ray."""
     request = {
         "ray_address": ray_address,
         "settings": settings.model_dump(mode="json", exclude={"key", "address"}),
         "api_key": ["admin", digest(connection.key)],
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "aios.kernel"],
-        input=json.dumps(request),
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=KERNEL_START_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        last = "\n".join(done.stderr.strip().splitlines()[-6:])
-        raise ClusterUnavailable(f"the kernel did not start:\n{last}")
-
-
-def _wait_ready(connection: Connection) -> None:
-    transport = Transport(connection.address, connection.key)
-    give_up_s = time.monotonic() + READY_S
     try:
-        while not transport.ready():
-            if time.monotonic() > give_up_s:
-                raise ClusterUnavailable(
-                    f"the API at {connection.address} did not answer within {READY_S:.0f} s"
-                )
-            time.sleep(0.1)
-    finally:
-        transport.close()
+        done = subprocess.run(
+            [sys.executable, "-m", "aios.kernel"],
+            input=json.dumps(request),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=KERNEL_START_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ClusterUnavailable(
+            f"the kernel did not start within {KERNEL_START_S:.0f} s on the Ray at {ray_address}; "
+            "is that Ray running, and is the machine busy?"
+        ) from error
+    if done.returncode != 0:
+        last = "\n".join(done.stderr.strip().splitlines()[-SHOWN_LINES:])
+        raise ClusterUnavailable(f"the kernel did not start on the Ray at {ray_address}:\n{last}")
+
+
+def _clear(home: Path) -> None:
+    """End what still runs there before its note goes: without one nobody could find it."""
+    head = read_head(home)
+    if head is not None:
+        stop_head(head)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _make_home(home: Path) -> None:
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{home} cannot be the runtime's folder: {error}") from None
+
+
+def _nothing_known(home: Path) -> str:
+    if read_head(home) is not None:
+        return (
+            f"the runtime at {home} is being started, or its start was cut off; wait a moment, "
+            "or clean up with `aios down`"
+        )
+    return (
+        f"no runtime is known at {home}: start one with `aios up`, set AIOS_ADDRESS and AIOS_KEY, "
+        "or use `with aios.local() as rt:`"
+    )
+
+
+def _why_silent(settings: Settings, where: str) -> str:
+    try:
+        head = read_head(settings.home)
+    except AiosError as error:
+        return str(error)
+    if head is None or head.address != where.rstrip("/"):
+        return "is it the right address, and is the runtime up? `aios up` starts one here"
+    if not head_is_alive(head):
+        return (
+            f"the runtime at {settings.home} died; it comes back by itself within seconds if it "
+            "can, else `aios up` brings it back"
+        )
+    return f"its Ray runs but its API does not answer (yet); logs are in {head.log_dir}"

@@ -8,7 +8,8 @@ from typing import Any
 from aios.contracts import Contract
 from aios.models import build
 from aios.records import ModelVersion
-from aios.runtime.objects import ModelVersions, spinner
+from aios.runtime.objects import spinner
+from aios.runtime.tables import ModelVersions
 from aios.runtime.transport import Transport
 from aios.store.artifacts import ArtifactStore
 

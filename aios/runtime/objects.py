@@ -1,18 +1,21 @@
-"""What the runtime returns: endpoints, answers, rollouts, and the tables of `ps` and `status`."""
+"""What the runtime returns and a user calls: answers, endpoints, rollouts."""
 
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from aios.errors import DeadlineExceeded, UsageError
-from aios.presentation import Rows, Shown, duration
-from aios.records import ModelVersion
+from aios.errors import AiosError, DeadlineExceeded, UsageError
+from aios.presentation import Shown, duration
+from aios.runtime.tables import EndpointStatus, Look, RolloutStatus
 from aios.runtime.transport import Transport
 
 LOOK_S = 0.25
+SHOWN_ROWS = 20
+"""Answers are shown up to here; `outputs` has all."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,15 +36,45 @@ class Answer(Shown):
     degraded: str | None
     latency_s: float
 
-    def _shown(self) -> tuple[str, Sequence[str], Rows]:
+    def _shown(self) -> Look:
         names = list(self.outputs[0]) if self.outputs else []
-        rows = [[index, *output.values()] for index, output in enumerate(self.outputs[:20])]
+        shown = self.outputs[:SHOWN_ROWS]
+        rows = [[index, *output.values()] for index, output in enumerate(shown)]
         degraded = f", degraded: {self.degraded}" if self.degraded else ""
-        title = f"version {self.version} ({self.arm}{degraded}), {duration(self.latency_s)}"
+        more = (
+            f", first {SHOWN_ROWS} of {len(self.outputs)}" if len(self.outputs) > len(rows) else ""
+        )
+        title = f"version {self.version} ({self.arm}{degraded}), {duration(self.latency_s)}{more}"
         return title, ["row", *names], rows
 
 
-class Endpoint(Shown):
+class Live(Shown):
+    """Something that asks the runtime each time it is shown. `repr` asks nobody: a debugger
+    or a failing test must not wait for a network."""
+
+    @abstractmethod
+    def _named(self) -> str:
+        """What it is, without asking."""
+
+    @abstractmethod
+    def _now(self) -> Shown:
+        """How it stands.
+
+        Raises:
+            AiosError: nobody can tell.
+        """
+
+    def _shown(self) -> Look:
+        try:
+            return self._now()._shown()
+        except AiosError as error:
+            return f"{self._named()}: {error}", [], []
+
+    def __repr__(self) -> str:
+        return f"<{self._named()}>"
+
+
+class Endpoint(Live):
     """A served thing. Holds only its name; every call asks the runtime."""
 
     def __init__(self, transport: Transport, name: str) -> None:
@@ -61,12 +94,13 @@ class Endpoint(Shown):
         Raises:
             ContractViolation: a record does not fit; says which row and field.
             DeadlineExceeded, ModelFailed, Overloaded: no version and no fallback answered.
+            UsageError: the records cannot be sent; says why.
         """
-        headers: dict[str, str] = {}
-        if key is not None:
-            headers["x-aios-key"] = key
-        if request_id is not None:
-            headers["x-request-id"] = request_id
+        headers = {
+            name: _header(name, value)
+            for name, value in (("x-aios-key", key), ("x-request-id", request_id))
+            if value is not None
+        }
         body, latency_s = self._transport.predict(self.name, _as_records(records), headers)
         return Answer(latency_s=latency_s, **body)
 
@@ -78,10 +112,9 @@ class Endpoint(Shown):
             "POST", f"/api/v1/endpoints/{self.name}/feedback", {"answers": [entry]}
         )
 
-    def status(self) -> dict[str, Any]:
-        """What is wanted and what runs, as plain values."""
-        found: dict[str, Any] = self._transport.get(f"/api/v1/endpoints/{self.name}")
-        return found
+    def status(self) -> EndpointStatus:
+        """What is wanted and what runs."""
+        return EndpointStatus(self._transport.get(f"/api/v1/endpoints/{self.name}"))
 
     def series(self) -> list[dict[str, Any]]:
         """Per second and arm: count, errors, p50/p95/p99 in seconds; the last hour."""
@@ -108,18 +141,22 @@ class Endpoint(Shown):
                     )
                 time.sleep(LOOK_S)
 
-    def _shown(self) -> tuple[str, Sequence[str], Rows]:
-        return endpoints_table([self.status()], f"endpoint {self.name}")
+    def _named(self) -> str:
+        return f"endpoint {self.name} at {self._transport.address}"
+
+    def _now(self) -> Shown:
+        return self.status()
 
 
-class Rollout(Shown):
+class Rollout(Live):
     """A rollout, running or ended. Holds only its id; every call asks the runtime."""
 
     def __init__(self, transport: Transport, rollout_id: str) -> None:
         self._transport = transport
         self.id = rollout_id
 
-    def status(self) -> "RolloutStatus":
+    def status(self) -> RolloutStatus:
+        """Where it stands, and each rule's verdict."""
         return RolloutStatus(self._transport.get(f"/api/v1/rollouts/{self.id}"))
 
     def evidence(self) -> list[dict[str, Any]]:
@@ -127,7 +164,7 @@ class Rollout(Shown):
         found: list[dict[str, Any]] = self._transport.get(f"/api/v1/rollouts/{self.id}/evidence")
         return found
 
-    def wait(self, timeout_s: float = 600.0) -> "RolloutStatus":
+    def wait(self, timeout_s: float = 600.0) -> RolloutStatus:
         """Wait until it has ended, whatever the outcome.
 
         Raises:
@@ -162,153 +199,11 @@ class Rollout(Shown):
         """
         self._transport.change("POST", f"/api/v1/rollouts/{self.id}/abort", {"reason": reason})
 
-    def _shown(self) -> tuple[str, Sequence[str], Rows]:
-        return self.status()._shown()
+    def _named(self) -> str:
+        return f"rollout {self.id} at {self._transport.address}"
 
-
-class RolloutStatus(Shown):
-    """A rollout at one moment.
-
-    Attributes:
-        outcome: `running`, `promoted`, `rolled_back`, `aborted`, `failed`, `undecided` or
-            `finished`.
-        stage: such as `canary 5%`.
-        reason: why it ended as it did, or what it waits for.
-        verdicts: one object per abort rule: rule, state, estimate, lower, upper, threshold,
-            needed (further canary requests until a decision is expected).
-    """
-
-    def __init__(self, fields: dict[str, Any]) -> None:
-        self.id: str = fields["id"]
-        self.endpoint: str = fields["endpoint"]
-        self.from_version: int = fields["from_version"]
-        self.to_version: int = fields["to_version"]
-        self.outcome: str = fields["status"]
-        self.stage: str = fields["stage"]
-        self.reason: str | None = fields["reason"]
-        self.verdicts: list[dict[str, Any]] = fields["verdicts"]
-        self.created_s: float = fields["created_s"]
-        self.finished_s: float | None = fields["finished_s"]
-        self.fields = fields
-
-    @property
-    def finished(self) -> bool:
-        return self.outcome != "running"
-
-    @property
-    def summary(self) -> str:
-        """One line: outcome or stage, and why."""
-        head = self.outcome if self.finished else self.stage
-        return f"{head}: {self.reason}" if self.reason else head
-
-    def _shown(self) -> tuple[str, Sequence[str], Rows]:
-        title = (
-            f"rollout {self.id}: {self.endpoint} {self.from_version} -> {self.to_version}, "
-            f"{self.summary}"
-        )
-        headings = ["rule", "verdict", "estimate", "lower", "upper", "threshold", "needed"]
-        columns = ["rule", "state", *headings[2:]]
-        return title, headings, [[v.get(name) for name in columns] for v in self.verdicts]
-
-
-class Table(Shown):
-    """A list of plain objects that prints well: `rt.ps()`, `rt.models.list()`."""
-
-    def __init__(self, title: str, rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
-        self.title = title
-        self.rows = rows
-        self._columns = tuple(columns)
-
-    def __iter__(self) -> Any:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index]
-
-    def _shown(self) -> tuple[str, Sequence[str], Rows]:
-        return self.title, self._columns, [[row.get(c) for c in self._columns] for row in self.rows]
-
-
-class Status(Shown):
-    """The runtime at one moment: address, endpoints, running rollouts."""
-
-    def __init__(self, address: str, fields: dict[str, Any]) -> None:
-        self.address = address
-        self.endpoints: list[dict[str, Any]] = fields["endpoints"]
-        self.rollouts = [RolloutStatus(found) for found in fields["rollouts"]]
-        self.models: int = fields["models"]
-        self.versions: int = fields["versions"]
-        self.problem: str | None = fields["problem"]
-        self.uptime_s: float = fields["now_s"] - fields["started_s"]
-
-    def _shown(self) -> tuple[str, Sequence[str], Rows]:
-        problem = f"; problem: {self.problem}" if self.problem else ""
-        rollouts = "".join(f"; {found.endpoint}: {found.summary}" for found in self.rollouts)
-        title = (
-            f"aios at {self.address}, kernel up {duration(self.uptime_s)}, {self.models} models, "
-            f"{self.versions} versions{rollouts}{problem}"
-        )
-        return endpoints_table(self.endpoints, title)
-
-
-class ModelVersions(Shown):
-    """Versions of one or all models."""
-
-    def __init__(self, versions: list[ModelVersion]) -> None:
-        self.versions = versions
-
-    def __iter__(self) -> Any:
-        return iter(self.versions)
-
-    def __len__(self) -> int:
-        return len(self.versions)
-
-    def __getitem__(self, index: int) -> ModelVersion:
-        return self.versions[index]
-
-    def _shown(self) -> tuple[str, Sequence[str], Rows]:
-        rows = [
-            [
-                version.ref,
-                version.artifact.engine,
-                version.artifact.digest[:12],
-                ", ".join(f"{name} {value:.4g}" for name, value in version.metrics.items()),
-                version.created_by,
-            ]
-            for version in self.versions
-        ]
-        return "models", ["version", "engine", "digest", "metrics", "by"], rows
-
-
-def endpoints_table(
-    endpoints: list[dict[str, Any]], title: str
-) -> tuple[str, Sequence[str], Rows]:
-    headings = ["endpoint", "stable", "challenger", "ready", "replicas", "requests", "failed"]
-    rows = [
-        [
-            found["name"],
-            f"{found['model']}:{found['version']}",
-            _challenger(found["challenger"]),
-            "yes" if found["ready"] else f"no ({found['problem'] or found['status'].lower()})",
-            found["replicas"],
-            found["requests"],
-            found["failed"],
-            duration(found["p50_s"]),
-            duration(found["p99_s"]),
-        ]
-        for found in endpoints
-    ]
-    return title, [*headings, "p50", "p99"], rows
-
-
-def _challenger(found: dict[str, Any] | None) -> str | None:
-    if found is None:
-        return None
-    share = f" {found['weight_fraction']:.0%}" if found["arm"] == "canary" else ""
-    return f"{found['version']} {found['arm']}{share}"
+    def _now(self) -> Shown:
+        return self.status()
 
 
 def _as_records(records: Any) -> list[dict[str, Any]]:
@@ -319,10 +214,24 @@ def _as_records(records: Any) -> list[dict[str, Any]]:
     if isinstance(records, Mapping):
         return [dict(records)]
     if isinstance(records, Sequence) and not isinstance(records, str | bytes):
-        return [dict(record) for record in records]
+        wrong = next((record for record in records if not isinstance(record, Mapping)), None)
+        if wrong is None:
+            return [dict(record) for record in records]
+        raise UsageError(f"each record is an object such as {{'age': 40}}, not {wrong!r:.80}")
     raise UsageError(
         f"predict takes a list of objects, one object or a DataFrame, not {type(records).__name__}"
     )
+
+
+def _header(name: str, value: str) -> str:
+    """A value that HTTP takes; quietly changed it would be another key.
+
+    Raises:
+        UsageError: it has other than printable ASCII characters.
+    """
+    if not (isinstance(value, str) and value.isascii() and value.isprintable()):
+        raise UsageError(f"{name} travels as a header: printable ASCII only, not {value!r:.80}")
+    return value
 
 
 @contextmanager

@@ -6,15 +6,16 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from aios.errors import UsageError
-from aios.presentation import Rows, Shown
+from aios.presentation import Shown
 from aios.records import Autoscale, Cached, Default, EndpointSpec, ModelVersion, Rule
 from aios.rollout import BlueGreen, Canary, Shadow
 from aios.runtime.models import Models
-from aios.runtime.objects import Endpoint, Rollout, Status, Table
+from aios.runtime.objects import Endpoint, Live, Rollout
+from aios.runtime.tables import Status, Table
 from aios.runtime.transport import Transport
 
 
-class Runtime(Shown):
+class Runtime(Live):
     """A running aios: register models, deploy endpoints, roll versions out and back.
 
     Get one from `aios.connect()` or `aios.local()`. It holds a connection and nothing else.
@@ -118,6 +119,7 @@ class Runtime(Shown):
         return int(self._transport.change("POST", path, {"reason": reason})["version"])
 
     def status(self) -> Status:
+        """What is deployed, how it does, and which rollouts run."""
         return Status(self.address, self._transport.get("/api/v1/status"))
 
     def ps(self) -> Table:
@@ -144,8 +146,11 @@ class Runtime(Shown):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _shown(self) -> tuple[str, Sequence[str], Rows]:
-        return self.status()._shown()
+    def _named(self) -> str:
+        return f"aios runtime at {self.address}"
+
+    def _now(self) -> Shown:
+        return self.status()
 
 
 def _explain(error: ValidationError) -> str:

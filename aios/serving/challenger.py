@@ -15,6 +15,9 @@ message. Exceptions are not sent: unpickling one needs the user's own classes.""
 class ChallengerReplica:
     """Answers the endpoint's calls with one version.
 
+    Callers decode with the stable version's contract. Where this version's is wider, rows are
+    laid out anew: what it alone knows is null.
+
     Args:
         loaded: the warmed version.
         name: `loan:2`, for spans.
@@ -30,9 +33,16 @@ class ChallengerReplica:
         with self._tracer.span(f"model {self._name}", traceparent, {"aios.rows": batch.rows}):
             try:
                 async with asyncio.timeout(timeout_s):
-                    return await self._runner.run(batch)
+                    return await self._runner.run(self._fitted(batch))
             except (AiosError, TimeoutError) as error:
                 return failure_kind(error), str(error)
+
+    def _fitted(self, batch: Batch) -> Batch:
+        if batch.layout == self._codec.layout:
+            return batch
+        fitted = self._codec.validate_records(batch.records())
+        fitted.keys = batch.keys
+        return fitted
 
 
 def unpack(reply: Reply) -> tuple[Outputs, float]:

@@ -1,16 +1,16 @@
 """One endpoint replica: acts on a traffic plan, answers predictions, counts what happened.
 
 A plain class: tests drive it without Ray by passing their own `call_challenger` and
-`load`. Everything that depends on the plan is one immutable `_Live` object, swapped whole.
+`load`. Everything that depends on the plan is one immutable `Live` object, swapped whole.
 """
 
 import asyncio
+import logging
 import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from aios.clock import Clock
 from aios.contracts import Batch, Codec
@@ -19,6 +19,7 @@ from aios.records import ArmName, Challenger, ServedVersion, TrafficPlan, Window
 from aios.security.keys import allowed
 from aios.serving.breaker import Breaker
 from aios.serving.fallback import Degraded, FallbackChain
+from aios.serving.live import ChallengerClient, Live, Loaded, continues, loaded_as, windows_of
 from aios.serving.recorder import Recorder
 from aios.serving.runner import Outputs, Runner, failure_kind
 from aios.serving.shadow import ShadowQueue
@@ -45,32 +46,7 @@ class Answer:
     degraded: Degraded | None = None
 
 
-class ChallengerClient(Protocol):
-    """Asks a challenger's own application; returns outputs and its service seconds.
-
-    Raises ModelFailed, ContractViolation, TimeoutError, or anything else when the
-    application does not answer.
-    """
-
-    async def __call__(
-        self, batch: Batch, timeout_s: float, traceparent: str | None
-    ) -> tuple[Outputs, float]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Live:
-    plan: TrafficPlan
-    codec: Codec
-    runner: Runner
-    fallback: FallbackChain
-    keys: frozenset[str]
-    challenger: Challenger | None
-    ask: ChallengerClient | None
-    breaker: Breaker
-    shadow: ShadowQueue | None
-    windows: dict[str, ArmWindow]
-
-
+logger = logging.getLogger("aios.serving")
 Load = Callable[[ServedVersion, int], tuple[Runner, Codec]]
 Connect = Callable[[Challenger], ChallengerClient]
 
@@ -103,8 +79,8 @@ class Endpoint:
         self._clock = clock
         self._replica = replica
         self._node = socket.gethostname()
-        self._runners: dict[str, tuple[Runner, Codec]] = {}
-        self._current: _Live | None = None
+        self._runners: dict[Loaded, tuple[Runner, Codec]] = {}
+        self._current: Live | None = None
         self._changing = asyncio.Lock()
         self._refused: str | None = None
         self._latency = Sketch()
@@ -127,10 +103,12 @@ class Endpoint:
                 return
             try:
                 live = await self._prepare(plan, before)
-            except AiosError as error:
+            except Exception as error:
                 if before is None:
                     raise
-                self._refused = f"revision {plan.revision}: {error}"
+                logger.warning("revision %d is refused", plan.revision, exc_info=error)
+                reason = str(error) if isinstance(error, AiosError) else repr(error)
+                self._refused = f"revision {plan.revision}: {reason}"
                 return
             self._refused = None
             self._current = live
@@ -138,25 +116,28 @@ class Endpoint:
                 before.shadow.close()
             self._forget_old_runners(live)
 
-    async def _prepare(self, plan: TrafficPlan, before: _Live | None) -> _Live:
+    async def _prepare(self, plan: TrafficPlan, before: Live | None) -> Live:
         runner, codec = await self._loaded(plan)
-        fallback = FallbackChain(plan.spec.fallback, codec)
-        windows = {"stable": ArmWindow(plan.stable.version)}
+        loop = asyncio.get_running_loop()
+        # Off the event loop: a rule's module is imported here.
+        fallback = await loop.run_in_executor(None, FallbackChain, plan.spec.fallback, codec)
         if before is not None:
             fallback.inherit(before.fallback)
-            if before.plan.era == plan.era:
-                windows = before.windows
+        windows = windows_of(plan, before)
         challenger = plan.challenger
-        same = before is not None and challenger is not None and before.challenger is not None
+        same = before is not None and before.challenger is not None and challenger is not None
         same = same and before.challenger.app == challenger.app  # type: ignore[union-attr]
         ask = None
         if challenger is not None:
             ask = before.ask if same and before else self._connect(challenger)
-            windows.setdefault(challenger.arm, ArmWindow(challenger.served.version))
         shadow = None
         if challenger is not None and challenger.arm == "shadow" and ask is not None:
-            shadow = ShadowQueue(self._shadow_call(ask, windows["shadow"], plan.spec.deadline_s))
-        return _Live(
+            window, deadline_s = windows["shadow"], plan.spec.deadline_s
+            if before is not None and same and continues(before, window, deadline_s):
+                shadow = before.shadow
+            else:
+                shadow = ShadowQueue(self._shadow_call(ask, window, deadline_s))
+        return Live(
             plan=plan,
             codec=codec,
             runner=runner,
@@ -170,25 +151,26 @@ class Endpoint:
         )
 
     async def _loaded(self, plan: TrafficPlan) -> tuple[Runner, Codec]:
-        digest = plan.stable.artifact.digest
-        if digest not in self._runners:
+        wanted = loaded_as(plan)
+        if wanted not in self._runners:
             loop = asyncio.get_running_loop()
             loading = loop.run_in_executor(None, self._load, plan.stable, plan.spec.max_rows)
-            self._runners[digest] = await loading
-        return self._runners[digest]
+            self._runners[wanted] = await loading
+        return self._runners[wanted]
 
-    def _forget_old_runners(self, live: _Live) -> None:
-        current = live.plan.stable.artifact.digest
+    def _forget_old_runners(self, live: Live) -> None:
+        current = loaded_as(live.plan)
         self._runners[current] = self._runners.pop(current)  # newest last
-        for digest in list(self._runners)[: -1 - KEPT_RUNNERS]:
-            self._runners.pop(digest)[0].close()
+        for old in list(self._runners)[: -1 - KEPT_RUNNERS]:
+            self._runners.pop(old)[0].close()
 
     def _shadow_call(
         self, ask: ChallengerClient, window: ArmWindow, timeout_s: float
     ) -> Callable[[Batch, Outputs], Awaitable[None]]:
         async def send(batch: Batch, stable: Outputs) -> None:
             try:
-                outputs, service_s = await ask(batch, timeout_s, None)
+                async with asyncio.timeout(timeout_s):
+                    outputs, service_s = await ask(batch, timeout_s, None)
             except Exception as error:  # noqa: BLE001 - whatever a shadow does is only counted
                 window.failed(failure_kind(error))
             else:
@@ -198,7 +180,7 @@ class Endpoint:
         return send
 
     @property
-    def live(self) -> _Live:
+    def live(self) -> Live:
         """The plan acted on now, with what belongs to it.
 
         Raises:
@@ -214,7 +196,7 @@ class Endpoint:
         live = self.live
         return not live.plan.spec.require_key or allowed(key, live.keys)
 
-    def admit(self) -> _Live:
+    def admit(self) -> Live:
         """Take one request in; pair with `release`.
 
         Raises:
@@ -239,7 +221,7 @@ class Endpoint:
 
     async def predict(
         self,
-        live: _Live,
+        live: Live,
         batch: Batch,
         key: str,
         *,
@@ -253,11 +235,13 @@ class Endpoint:
         Args:
             live: what `admit` returned.
             key: decides between stable and canary; the same key always falls alike.
-            started_s: monotonic seconds when the request arrived; the deadline counts from it.
+            started_s: monotonic seconds when the whole request was here; the deadline counts
+                from it, so that a slow upload is not held against the model.
             version: ask this version alone: no split, no fallback.
 
         Raises:
-            DeadlineExceeded, ModelFailed: neither an arm nor a fallback could answer.
+            DeadlineExceeded, ModelFailed, Overloaded: neither an arm nor a fallback could
+                answer.
             UnknownModel: `version` takes no part in the current plan.
         """
         deadline_s = started_s + live.plan.spec.deadline_s
@@ -270,7 +254,7 @@ class Endpoint:
         return answer
 
     async def _split(
-        self, live: _Live, batch: Batch, key: str, deadline_s: float, traceparent: str | None
+        self, live: Live, batch: Batch, key: str, deadline_s: float, traceparent: str | None
     ) -> Answer:
         challenger = live.challenger
         if (
@@ -288,7 +272,7 @@ class Endpoint:
 
     async def _canary(
         self,
-        live: _Live,
+        live: Live,
         challenger: Challenger,
         batch: Batch,
         deadline_s: float,
@@ -300,9 +284,12 @@ class Endpoint:
         if not live.breaker.allows(now_s):
             return None
         timeout_s = deadline_s - now_s - STABLE_RESERVE_FRACTION * live.plan.spec.deadline_s
+        if timeout_s <= 0.0:
+            return None  # spent before the canary had a chance: nothing to hold against it
         window = live.windows["canary"]
         try:
-            outputs, service_s = await live.ask(batch, timeout_s, traceparent)
+            async with asyncio.timeout(timeout_s):
+                outputs, service_s = await live.ask(batch, timeout_s, traceparent)
         except Exception as error:  # noqa: BLE001 - whatever a canary does, stable answers
             kind = failure_kind(error)
             window.failed(kind)
@@ -317,11 +304,11 @@ class Endpoint:
             live.fallback.remember(batch, outputs)
         return Answer(outputs, challenger.served.version, "canary")
 
-    async def _stable(self, live: _Live, batch: Batch, deadline_s: float) -> Answer:
+    async def _stable(self, live: Live, batch: Batch, deadline_s: float) -> Answer:
         window = live.windows["stable"]
         version = live.plan.stable.version
         try:
-            if live.runner.inline:
+            if live.runner.runs_inline(batch):
                 outputs, service_s = await live.runner.run(batch)
             else:
                 async with asyncio.timeout(max(deadline_s - time.monotonic(), 0.0)):
@@ -335,27 +322,18 @@ class Endpoint:
         return Answer(outputs, version, "stable")
 
     def _degrade(
-        self, live: _Live, batch: Batch, window: ArmWindow, error: AiosError | TimeoutError
+        self, live: Live, batch: Batch, window: ArmWindow, error: AiosError | TimeoutError
     ) -> Answer:
         found = live.fallback.answer(batch)
         if found is not None:
             window.degraded()
             return Answer(found[0], live.plan.stable.version, "stable", found[1])
-        name, version = live.plan.spec.name, live.plan.stable.version
-        if isinstance(error, TimeoutError):
-            raise DeadlineExceeded(
-                f"{name}:{version} did not answer within {live.plan.spec.deadline_s} s and no "
-                "fallback covers this request"
-            ) from error
-        if isinstance(error, Overloaded):
-            raise error
-        raise ModelFailed(
-            f"{name}:{version} failed on this input and no fallback covers it"
-        ) from error
+        version = live.plan.stable.version
+        raise _unanswered(live, version, error, "no fallback covers this request") from error
 
     async def _asked_version(
         self,
-        live: _Live,
+        live: Live,
         batch: Batch,
         version: int,
         deadline_s: float,
@@ -371,10 +349,9 @@ class Endpoint:
                     assert live.ask is not None
                     outputs, _ = await live.ask(batch, left_s, traceparent)
                     return Answer(outputs, version, challenger.arm)
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"version {version} did not answer within {live.plan.spec.deadline_s} s"
-            ) from error
+        except Exception as error:
+            note = "a version asked for by number has no fallback"
+            raise _unanswered(live, version, error, note) from error
         raise UnknownModel(
             f"endpoint {live.plan.spec.name!r} does not serve version {version}; "
             f"it serves {', '.join(map(str, self.versions()))}"
@@ -418,3 +395,16 @@ class Endpoint:
             latency=self._latency.to_bytes(),
             arms={name: window.report() for name, window in live.windows.items()},
         )
+
+
+def _unanswered(live: Live, version: int, error: Exception, note: str) -> AiosError:
+    """What the caller is told when nothing could answer."""
+    ref = f"{live.plan.spec.model}:{version}"
+    kind = failure_kind(error)
+    if kind == "deadline":
+        return DeadlineExceeded(
+            f"{ref} did not answer within {live.plan.spec.deadline_s} s and {note}"
+        )
+    if kind == "unavailable":
+        return Overloaded(f"{ref} is not available just now and {note}", retry_after_s=1.0)
+    return ModelFailed(f"{ref} failed on this input and {note}")

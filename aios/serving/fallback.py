@@ -24,16 +24,18 @@ def load_rule(path: str) -> RuleFunction:
     """The function at `module:name`.
 
     Raises:
-        UsageError: there is no such module or function.
+        UsageError: there is no such module or function, or the module raises.
     """
     module_name, _, name = path.partition(":")
     try:
         found: RuleFunction = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
         raise UsageError(
-            f"fallback rule {path!r} cannot be imported: {error}; it must be on the "
+            f"fallback rule {path!r} cannot be imported: {error!r}; it must be on the "
             "PYTHONPATH of the machine that started the runtime"
         ) from error
+    if not callable(found):
+        raise UsageError(f"fallback rule {path!r} is no function but {type(found).__name__}")
     return found
 
 
@@ -54,7 +56,11 @@ class FallbackChain:
         now_s = time.monotonic()
         for row, key in enumerate(batch.keys):
             if key is not None:
-                score = {name: values[row] for name, values in outputs.items()}
+                # A row of a tensor is a view that would keep its whole batch in memory.
+                score = {
+                    name: values[row] if values.ndim == 1 else values[row].copy()
+                    for name, values in outputs.items()
+                }
                 self._scores[key] = (now_s, score)
                 self._scores.move_to_end(key)
         while len(self._scores) > MAX_CACHED_KEYS:
@@ -102,7 +108,7 @@ class FallbackChain:
                 for name in self._codec.contract.outputs
             }
             self._codec.check_outputs(outputs, len(rows))
-        except (AiosError, KeyError, TypeError, ValueError):
+        except (AiosError, LookupError, TypeError, ValueError, OverflowError):
             return None
         return outputs
 

@@ -12,6 +12,8 @@ Routes below `/v2/models/<name>` (Open Inference Protocol v2, plus `/predict` fo
 FastAPI is not used here: parsing, routing and answering cost about as much as the model.
 """
 
+import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -20,11 +22,10 @@ from uuid import uuid4
 import orjson
 
 from aios.contracts import Batch
-from aios.contracts.problems import problem
+from aios.contracts.problems import problem, retry_after_s
 from aios.errors import (
-    AiosError,
     Malformed,
-    Overloaded,
+    NotAllowed,
     PayloadTooLarge,
     Unauthenticated,
     UnknownModel,
@@ -40,7 +41,17 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = dict[bytes, bytes]
 
+BODY_S = 30.0
+"""A body must be here by then: 16 MiB need 4.5 Mbit/s. A slower sender would hold a place."""
 MAX_KEY_LENGTH = 256
+_METHODS = {
+    "": "GET, HEAD",
+    "/": "GET, HEAD",
+    "/ready": "GET, HEAD",
+    "/infer": "POST",
+    "/predict": "POST",
+}
+logger = logging.getLogger("aios.serving")
 _JSON_TYPES = (b"", b"application/json", b"text/json")
 _BINARY_TYPES = (*_JSON_TYPES, b"application/octet-stream", b"application/vnd.sagemaker-triton")
 
@@ -67,19 +78,20 @@ class EndpointApp:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
             return
-        started_s = time.monotonic()
         headers: Headers = dict(scope["headers"])
         request_id = _request_id(headers)
         try:
-            status, answer_headers, body = await self._answer(
-                scope, headers, receive, request_id, started_s
-            )
-        except Exception as error:  # noqa: BLE001 - the edge: every error becomes a problem
+            status, answer_headers, body = await self._answer(scope, headers, receive, request_id)
+        except Exception as error:
             status, answer_headers, body = _problem(error, request_id)
+            if status == 500:
+                logger.error("request %s failed", request_id, exc_info=error)
         answer_headers.append((b"x-aios-request-id", request_id.encode()))
         answer_headers.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": answer_headers})
-        await send({"type": "http.response.body", "body": body})
+        await send(
+            {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body}
+        )
 
     async def _answer(
         self,
@@ -87,28 +99,31 @@ class EndpointApp:
         headers: Headers,
         receive: Receive,
         request_id: str,
-        started_s: float,
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         path, method = scope["path"], scope["method"]
         if method == "POST":
             if path == self._predict_path:
-                return await self._infer(headers, receive, request_id, started_s, records=True)
+                return await self._infer(headers, receive, request_id, records=True)
             if path == self._infer_path:
-                return await self._infer(headers, receive, request_id, started_s)
+                return await self._infer(headers, receive, request_id)
         version, rest = self._version_of(path)
-        if method == "POST" and rest == "/infer" and version is not None:
-            return await self._infer(headers, receive, request_id, started_s, version=version)
-        if method in ("GET", "HEAD"):
-            if rest in ("", "/"):
-                return self._metadata(version)
-            if rest == "/ready":
-                return self._ready(version)
-        raise UnknownName(
-            f"{method} {path[:200]} is not served here; this endpoint answers GET {self._prefix}, "
-            "GET /ready, POST /predict, POST /infer and the same below /versions/<v>"
-        )
+        methods = _METHODS.get(rest)
+        if methods is None or (rest == "/predict" and version is not None):
+            raise UnknownName(
+                f"{path[:200]} is not served here; this endpoint answers GET {self._prefix}, "
+                "GET /ready, POST /predict, POST /infer, and below /versions/<v> the same "
+                "without /predict"
+            )
+        if method not in methods.split(", "):
+            raise NotAllowed(f"{path[:200]} takes {methods}, not {method[:20]}", allow=methods)
+        if method == "POST":
+            return await self._infer(headers, receive, request_id, version=version)
+        return self._ready(version) if rest == "/ready" else self._metadata(version)
 
     def _version_of(self, path: str) -> tuple[int | None, str]:
+        """The version in a path, if it names one, and what follows."""
+        if not path.startswith(self._prefix):
+            return None, path
         rest = path[len(self._prefix) :]
         if not rest.startswith("/versions/"):
             return None, rest
@@ -141,7 +156,6 @@ class EndpointApp:
         headers: Headers,
         receive: Receive,
         request_id: str,
-        started_s: float,
         *,
         records: bool = False,
         version: int | None = None,
@@ -152,11 +166,13 @@ class EndpointApp:
                 "a valid API key is needed: send `Authorization: Bearer <key>`; "
                 "`aios up` prints one"
             )
+        _check_type(headers, binary=not records)
+        body = await _read(headers, receive, endpoint.live.plan.spec.max_body_bytes)
+        # Only now: a client that sends slowly must not hold a place that others need.
+        started_s = time.monotonic()
         live = endpoint.admit()
         failed = True
         try:
-            _check_type(headers, binary=not records)
-            body = await _read(headers, receive, live.plan.spec.max_body_bytes)
             if records:
                 batch, request = live.codec.decode_records(body), None
             else:
@@ -194,8 +210,8 @@ class EndpointApp:
                 answer_headers.extend(_v2_headers(header_length))
             failed = False
             return 200, answer_headers, encoded
-        except AiosError as error:
-            failed = not isinstance(error, UsageError)
+        except (UsageError, asyncio.CancelledError):
+            failed = False  # the caller's mistake, or the caller went away
             raise
         finally:
             endpoint.release(time.monotonic() - started_s, failed=failed)
@@ -241,10 +257,18 @@ def _check_type(headers: Headers, *, binary: bool) -> None:
 
 
 async def _read(headers: Headers, receive: Receive, limit_bytes: int) -> bytes:
-    """The whole body; stops reading as soon as it is over the limit."""
+    """The whole body; stops reading as soon as it is over the limit, or late."""
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared[:20]) > limit_bytes:
         raise _too_large(int(declared[:20]), limit_bytes)
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await _receive_all(receive, limit_bytes)
+    except TimeoutError:
+        raise Malformed(f"the body was not complete after {BODY_S:.0f} s; send it faster") from None
+
+
+async def _receive_all(receive: Receive, limit_bytes: int) -> bytes:
     message = await receive()
     body: bytes = message.get("body", b"")
     if not message.get("more_body", False):
@@ -314,13 +338,14 @@ def _json(value: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     return 200, [(b"content-type", b"application/json")], orjson.dumps(value)
 
 
-def _problem(
-    error: Exception, request_id: str
-) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+def _problem(error: Exception, request_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     status, body = problem(error, request_id)
     headers = [(b"content-type", b"application/problem+json")]
-    if isinstance(error, Overloaded):
-        headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+    wait_s = retry_after_s(error)
+    if wait_s is not None:
+        headers.append((b"retry-after", str(wait_s).encode()))
+    if isinstance(error, NotAllowed):
+        headers.append((b"allow", str(error.details["allow"]).encode()))
     if isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", b'Bearer realm="aios"'))
     return status, headers, body

@@ -18,8 +18,9 @@ from aios.contracts import Batch, Codec, Contract
 from aios.models import load_engine
 from aios.records import Challenger, ServedVersion, TrafficPlan
 from aios.serving.challenger import ChallengerReplica, Reply, unpack
-from aios.serving.endpoint import ChallengerClient, Endpoint
+from aios.serving.endpoint import Endpoint
 from aios.serving.http import EndpointApp
+from aios.serving.live import ChallengerClient
 from aios.serving.recorder import FLUSH_S, Recorder
 from aios.serving.runner import Outputs, Runner
 from aios.store.artifacts import ArtifactStore
@@ -40,25 +41,23 @@ def _load(settings: dict[str, Any], served: ServedVersion, max_rows: int) -> tup
     folder = store.fetch(served.artifact.digest)
     engine = load_engine(folder, served.artifact, contract)
     engine.warm()
-    return Runner(engine, Codec(contract, max_rows)), Codec(contract, max_rows)
+    codec = Codec(contract, max_rows)
+    return Runner(engine, codec), codec
 
 
 class _HandleClient:
-    """Asks a challenger through its Serve handle."""
+    """Asks a challenger through its Serve handle; whoever stops waiting cancels the call."""
 
     def __init__(self, app: str) -> None:
-        self._handle = serve.get_deployment_handle(
-            CHALLENGER_DEPLOYMENT, app, _check_exists=False
-        )
+        self._handle = serve.get_deployment_handle(CHALLENGER_DEPLOYMENT, app, _check_exists=False)
 
     async def __call__(
         self, batch: Batch, timeout_s: float, traceparent: str | None
     ) -> tuple[Outputs, float]:
         response = self._handle.infer.remote(batch, timeout_s, traceparent)
         try:
-            async with asyncio.timeout(timeout_s):
-                reply: Reply = await response
-        except TimeoutError:
+            reply: Reply = await response
+        except asyncio.CancelledError:
             response.cancel()
             raise
         return unpack(reply)
@@ -104,17 +103,19 @@ class EndpointDeployment:
             self._report()
 
     def _report(self) -> None:
-        report = self._endpoint.report()
-        if report is None:
-            return
+        """Tell the kernel; a report that fails is made up for by the next, which is cumulative."""
         try:
+            report = self._endpoint.report()
+            if report is None:
+                return
             if self._kernel is None:
                 self._kernel = ray.get_actor(KERNEL, namespace=NAMESPACE)
             self._kernel.report.remote(report.model_dump())
         except (ValueError, ray.exceptions.RayError) as error:
-            # Reports are cumulative: the next one carries what this one would have.
             self._kernel = None
             logger.warning("the kernel cannot be reached: %s", error)
+        except Exception:
+            logger.exception("no report could be made")
 
     async def _report_forever(self) -> None:
         while True:

@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aios.contracts import Batch
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
 
 FLUSH_S = 5.0
 MAX_BUFFERED = 20_000
-"""Requests held in memory; beyond it the oldest are dropped and counted. A replica that
-crashes loses at most what came in since the last flush."""
+MAX_BUFFERED_ROWS = 200_000
+"""Requests, and rows of all of them, held in memory; beyond it the oldest requests are dropped
+and counted. A replica that crashes loses at most what came in since the last flush."""
 
 
 class _Entry(NamedTuple):
@@ -41,8 +43,10 @@ class Recorder:
     def __init__(self, url: str, fraction: float) -> None:
         self._url = url
         self.fraction = fraction
-        self._buffer: deque[_Entry] = deque(maxlen=MAX_BUFFERED)
+        self._buffer: deque[_Entry] = deque()
+        self._buffered_rows = 0
         self._random = random.Random()
+        self._swapping = threading.Lock()
         self._flushing = threading.Lock()
         self.dropped = 0
 
@@ -52,9 +56,13 @@ class Recorder:
         """Keep one answered request; never waits."""
         if self.fraction < 1.0 and self._random.random() >= self.fraction:
             return
-        if len(self._buffer) == MAX_BUFFERED:
-            self.dropped += 1
-        self._buffer.append(_Entry(time.time(), request_id, key, batch, answer, latency_s))
+        entry = _Entry(time.time(), request_id, key, batch, answer, latency_s)
+        with self._swapping:
+            self._buffer.append(entry)
+            self._buffered_rows += batch.rows
+            while len(self._buffer) > MAX_BUFFERED or self._buffered_rows > MAX_BUFFERED_ROWS:
+                self._buffered_rows -= self._buffer.popleft().batch.rows
+                self.dropped += 1
 
     def flush(self) -> int:
         """Append what is buffered and return the number of rows written.
@@ -63,18 +71,18 @@ class Recorder:
         as dropped and the error is raised for the caller to log.
         """
         with self._flushing:
-            entries = []
-            while self._buffer:
-                entries.append(self._buffer.popleft())
+            with self._swapping:
+                entries, self._buffer, self._buffered_rows = self._buffer, deque(), 0
             if not entries:
                 return 0
             try:
                 return self._append(entries)
             except Exception:
-                self.dropped += len(entries)
+                with self._swapping:
+                    self.dropped += len(entries)
                 raise
 
-    def _append(self, entries: list[_Entry]) -> int:
+    def _append(self, entries: Iterable[_Entry]) -> int:
         import pyarrow as pa
         from deltalake import write_deltalake
 

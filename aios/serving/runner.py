@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aios.contracts import Batch, Codec
-from aios.errors import ContractViolation, ModelFailed, Overloaded
+from aios.errors import AiosError, ContractViolation, ModelFailed, Overloaded
 from aios.models import Engine
 
 INLINE_LIMIT_S = 0.001
@@ -44,13 +44,18 @@ class Runner:
         self._max_waiting = max_waiting
         self._waiting: deque[_Waiting] = deque()
         self._busy = False
+        self._closed = False
+        self._scalars = frozenset(
+            name for name, field in codec.contract.outputs.items() if not field.shape
+        )
         self.inline = engine.service_time_s < INLINE_LIMIT_S
         self._thread = (
             None if self.inline else ThreadPoolExecutor(1, thread_name_prefix="aios-engine")
         )
 
     async def run(self, batch: Batch) -> tuple[Outputs, float]:
-        """Outputs by name, each `[rows, ...]`, and the seconds from call to answer.
+        """The contract's outputs by name, `[rows]` each (`[rows, *shape]` for a tensor), and
+        the seconds from call to answer.
 
         Raises:
             ModelFailed: the model raised.
@@ -58,14 +63,35 @@ class Runner:
             Overloaded: too many calls wait already.
         """
         started = time.perf_counter()
-        if self.inline and batch.rows <= self._max_batch_rows:
-            outputs = self._engine.run(batch)
-        else:
-            outputs = await self._queued(batch)
+        outputs = self._call(batch) if self.runs_inline(batch) else await self._queued(batch)
         self._codec.check_outputs(outputs, batch.rows)
-        return outputs, time.perf_counter() - started
+        return self._conformed(outputs), time.perf_counter() - started
+
+    def runs_inline(self, batch: Batch) -> bool:
+        """Whether this batch runs on the event loop, where no timeout can reach it."""
+        return self.inline and batch.rows <= self._max_batch_rows
+
+    def _conformed(self, outputs: Outputs) -> Outputs:
+        """One value per row for scalars: a column vector would not line up with the other
+        arm's plain vector when they are compared."""
+        return {
+            name: values.reshape(-1) if values.ndim > 1 and name in self._scalars else values
+            for name, values in ((name, outputs[name]) for name in self._codec.contract.outputs)
+        }
+
+    def _call(self, batch: Batch) -> Outputs:
+        """One run of the engine. Whatever escapes it, a model's `sys.exit()` included, is
+        the model's failure and must not end the replica."""
+        try:
+            return self._engine.run(batch)
+        except AiosError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise ModelFailed(f"the model raised {type(error).__name__}") from error
 
     async def _queued(self, batch: Batch) -> Outputs:
+        if self._closed:
+            raise ModelFailed("this version was unloaded; send the request again")
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded("too many requests wait for this model", retry_after_s=1.0)
         loop = asyncio.get_running_loop()
@@ -101,8 +127,8 @@ class Runner:
         breaks the model fails its own request and no other."""
         try:
             if len(batches) == 1:
-                return [self._engine.run(batches[0])]
-            outputs = self._engine.run(Batch.concat(batches))
+                return [self._call(batches[0])]
+            outputs = self._call(Batch.concat(batches))
         except ModelFailed as failure:
             if len(batches) == 1:
                 return [failure]
@@ -132,9 +158,16 @@ class Runner:
             else:
                 waiting.answer.set_result(part)
         self._start_batch(loop)
+        if self._closed and not self._busy:
+            self._release()
 
     def close(self) -> None:
-        """Release the engine and let its thread end; queued calls are finished first."""
+        """Take no more calls; the engine is let go once those that wait are answered."""
+        self._closed = True
+        if not self._busy:
+            self._release()
+
+    def _release(self) -> None:
         if self._thread is not None:
             self._thread.shutdown(wait=False)
         self._engine.close()

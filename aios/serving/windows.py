@@ -39,9 +39,7 @@ class ArmWindow:
     def degraded(self) -> None:
         self._degraded += 1
 
-    def compared(
-        self, outputs: Mapping[str, np.ndarray], stable: Mapping[str, np.ndarray]
-    ) -> None:
+    def compared(self, outputs: Mapping[str, np.ndarray], stable: Mapping[str, np.ndarray]) -> None:
         self._pending_pairs.append((outputs, stable))
 
     def report(self) -> ArmReport:
@@ -69,9 +67,16 @@ class ArmWindow:
                 sketch = self._outputs.setdefault(name, Sketch())
                 sketch.update_many(values.astype(np.float64))
         for outputs, stable in pairs:
-            for name, values in outputs.items():
-                if values.dtype.kind in "fiub":
-                    distance = np.abs(values.astype(np.float64) - stable[name])
-                    self._agreement["pairs"] += distance.size
-                    self._agreement["sum"] += float(distance.sum())
-                    self._agreement["over_tolerance"] += int((distance > SHADOW_TOLERANCE).sum())
+            for name in outputs.keys() & stable.keys():
+                self._compare(outputs[name], stable[name])
+
+    def _compare(self, values: np.ndarray, stable: np.ndarray) -> None:
+        """Numbers both arms gave; a newer version may give outputs that stable has not."""
+        numeric = values.dtype.kind in "fiub" and stable.dtype.kind in "fiub"
+        if not numeric or values.shape != stable.shape:
+            return
+        distance = np.abs(values.astype(np.float64) - stable.astype(np.float64))
+        distance = distance[np.isfinite(distance)]
+        self._agreement["pairs"] += distance.size
+        self._agreement["sum"] += float(distance.sum())
+        self._agreement["over_tolerance"] += int((distance > SHADOW_TOLERANCE).sum())

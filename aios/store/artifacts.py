@@ -14,9 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
 from aios.errors import AiosError, ArtifactRejected, PayloadTooLarge, StoreUnavailable, UsageError
 from aios.store import tar
 from aios.store.sealed import MANIFEST_NAME, check_folder, file_names
@@ -39,6 +36,9 @@ class ArtifactStore:
     """
 
     def __init__(self, url: str, cache: Path, max_bytes: int = 2 * 2**30) -> None:
+        import fsspec
+        from fsspec.implementations.local import LocalFileSystem
+
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError) as error:

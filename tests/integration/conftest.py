@@ -32,6 +32,8 @@ def toy_frame() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def toy_model(toy_frame: pd.DataFrame):
+    from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
 
-    return LogisticRegression().fit(toy_frame, (toy_frame.a + toy_frame.b > 0).astype(int))
+    return make_pipeline(SimpleImputer(), LogisticRegression()).fit(toy_frame, (toy_frame.a + toy_frame.b > 0).astype(int))

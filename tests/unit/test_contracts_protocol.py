@@ -189,6 +189,14 @@ def test_a_request_that_cannot_be_read_is_malformed(body):
         plain.decode_v2(body)
 
 
+def test_objects_in_the_data_are_named_as_such_and_far_too_many_inputs_are_refused():
+    data = [tensor("a", "FP64", [{"b": 1}]), tensor("b", "INT64", [1])]
+    with pytest.raises(ContractViolation, match='"a": holds elements that are not FP64'):
+        plain.decode_v2(orjson.dumps({"inputs": data}))
+    with pytest.raises(Malformed, match="far more than the contract has"):
+        plain.decode_v2(orjson.dumps({"inputs": [tensor("a", "FP64", [1])] * 1000}))
+
+
 def test_shared_memory_and_classification_are_not_spoken():
     region = {"parameters": {"shared_memory_region": "r"}}
     refuse(Unsupported, GOOD | {"appinc": GOOD["appinc"] | region}, "shared memory")

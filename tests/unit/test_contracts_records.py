@@ -122,7 +122,7 @@ def test_matrix_keeps_the_asked_order_and_says_null_as_nan(rows):
         ({"town": ["Salem"]}, "town", "a list of 1 is not one of"),
         ({"note": "x" * 200}, "note", "has 200 characters, more than the 5 allowed"),
         ({"note": "a\0b"}, "note", "holds a NUL"),
-        ({"race": 1}, "race", "has an unknown name"),
+        ({"race": 1}, "race", "no such field is known"),
         ({"application_id": ""}, "application_id", "cannot be a key"),
         ({"application_id": 1.5}, "application_id", "cannot be a key"),
         ({"application_id": True}, "application_id", "true cannot be a key"),
@@ -215,6 +215,12 @@ def test_a_body_that_cannot_be_read_is_refused_cleanly(body):
 @pytest.mark.parametrize("records", [[1], [[]], [None], [GOOD, "x"], ["x"] * MANY])
 def test_rows_that_are_no_objects_are_named(records):
     assert "is not an object" in str(refusal(records))
+
+
+def test_of_very_many_unknown_names_only_the_first_are_looked_at():
+    error = refusal({f"k{i}": 1 for i in range(50_000)})
+    assert [v["field"] for v in error.violations] == [f"k{i}" for i in range(10)]
+    assert "at least 8 more" in str(error)
 
 
 def test_a_huge_integer_is_shown_short_and_a_text_with_colons_is_no_repeated_name():

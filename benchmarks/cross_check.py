@@ -1,0 +1,65 @@
+"""Does the load generator hold the servers back? `wrk`, where installed, is asked too."""
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load import run_load
+from benchmarks.peers import Contestant
+from benchmarks.workload import Workload
+
+CONNECTIONS = 16
+SECONDS = 3
+
+
+def against_wrk(contestant: Contestant, workload: Workload) -> dict[str, Any] | None:
+    """Requests per second of one contestant under `wrk` and under our generator, in turn.
+
+    Returns:
+        Both figures and their ratio in words, or None where `wrk` is not installed.
+    """
+    program = shutil.which("wrk")
+    if program is None:
+        return None
+    theirs, ours = [], []
+    for _ in range(2):
+        theirs.append(_wrk(program, contestant, workload))
+        outcome = run_load(
+            contestant.target,
+            workload.bodies,
+            workload.expected,
+            connections=CONNECTIONS,
+            warm_up_s=0.2,
+            measure_s=SECONDS,
+            at_start=lambda: None,
+        )
+        ours.append(len(outcome.latencies_us) / outcome.window_s)
+    wrk, own = sum(theirs) / 2, sum(ours) / 2
+    text = (
+        f"cross-check on {contestant.name} at {CONNECTIONS} connections: wrk {wrk:,.0f} req/s, "
+        f"our generator {own:,.0f} ({own / wrk:.2f}x)"
+    )
+    return {"wrk_requests_per_s": wrk, "own_requests_per_s": own, "text": text}
+
+
+def _wrk(program: str, contestant: Contestant, workload: Workload) -> float:
+    headers = {"Content-Type": "application/json", **contestant.target.headers}
+    lines = ['wrk.method = "POST"', f"wrk.body = {json.dumps(workload.bodies[0].decode())}"]
+    lines += [f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in headers.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "post.lua"
+        script.write_text("\n".join(lines))
+        command = [program, "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-s", str(script)]
+        done = subprocess.run(
+            [*command, contestant.target.url], capture_output=True, text=True, check=True
+        )
+    if "Non-2xx" in done.stdout:
+        raise RuntimeError(f"wrk got refusals: {done.stdout}")
+    found = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
+    if found is None:
+        raise RuntimeError(f"wrk said nothing that is understood: {done.stdout}")
+    return float(found.group(1))

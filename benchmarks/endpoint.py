@@ -1,0 +1,312 @@
+"""What does an endpoint cost: contract, split, recorder, metrics and key, behind HAProxy?
+
+    python -m benchmarks.endpoint [--rounds 4] [--seconds 4] [--only NAME ...]
+
+Contestants, all with the same ONNX file and the same requests of one record:
+  aios, 10 % canary   everything on, a rollout running with its canary at 10 % of the keys
+  aios                everything on, no rollout
+  bare raw ASGI       orjson and onnxruntime in a Serve replica beside the two above: same
+                      Ray, same HAProxy, same flags, nothing checked
+  FastAPI             FastAPI and onnxruntime under uvicorn (uvloop, httptools), one worker
+  hand-made canary    router deployment -> two model deployments, Serve's default settings
+With --only also: aios, no HAProxy (the same replica asked on its own port).
+
+Method. Closed loop over keep-alive connections from one other process (`load.py`), at 1
+and at 16 connections. Rounds are interleaved: each round asks every contestant once, and
+every second round in reverse order. Warm-up first. Every answer's score is compared with
+what the ONNX file gives outside of any server. Ratios are taken round by round and their
+median is judged. CPU is user and system time of the processes that a contestant's requests
+keep busy, including the kernel that takes the replicas' reports and including what the
+recorder still does after the window: rows are waited for until they are all in the
+prediction log, and what the processes use when idle is taken off that wait.
+
+Caveats. Load generator and servers share the machine: on two cores at 16 connections a
+contestant that is spread over several processes (HAProxy, replica, canary) pays for it,
+one that is a single process does not. One replica and one worker each. The model takes
+10 us, so these are figures about what is around the model. Closed loops hide queueing. The
+hand-made canary runs after the others, beside the first contestant only, so that a second
+idle Ray does not disturb the close races.
+"""
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from benchmarks import cross_check, machine, peers
+from benchmarks.figures import Goal, Round, goals_table, percentile, ratios, table
+from benchmarks.load import Outcome, run_load
+from benchmarks.workload import Workload, prepare
+
+CONNECTIONS = (1, 16)
+WARM_UP_S = 0.5
+SETTLE_S = 15.0
+IDLE_S = 2.0
+RESULTS = Path(__file__).parent / "results"
+NAMES = (peers.AIOS_CANARY, peers.AIOS_STEADY, peers.BARE, peers.FASTAPI, peers.HAND_MADE)
+OPTIONAL = (peers.AIOS_DIRECT,)
+SIDE_BY_SIDE, AGAINST_DEFAULT = "side by side", "against default Serve"
+
+
+class Benchmark:
+    """Runs rounds and keeps what they gave."""
+
+    def __init__(self, workload: Workload, rounds: int, seconds: float) -> None:
+        self._workload = workload
+        self._rounds = rounds
+        self._seconds = seconds
+        self.rounds: list[Round] = []
+
+    def run(self, group: str, contestants: Sequence[peers.Contestant], rounds: int) -> None:
+        """All rounds of contestants that are alive side by side."""
+        idle = _idle_cpu(contestants)
+        for contestant in contestants:  # code paths, connections and caches of all, once
+            self._load(contestant, CONNECTIONS[-1], 1.0, lambda: None)
+            _settle(contestant, None)
+        for number in range(rounds):
+            order = contestants if number % 2 == 0 else contestants[::-1]
+            for connections in CONNECTIONS:
+                for contestant in order:
+                    self.rounds.append(
+                        self._round(group, contestant, connections, idle[contestant.name])
+                    )
+            _say(f"{group}: round {number + 1} of {rounds}")
+
+    def _round(
+        self,
+        group: str,
+        contestant: peers.Contestant,
+        connections: int,
+        idle: dict[str, float],
+    ) -> Round:
+        before = contestant.recorded() if contestant.recorded else 0
+        at_start: list[dict[str, float]] = []
+        outcome = self._load(
+            contestant, connections, self._seconds, lambda: at_start.append(contestant.cpu_s())
+        )
+        ended_s = time.monotonic()
+        _settle(contestant, before + outcome.answered_in_all)
+        waited_s = time.monotonic() - ended_s
+        cpu_s = {
+            role: max(used - at_start[0][role] - waited_s * idle[role], 0.0)
+            for role, used in contestant.cpu_s().items()
+        }
+        if not contestant.check():
+            raise RuntimeError(f"{contestant.name} is not what it should be any more")
+        return _summed_up(group, contestant.name, connections, outcome, cpu_s)
+
+    def _load(
+        self,
+        contestant: peers.Contestant,
+        connections: int,
+        seconds: float,
+        at_start: Callable[[], None],
+    ) -> Outcome:
+        outcome = run_load(
+            contestant.target,
+            self._workload.bodies,
+            self._workload.expected,
+            connections=connections,
+            warm_up_s=WARM_UP_S,
+            measure_s=seconds,
+            at_start=at_start,
+        )
+        if outcome.failed:
+            raise RuntimeError(
+                f"{contestant.name} failed {outcome.failed} requests: {outcome.failures}"
+            )
+        return outcome
+
+
+def _summed_up(
+    group: str, name: str, connections: int, outcome: Outcome, cpu_s: dict[str, float]
+) -> Round:
+    ordered = sorted(outcome.latencies_us)
+    return Round(
+        contestant=name,
+        connections=connections,
+        group=group,
+        requests=len(ordered),
+        failed=outcome.failed,
+        window_s=outcome.window_s,
+        p50_ms=percentile(ordered, 0.50) / 1000,
+        p95_ms=percentile(ordered, 0.95) / 1000,
+        p99_ms=percentile(ordered, 0.99) / 1000,
+        cpu_s=cpu_s,
+        canary_fraction=outcome.canary / len(ordered),
+        client_cpu_fraction=outcome.client_cpu_s / outcome.window_s,
+    )
+
+
+def _settle(contestant: peers.Contestant, rows: int | None) -> None:
+    """Wait until the contestant has done what its requests left it to do.
+
+    Args:
+        rows: how many its prediction log must hold; None: until the log grows no more.
+    """
+    if contestant.recorded is None:
+        return
+    give_up_s = time.monotonic() + SETTLE_S
+    while (found := contestant.recorded()) != rows:
+        if time.monotonic() > give_up_s:
+            if rows is None:
+                return
+            raise RuntimeError(
+                f"{contestant.name} has {found} rows in its prediction log, expected {rows}"
+            )
+        time.sleep(0.1)
+
+
+def _idle_cpu(contestants: Sequence[peers.Contestant]) -> dict[str, dict[str, float]]:
+    """CPU seconds per second by contestant and role while nobody asks anything."""
+    before = {entry.name: entry.cpu_s() for entry in contestants}
+    time.sleep(IDLE_S)
+    return {
+        entry.name: {
+            role: (used - before[entry.name][role]) / IDLE_S for role, used in entry.cpu_s().items()
+        }
+        for entry in contestants
+    }
+
+
+def goals(rounds: Sequence[Round]) -> list[Goal]:
+    """DESIGN section 7's ratios that this run can tell."""
+    wanted: list[tuple[str, str, str, str, float | None, float | None]] = []
+    for one in (peers.AIOS_CANARY, peers.AIOS_STEADY):
+        wanted += [
+            (f"{one} vs. FastAPI, req/s", one, peers.FASTAPI, "requests_per_s", 1.0, None),
+            (f"{one} vs. bare raw ASGI, CPU", one, peers.BARE, "cpu_s_per_1000", None, 1.15),
+            (
+                f"{one} vs. hand-made canary, req/s",
+                one,
+                peers.HAND_MADE,
+                "requests_per_s",
+                20.0,
+                None,
+            ),
+        ]
+    found = []
+    for text, one, other, figure, at_least, at_most in wanted:
+        for connections in CONNECTIONS:
+            ratio = ratios(rounds, one, other, connections, figure)
+            if ratio is not None:
+                found.append(Goal(text, connections, ratio, at_least, at_most))
+    return found
+
+
+@contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """Make SIGTERM end the benchmark as Ctrl-C does: by leaving all context managers."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def measure(workload: Workload, names: Sequence[str], rounds: int, seconds: float) -> list[Any]:
+    """Start the contestants, run all rounds, end the contestants.
+
+    Returns:
+        The rounds, and what `wrk` says to the same server where it is installed.
+    """
+    benchmark = Benchmark(workload, rounds, seconds)
+    checked = None
+    with ExitStack() as stack:
+        contestants: list[peers.Contestant] = []
+        if set(names) - {peers.FASTAPI, peers.HAND_MADE}:
+            _say("starting aios and the bare replica")
+            contestants += stack.enter_context(peers.shared_cluster(workload, names.__contains__))
+        if peers.FASTAPI in names:
+            contestants.append(stack.enter_context(peers.fastapi(workload)))
+        if contestants:
+            benchmark.run(SIDE_BY_SIDE, contestants, rounds)
+            checked = cross_check.against_wrk(contestants[-1], workload)
+        if peers.HAND_MADE in names:
+            _say("starting Serve with default settings")
+            last = stack.enter_context(peers.hand_made(workload))
+            ours = [entry for entry in contestants if entry.name in NAMES[:2]][:1]
+            benchmark.run(AGAINST_DEFAULT, [*ours, last], max(2, rounds // 2))
+    return [benchmark.rounds, checked]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.endpoint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=4, help="rounds, all contestants in each")
+    parser.add_argument("--seconds", type=float, default=4.0, help="measured window of a round")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        choices=[*NAMES, *OPTIONAL],
+        default=list(NAMES),
+        help=f"contestants: {', '.join(repr(name) for name in (*NAMES, *OPTIONAL))}",
+    )
+    return parser.parse_args()
+
+
+def _written(document: dict[str, Any], rounds: Sequence[Round], found: Sequence[Goal]) -> Path:
+    """Write one line about the run, then one per round and one per goal."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"endpoint-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+    lines: list[dict[str, Any]] = [{"kind": "run", **document}]
+    lines += [
+        {
+            "kind": "round",
+            **asdict(entry),
+            "requests_per_s": entry.requests_per_s,
+            "cpu_s_per_1000": entry.cpu_s_per_1000,
+        }
+        for entry in rounds
+    ]
+    lines += [{"kind": "goal", **asdict(goal), "met": goal.met} for goal in found]
+    path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    return path
+
+
+def main() -> None:
+    """Run it, write the result, print the tables."""
+    arguments = _arguments()
+    document: dict[str, Any] = {
+        "benchmark": "endpoint",
+        "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "rounds": arguments.rounds,
+        "seconds": arguments.seconds,
+        "machine": machine.describe(),
+    }
+    with _ending_cleanly(), tempfile.TemporaryDirectory(prefix="aios-bench-") as folder:
+        workload = prepare(Path(folder))
+        rounds, checked = measure(workload, arguments.only, arguments.rounds, arguments.seconds)
+    document |= {"workload": workload.name, "wrk": checked}
+    found = goals(rounds)
+    path = _written(document, rounds, found)
+    host = document["machine"]
+    print(f"\n{host['cpu']}, {host['cores']} cores, commit {host['commit']}, {workload.name}\n")
+    print(table(rounds), goals_table(found), sep="\n\n")
+    if checked:
+        print(f"\n{checked['text']}")
+    print(f"\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""The contestants: how each is started, reached, watched and ended.
+
+`shared_cluster` holds aios with and without a canary and, beside it on the same Ray, HAProxy
+and flags, the bare replica. `fastapi` is one process. `hand_made` is a Ray of its own with
+Serve's default settings. All are context managers that leave no process behind; a guard ends
+them too if this process is killed.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+import aios
+from aios.kernel.guard import spawn_guard
+from aios.kernel.head import Head, Ports, read_head, start_head, stop_head
+from aios.kernel.processes import processes_of
+from aios.kernel.serve_client import ServeClient
+from aios.runtime.lifecycle import LocalRuntime
+from benchmarks.load import Target
+from benchmarks.workload import Workload
+
+STARTUP_S = 120.0
+CANARY_WEIGHT_FRACTION = 0.1
+LONG_S = 3600.0
+"""Longer than any benchmark: the canary stays where it is."""
+DEFAULT_SERVE = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "0",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0",
+}
+AIOS_CANARY, AIOS_STEADY, AIOS_DIRECT = "aios, 10 % canary", "aios", "aios, no HAProxy"
+BARE, FASTAPI, HAND_MADE = "bare raw ASGI", "FastAPI", "hand-made canary"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One server that takes part.
+
+    Attributes:
+        name: as in the tables.
+        target: where it answers.
+        processes: role -> process, those whose CPU time its requests cost.
+        recorded: number of rows in its prediction log, or None if it keeps none.
+        check: whether it is still what its name says, with its canary at its weight.
+    """
+
+    name: str
+    target: Target
+    processes: Mapping[str, psutil.Process]
+    recorded: Callable[[], int] | None = None
+    check: Callable[[], bool] = field(default=lambda: True)
+
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds used so far, user and system, by role."""
+        found = {}
+        for role, process in self.processes.items():
+            times = process.cpu_times()
+            found[role] = times.user + times.system
+        return found
+
+
+@contextmanager
+def shared_cluster(workload: Workload, wanted: Callable[[str], bool]) -> Iterator[list[Contestant]]:
+    """aios with everything on, and the bare replica, on one private Ray."""
+    with aios.local() as runtime:
+        home = runtime.home
+        rollout = _deploy(runtime, workload, wanted)
+        head = read_head(home)
+        assert head is not None
+        if wanted(BARE):
+            _deploy_bare(head, workload)
+        yield [entry for entry in _on_shared(runtime, head, rollout) if wanted(entry.name)]
+
+
+def _deploy(
+    runtime: aios.Runtime, workload: Workload, wanted: Callable[[str], bool]
+) -> aios.Rollout | None:
+    for _ in range(2):
+        runtime.models.register(
+            "loan", workload.estimator, contract=workload.contract, sample=workload.sample
+        )
+    if wanted(AIOS_STEADY) or wanted(AIOS_DIRECT):
+        runtime.deploy("steady", "loan:1", deadline_s=5.0)
+    if not wanted(AIOS_CANARY):
+        return None
+    runtime.deploy("moving", "loan:1", deadline_s=5.0)
+    # Only errors can end it: the machine's noise must not end a benchmark.
+    plan = aios.Canary(
+        steps=(CANARY_WEIGHT_FRACTION, 1.0),
+        bake_s=LONG_S,
+        no_data_s=LONG_S,
+        abort_when=("errors worse",),
+    )
+    rollout = runtime.rollout("moving", "loan:2", plan)
+    _until(lambda: _moving(rollout), "the canary to get traffic")
+    return rollout
+
+
+def _moving(rollout: aios.Rollout) -> bool:
+    status = rollout.status()
+    if status.finished:
+        raise RuntimeError(f"the canary did not stay at its weight: {status.summary}")
+    return status.stage.startswith("canary")
+
+
+def _on_shared(
+    runtime: LocalRuntime, head: Head, rollout: aios.Rollout | None
+) -> list[Contestant]:
+    by_title = _titles(head)
+    contestants = []
+    for name, endpoint in ((AIOS_CANARY, "moving"), (AIOS_STEADY, "steady")):
+        replica = by_title.get(f"ray::ServeReplica:{endpoint}:endpoint")
+        if replica is None:
+            continue
+        processes = {"replica": replica, "haproxy": by_title["haproxy"]}
+        canary = by_title.get(f"ray::ServeReplica:{endpoint}--v2:challenger")
+        if canary is not None:
+            processes["canary"] = canary
+        processes["kernel"] = by_title["ray::KernelActor"]
+        headers = {"Authorization": f"Bearer {runtime.key}"}
+        path = f"/v2/models/{endpoint}/predict"
+        log = head.home / "predictions" / endpoint
+        contestants.append(
+            Contestant(
+                name=name,
+                target=Target(f"{head.address}{path}", headers),
+                processes=processes,
+                recorded=partial(_rows, log),
+                check=lambda: rollout is None or _moving(rollout),
+            )
+        )
+        if name == AIOS_STEADY:
+            direct = {role: found for role, found in processes.items() if role != "haproxy"}
+            address = f"http://127.0.0.1:{_ingress_port(replica, head)}"
+            contestants.append(
+                Contestant(
+                    name=AIOS_DIRECT,
+                    target=Target(f"{address}{path}", headers),
+                    processes=direct,
+                    recorded=partial(_rows, log),
+                )
+            )
+    bare = by_title.get("ray::ServeReplica:bare:replica")
+    if bare is not None:
+        processes = {"replica": bare, "haproxy": by_title["haproxy"]}
+        contestants.append(Contestant(BARE, Target(f"{head.address}/bare", {}), processes))
+    return contestants
+
+
+def _titles(head: Head) -> dict[str, psutil.Process]:
+    """The processes of a cluster by what they call themselves; the youngest of a name."""
+    found: dict[str, psutil.Process] = {}
+    for process in sorted(processes_of(head.id, str(head.temp_dir)), key=lambda p: p.create_time()):
+        command = process.cmdline()
+        title = "haproxy" if process.name() == "haproxy" else (command or [""])[0]
+        found[title] = process
+    return found
+
+
+def _ingress_port(replica: psutil.Process, head: Head) -> int:
+    """The replica's own HTTP port, which HAProxy passes requests to."""
+    ports = range(head.ports.direct_ingress_min, head.ports.direct_ingress_max + 1)
+    listening = {
+        connection.laddr.port
+        for connection in replica.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    (port,) = listening.intersection(ports)
+    return int(port)
+
+
+def _rows(log: Path) -> int:
+    from deltalake import DeltaTable
+
+    if not (log / "_delta_log").exists():
+        return 0
+    actions = DeltaTable(str(log)).get_add_actions(flatten=True)
+    return int(sum(actions.column("num_records").to_pylist()))
+
+
+def _deploy_bare(head: Head, workload: Workload) -> None:
+    environment = {**os.environ, **head.driver_env()}
+    command = [sys.executable, "-m", "benchmarks.peers_on_ray", workload.graph.to_json()]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=STARTUP_S, check=False
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"the bare replica did not start: {done.stderr[-2000:]}")
+
+
+@contextmanager
+def fastapi(workload: Workload) -> Iterator[Contestant]:
+    """FastAPI and onnxruntime under uvicorn."""
+    port = _free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.peers_fastapi", str(port), workload.graph.to_json()],
+        stdin=subprocess.PIPE,
+    )
+    try:
+        target = Target(f"http://127.0.0.1:{port}/predict", {})
+        _wait_for(target, workload)
+        yield Contestant(FASTAPI, target, {"server": psutil.Process(process.pid)})
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def hand_made(workload: Workload) -> Iterator[Contestant]:
+    """Router deployment in front of two model deployments, on Serve's default settings."""
+    home = Path(tempfile.mkdtemp(prefix="aios-bench-"))
+    try:
+        spawn_guard(home, parent_pid=os.getpid())
+        head = start_head(home, Ports.free(), extra_env=DEFAULT_SERVE)
+        try:
+            client = ServeClient(head.dashboard_url, head.token())
+            client.put(_hand_made_config(head, workload))
+            client.close()
+            target = Target(f"{head.address}/predict", {})
+            _wait_for(target, workload)
+            titles = _titles(head)
+            kept = {
+                title.removeprefix("ray::ServeReplica:"): process
+                for title, process in titles.items()
+                if title.startswith("ray::ServeReplica:")
+            }
+            yield Contestant(HAND_MADE, target, {"proxy": titles["ray::ProxyActor"], **kept})
+        finally:
+            stop_head(head, remove_home=True)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _hand_made_config(head: Head, workload: Workload) -> dict[str, object]:
+    application = {
+        "name": "hand-made",
+        "route_prefix": "/predict",
+        "import_path": "benchmarks.peers_on_ray:hand_made_app",
+        "args": {"graph": workload.graph.to_json()},
+    }
+    return {
+        "http_options": {"host": "127.0.0.1", "port": head.ports.http},
+        "applications": [application],
+    }
+
+
+def _wait_for(target: Target, workload: Workload) -> None:
+    _until(lambda: _answers(target, workload.bodies[0]), f"an answer from {target.url}")
+
+
+def _answers(target: Target, body: bytes) -> bool:
+    headers = {"Content-Type": "application/json", **target.headers}
+    request = urllib.request.Request(target.url, data=body, headers=headers)
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            request, timeout=5
+        ) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _until(holds: Callable[[], bool], what: str) -> None:
+    give_up_s = time.monotonic() + STARTUP_S
+    while not holds():
+        if time.monotonic() > give_up_s:
+            raise TimeoutError(f"waited {STARTUP_S:.0f} s for {what}")
+        time.sleep(0.25)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,113 @@
+"""Peers on Ray Serve: a bare raw-ASGI replica, and the usual hand-made canary.
+
+    python -m benchmarks.peers_on_ray GRAPH     deploys the bare replica beside aios' own
+
+The bare replica joins the cluster of aios through `serve.run`, which leaves declarative
+applications alone and is left alone by them: so it has the same HAProxy, flags and neighbours.
+"""
+
+import random
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import orjson
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.requests import Request
+
+from benchmarks.scorer import Graph, Scorer
+
+BARE_APP = "bare"
+BARE_ROUTE = "/bare"
+CANARY_WEIGHT_FRACTION = 0.1
+Message = MutableMapping[str, Any]
+
+
+class BareApp:
+    """Raw ASGI: read the body, run the model, answer. No check of anything."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+
+    async def __call__(
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        if scope["type"] == "lifespan":
+            while True:
+                kind = (await receive())["type"]
+                await send({"type": f"{kind}.complete"})
+                if kind == "lifespan.shutdown":
+                    return
+        message = await receive()
+        body = message["body"]
+        while message.get("more_body"):
+            message = await receive()
+            body += message["body"]
+        answer = orjson.dumps(self._scorer.answer(orjson.loads(body)))
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(answer)).encode()),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+
+@serve.deployment(name="replica", max_ongoing_requests=576, ray_actor_options={"num_cpus": 0.1})
+@serve.ingress()
+class BareReplica:
+    """The cheapest thing that Serve can put behind HAProxy."""
+
+    def __init__(self, graph: str) -> None:
+        self._scorer = Scorer(Graph.from_json(graph))
+
+    def __serve_build_asgi_app__(self) -> BareApp:
+        return BareApp(self._scorer)
+
+
+@serve.deployment(max_ongoing_requests=100, ray_actor_options={"num_cpus": 0.1})
+class Version:
+    """One version of the hand-made canary."""
+
+    def __init__(self, graph: str) -> None:
+        self._scorer = Scorer(Graph.from_json(graph))
+
+    async def predict(self, record: dict[str, Any]) -> dict[str, Any]:
+        return self._scorer.answer(record)
+
+
+@serve.deployment(name="router", max_ongoing_requests=100, ray_actor_options={"num_cpus": 0.1})
+class Router:
+    """Takes requests and passes one in ten to the canary."""
+
+    def __init__(self, stable: DeploymentHandle, canary: DeploymentHandle) -> None:
+        self._stable = stable
+        self._canary = canary
+
+    async def __call__(self, request: Request) -> dict[str, Any]:
+        record = await request.json()
+        chosen = self._canary if random.random() < CANARY_WEIGHT_FRACTION else self._stable
+        answer: dict[str, Any] = await chosen.predict.remote(record)
+        return answer
+
+
+def hand_made_app(args: dict[str, Any]) -> serve.Application:
+    """Import path of the hand-made canary's application."""
+    stable = Version.options(name="stable").bind(args["graph"])  # type: ignore[attr-defined]
+    canary = Version.options(name="canary").bind(args["graph"])  # type: ignore[attr-defined]
+    return Router.bind(stable, canary)  # type: ignore[attr-defined]
+
+
+def main(graph: str) -> None:
+    """Deploy the bare replica into the cluster that the environment names."""
+    ray.init(address="auto", log_to_driver=False, namespace="benchmarks")
+    app = BareReplica.bind(graph)  # type: ignore[attr-defined]
+    serve.run(app, name=BARE_APP, route_prefix=BARE_ROUTE)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

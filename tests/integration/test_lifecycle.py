@@ -1,0 +1,123 @@
+"""`aios up`, `status`, `ps` and `down` as a user types them, and what they leave behind."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aios
+from aios.errors import UnknownEndpoint
+from aios.kernel.head import Ports, leftovers, read_head, stop_head
+from aios.kernel.processes import is_alive, processes_of
+
+PROGRAM = "from aios.cli import main; main()"
+
+
+class Shell:
+    """Runs `aios ...` with one home and ports that nobody else uses."""
+
+    def __init__(self, home: Path, ports: Ports) -> None:
+        self.home = home
+        self.port = ports.http
+        settings = {
+            "AIOS_HOME": str(home),
+            "AIOS_RAY_PORT": str(ports.gcs),
+            "AIOS_DASHBOARD_PORT": str(ports.dashboard),
+            "PYTHONPATH": os.pathsep.join(part for part in sys.path if part),
+            "COLUMNS": "160",
+        }
+        self._environment = {**os.environ, **settings}
+
+    def __call__(self, *arguments: str) -> tuple[int, str]:
+        """Exit code, and both outputs."""
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert "Traceback" not in done.stdout
+        return done.returncode, done.stdout
+
+    def up(self) -> str:
+        """Start; returns the API key that was printed."""
+        code, said = self("up", "--port", str(self.port))
+        assert code == 0, said
+        assert f"aios is up at http://127.0.0.1:{self.port}" in said
+        found = re.search(r"API key: (aios_\S+)", said)
+        assert found is not None
+        return found[1]
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    ports = Ports.free()
+    try:
+        yield Shell(tmp_path / "home", ports)
+    finally:
+        head = read_head(tmp_path / "home")
+        if head is not None:
+            stop_head(head)
+        ports.release()
+
+
+def test_a_lasting_runtime_comes_goes_and_comes_back(
+    shell: Shell, toy_contract: aios.Contract, toy_frame: Any, toy_model: Any
+) -> None:
+    assert shell("status") == (1, said_of_nothing(shell))
+    key = shell.up()
+    head = read_head(shell.home)
+    assert head is not None
+    for name in ("api.key", "connection.json", "runtime.json"):
+        assert stat.S_IMODE((shell.home / name).stat().st_mode) == 0o600
+
+    code, said = shell("up", "--port", str(shell.port))
+    assert code == 1
+    assert head.address in said
+    assert "already runs" in said
+    assert str(head.pids["raylet"]) in said
+
+    with aios.connect(home=shell.home) as rt:
+        rt.models.register("toy", toy_model, contract=toy_contract, sample=toy_frame)
+        before = rt.deploy("toy", "toy:1").predict([{"a": 1.0, "b": None, "id": "x"}])
+    code, said = shell("status")
+    assert code == 0
+    assert "toy:1" in said
+    assert "yes" in said
+    code, said = shell("ps")
+    assert code == 0
+    assert all(role in said for role in ("kernel", "api", "endpoint"))
+
+    processes = processes_of(head.id, str(head.temp_dir))
+    assert shell("down") == (0, "aios is down\n")
+    assert not [process for process in processes if is_alive(process)]
+    assert leftovers(head.ports) == []
+    assert not (shell.home / "connection.json").exists()
+    assert not head.temp_dir.exists()
+    assert shell("down") == (0, f"no runtime was up at {shell.home}\n")
+    assert shell("ps") == (1, said_of_nothing(shell))
+
+    assert shell.up() == key
+    with aios.connect(home=shell.home) as rt:
+        assert [version.ref for version in rt.models.list()] == ["toy:1"]
+        after = rt.endpoint("toy").wait(60).predict([{"a": 1.0, "b": None, "id": "x"}])
+        assert (after.version, after.outputs) == (1, before.outputs)
+        with pytest.raises(UnknownEndpoint, match="deployed: toy"):
+            rt.endpoint("other")
+    assert shell("down") == (0, "aios is down\n")
+
+
+def said_of_nothing(shell: Shell) -> str:
+    return (
+        f"aios: no runtime is known at {shell.home}: start one with `aios up`, set AIOS_ADDRESS "
+        "and AIOS_KEY, or use `with aios.local() as rt:`\n"
+    )
