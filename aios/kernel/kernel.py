@@ -69,9 +69,9 @@ class Kernel:
         self._started_s = clock.now_s()
         self._ensure_key(*api_key)
         self._observations = Observations(clock)
-        self._reconciler = Reconciler(self.desired, serve)
-        self._rollouts = RolloutDriver(
-            self.registry, self._observations, self._reconciler, flows, clock
+        self.reconciler = Reconciler(self.desired, serve)
+        self.rollouts = RolloutDriver(
+            self.registry, self._observations, self.reconciler, flows, clock
         )
         self._commands: dict[str, tuple[type[Record], Command]] = {
             "register": (requests.Register, self._register),
@@ -106,13 +106,13 @@ class Kernel:
 
     def start(self) -> None:
         """Begin to reconcile, and go on with the rollouts that were running."""
-        self._reconciler.start()
-        self._rollouts.start()
+        self.reconciler.start()
+        self.rollouts.start()
 
     def close(self) -> None:
         """Stop looking and deciding. Rollouts in the middle are left for the next kernel."""
-        self._rollouts.close()
-        self._reconciler.stop()
+        self.rollouts.close()
+        self.reconciler.stop()
         self._database.close()
 
     def report(self, report: WindowReport) -> None:
@@ -163,7 +163,7 @@ class Kernel:
                 continue
             plan = plan.model_copy(update={"keys": tuple(sorted(keys))})
             applications.append(serve_config.endpoint_application(plan, replica_settings))
-            wanted = self._rollouts.challengers(state.spec.name)
+            wanted = self.rollouts.challengers(state.spec.name)
             for app, version in wanted.items():
                 applications.append(
                     serve_config.challenger_application(
@@ -191,7 +191,7 @@ class Kernel:
         done = self.registry.remembered(asked.operation_id, asked.digest)
         if done is not None and command == "start_rollout":
             # The first time may have ended between the row and its flow.
-            self._rollouts.drive(done["id"])
+            self.rollouts.drive(done["id"])
         return done
 
     def _change(
@@ -248,7 +248,7 @@ class Kernel:
             change.publish(next_plan(change, spec, version))
             result = {"name": spec.name, "version": version.version}
             change.remember(result)
-        self._reconciler.changed()
+        self.reconciler.changed()
         return result
 
     def _remove(self, request: requests.OfName, asked: _Asked) -> dict[str, Any]:
@@ -259,7 +259,7 @@ class Kernel:
             change.remove_endpoint(name)
             change.remember({"name": name})
         self._observations.forget(name)
-        self._reconciler.changed()
+        self.reconciler.changed()
         return {"name": name}
 
     def _start_rollout(self, request: requests.StartRollout, asked: _Asked) -> dict[str, Any]:
@@ -283,12 +283,12 @@ class Kernel:
                 created_s=change.at_s,
                 created_by=asked.actor,
             )
-            row = row.model_copy(update={"state": self._rollouts.first_state(plan, row.id)})
+            row = row.model_copy(update={"state": self.rollouts.first_state(plan, row.id)})
             change.note(**{"from": now.ref, "rollout": row.id})
             change.create_rollout(row)
             change.remember({"id": row.id})
-        self._rollouts.drive(row.id)
-        self._reconciler.changed()
+        self.rollouts.drive(row.id)
+        self.reconciler.changed()
         return {"id": row.id}
 
     def _command_rollout(self, request: requests.CommandRollout, asked: _Asked) -> dict[str, Any]:
@@ -296,21 +296,21 @@ class Kernel:
         command, reason = request.command, request.reason or ""
         told = {"rollout": request.id, "reason": reason}
         with (
-            self._rollouts.deciding,
+            self.rollouts.deciding,
             self._change(asked, f"{command}_rollout", endpoint, **told) as change,
         ):
             if change.done is not None:
                 return change.done
-            result = self._rollouts.command(change, request.id, command, reason)
+            result = self.rollouts.command(change, request.id, command, reason)
             change.remember(result)
-        self._rollouts.wake(request.id)
+        self.rollouts.wake(request.id)
         return result
 
     def _rollback(self, request: requests.Rollback, asked: _Asked) -> dict[str, Any]:
         """Back to what users had before: end the running rollout, or undo the last promotion."""
         name, reason = request.endpoint, request.reason or ""
         with (
-            self._rollouts.deciding,
+            self.rollouts.deciding,
             self._change(asked, "rollback", name, reason=reason) as change,
         ):
             if change.done is not None:
@@ -318,7 +318,7 @@ class Kernel:
             state = change.endpoint(name)
             running = [row for row in change.active_rollouts() if row.endpoint == name]
             if running:
-                self._rollouts.command(change, running[0].id, "abort", reason or "rolled back")
+                self.rollouts.command(change, running[0].id, "abort", reason or "rolled back")
                 target = change.endpoint(name).stable_version
             elif state.previous_version is None:
                 raise IllegalTransition(
@@ -333,9 +333,9 @@ class Kernel:
                 change.publish(next_plan(change, state.spec, version))
             result = {"endpoint": name, "version": target, "at_s": change.at_s}
             change.remember(result)
-        self._reconciler.changed()
+        self.reconciler.changed()
         for row in running:
-            self._rollouts.wake(row.id)
+            self.rollouts.wake(row.id)
         return result
 
     # -- queries ----------------------------------------------------------------------
@@ -349,8 +349,8 @@ class Kernel:
             state,
             self.registry.plan(name),
             self._observations,
-            self._reconciler.statuses(),
-            self._reconciler.problem,
+            self.reconciler.statuses(),
+            self.reconciler.problem,
         )
 
     def _endpoints(self) -> list[dict[str, Any]]:
@@ -359,10 +359,10 @@ class Kernel:
     def _list_rollouts(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         if endpoint is not None:
             self.registry.endpoint(endpoint)
-        return [self._rollouts.view(row) for row in self.registry.rollouts(endpoint)]
+        return [self.rollouts.view(row) for row in self.registry.rollouts(endpoint)]
 
     def _rollout_status(self, id: str) -> dict[str, Any]:
-        return self._rollouts.view(self.registry.rollout(id))
+        return self.rollouts.view(self.registry.rollout(id))
 
     def _evidence(self, id: str) -> list[dict[str, Any]]:
         self.registry.rollout(id)
@@ -384,15 +384,15 @@ class Kernel:
             "models": len({version.name for version in versions}),
             "versions": len(versions),
             "endpoints": self._endpoints(),
-            "rollouts": [self._rollouts.view(row) for row in self.registry.active_rollouts()],
-            "problem": self._reconciler.problem,
+            "rollouts": [self.rollouts.view(row) for row in self.registry.active_rollouts()],
+            "problem": self.reconciler.problem,
         }
 
     def _ps(self) -> list[dict[str, Any]]:
         return views.processes(
             self._started_s,
             os.getpid(),
-            self._reconciler.statuses(),
+            self.reconciler.statuses(),
             self.registry,
             self._observations,
         )

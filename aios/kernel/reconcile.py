@@ -87,7 +87,8 @@ class Reconciler:
                 # One bad look must not end the loop that everything depends on.
                 self.problem = f"{type(error).__name__}: {error}"
                 logger.exception("reconcile failed; trying again")
-            self._changed.wait(LOOK_S)
+            if not self._stopped.is_set():
+                self._changed.wait(LOOK_S)
 
     def stop(self) -> None:
         """End the loop, if it was started, after what it is doing."""

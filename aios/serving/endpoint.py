@@ -197,7 +197,7 @@ class Endpoint:
         return not live.plan.spec.require_key or allowed(key, live.keys)
 
     def admit(self) -> Live:
-        """Take one request in; pair with `release`.
+        """Take one request in, on the plan of this moment; pair with `release`.
 
         Raises:
             Overloaded: as many as the endpoint allows are in flight.
@@ -211,10 +211,12 @@ class Endpoint:
                 retry_after_s=1.0,
             )
         self._in_flight += 1
+        live.runner.hold()
         return live
 
-    def release(self, latency_s: float, *, failed: bool) -> None:
+    def release(self, live: Live, latency_s: float, *, failed: bool) -> None:
         self._in_flight -= 1
+        live.runner.let_go()
         self._requests += 1
         self._failed += failed
         self._pending_latency_s.append(latency_s)

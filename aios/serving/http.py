@@ -214,7 +214,7 @@ class EndpointApp:
             failed = False  # the caller's mistake, or the caller went away
             raise
         finally:
-            endpoint.release(time.monotonic() - started_s, failed=failed)
+            endpoint.release(live, time.monotonic() - started_s, failed=failed)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

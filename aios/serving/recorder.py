@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from aios.serving.endpoint import Answer
 
 FLUSH_S = 5.0
+MOST_COMMITS = 5
 MAX_BUFFERED = 20_000
 MAX_BUFFERED_ROWS = 200_000
 """Requests, and rows of all of them, held in memory; beyond it the oldest requests are dropped
@@ -85,9 +86,18 @@ class Recorder:
     def _append(self, entries: Iterable[_Entry]) -> int:
         import pyarrow as pa
         from deltalake import write_deltalake
+        from deltalake.exceptions import CommitFailedError
 
         rows = [row for entry in entries for row in _rows(entry)]
-        write_deltalake(self._url, pa.Table.from_pylist(rows, schema=_schema(pa)), mode="append")
+        found = pa.Table.from_pylist(rows, schema=_schema(pa))
+        for attempt in range(MOST_COMMITS):
+            try:
+                write_deltalake(self._url, found, mode="append")
+                break
+            except CommitFailedError:
+                # Appends never conflict, but replicas that make the table at once do.
+                if attempt == MOST_COMMITS - 1:
+                    raise
         return len(rows)
 
 

@@ -45,6 +45,7 @@ class Runner:
         self._waiting: deque[_Waiting] = deque()
         self._busy = False
         self._closed = False
+        self._holders = 0
         self._scalars = frozenset(
             name for name, field in codec.contract.outputs.items() if not field.shape
         )
@@ -90,8 +91,6 @@ class Runner:
             raise ModelFailed(f"the model raised {type(error).__name__}") from error
 
     async def _queued(self, batch: Batch) -> Outputs:
-        if self._closed:
-            raise ModelFailed("this version was unloaded; send the request again")
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded("too many requests wait for this model", retry_after_s=1.0)
         loop = asyncio.get_running_loop()
@@ -158,19 +157,26 @@ class Runner:
             else:
                 waiting.answer.set_result(part)
         self._start_batch(loop)
-        if self._closed and not self._busy:
-            self._release()
+        self._unload_if_done()
+
+    def hold(self) -> None:
+        """Keep the engine until `let_go`, even if `close` is called between."""
+        self._holders += 1
+
+    def let_go(self) -> None:
+        self._holders -= 1
+        self._unload_if_done()
 
     def close(self) -> None:
-        """Take no more calls; the engine is let go once those that wait are answered."""
+        """Unload the engine as soon as nobody holds it and nothing runs."""
         self._closed = True
-        if not self._busy:
-            self._release()
+        self._unload_if_done()
 
-    def _release(self) -> None:
-        if self._thread is not None:
-            self._thread.shutdown(wait=False)
-        self._engine.close()
+    def _unload_if_done(self) -> None:
+        if self._closed and not self._busy and not self._holders:
+            if self._thread is not None:
+                self._thread.shutdown(wait=False)
+            self._engine.close()
 
 
 def failure_kind(error: BaseException) -> str:

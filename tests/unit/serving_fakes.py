@@ -135,7 +135,7 @@ class World:
         try:
             return await self.endpoint.predict(live, batch or rows(1.0), key, **more)
         finally:
-            self.endpoint.release(0.001, failed=False)
+            self.endpoint.release(live, 0.001, failed=False)
 
     def arm(self, name):
         return self.endpoint.report().arms[name]

@@ -474,7 +474,7 @@ def test_other_limits_or_another_contract_of_the_same_artifact_are_loaded_anew()
 def test_a_plan_changes_under_requests_in_flight_without_failing_one():
     async def scenario():
         engines = {
-            version: FakeEngine(version / 10, slow=version % 2 == 0) for version in range(1, 8)
+            version: FakeEngine(version / 100, slow=version % 2 == 0) for version in range(1, 31)
         }
         world = World(engines, ask=answering())
         await world.endpoint.reconfigure(plan(1))
@@ -489,7 +489,7 @@ def test_a_plan_changes_under_requests_in_flight_without_failing_one():
         for revision in range(2, 30):
             arm = [None, "canary", "shadow"][revision % 3]
             await world.endpoint.reconfigure(
-                plan(revision, stable=revision % 7 + 1, arm=arm, version=50, era=str(revision // 4))
+                plan(revision, stable=revision, arm=arm, version=50, era=str(revision // 4))
             )
             await asyncio.sleep(0.002)
         done = True
@@ -499,9 +499,32 @@ def test_a_plan_changes_under_requests_in_flight_without_failing_one():
     answers, report = run(scenario())
     assert len(answers) > 200
     for answer in answers:
-        expected = 0.7 if answer.version == 50 else answer.version / 10
+        expected = 0.7 if answer.version == 50 else answer.version / 100
         assert answer.outputs["p"].tolist() == [pytest.approx(expected)]
     assert (report.requests, report.failed, report.in_flight) == (len(answers), 0, 0)
+
+
+def test_a_request_whose_plan_was_replaced_many_times_is_still_answered_from_it():
+    async def scenario():
+        asked, fails = asyncio.Event(), asyncio.Event()
+
+        async def ask(batch, timeout_s, traceparent):
+            asked.set()
+            await fails.wait()
+            raise ConnectionError("dead")
+
+        engines = {version: FakeEngine() for version in range(1, 7)}
+        world = World(engines, ask=ask)
+        await world.endpoint.reconfigure(plan(1, arm="canary", version=50))
+        request = asyncio.ensure_future(world.predict())
+        await asked.wait()
+        for version in range(2, 7):
+            await world.endpoint.reconfigure(plan(version, stable=version))
+        fails.set()
+        answer = await request
+        return answer.version, engines[1].closed, engines[2].closed
+
+    assert run(scenario()) == (1, True, True)
 
 
 def test_a_request_finishes_on_the_plan_it_began_with():
@@ -526,12 +549,12 @@ def test_over_its_limit_a_replica_refuses_and_counts_it():
     async def scenario():
         world = World()
         await world.endpoint.reconfigure(plan(max_queued=2))
-        world.endpoint.admit()
+        live = world.endpoint.admit()
         world.endpoint.admit()
         with pytest.raises(Overloaded) as caught:
             world.endpoint.admit()
         full = world.endpoint.report()
-        world.endpoint.release(0.1, failed=True)
+        world.endpoint.release(live, 0.1, failed=True)
         world.endpoint.admit()
         return caught.value.retry_after_s, full, world.endpoint.report()
 

@@ -226,14 +226,29 @@ def test_closing_lets_waiting_calls_finish_and_then_lets_the_engine_go():
         await asyncio.sleep(0)
         runner.close()
         assert not engine.closed
-        with pytest.raises(ModelFailed, match="unloaded"):
-            await runner.run(rows(3))
         valve.opened.set()
         answers = await asyncio.gather(*calls)
         assert [outputs["p"].tolist() for outputs, _ in answers] == [[0.5]] * 3
         assert engine.closed
 
     asyncio.run(scenario())
+
+
+def test_who_holds_a_closed_runner_can_still_ask_it():
+    async def scenario():
+        engine = FakeEngine()
+        runner = Runner(engine, CODEC)
+        runner.hold()
+        runner.hold()
+        runner.close()
+        outputs, _ = await runner.run(rows(1))
+        runner.let_go()
+        assert not engine.closed
+        runner.let_go()
+        assert engine.closed
+        return outputs["p"].tolist()
+
+    assert asyncio.run(scenario()) == [0.5]
 
 
 def test_outputs_come_as_plain_vectors_without_what_the_contract_does_not_know():

@@ -1,0 +1,254 @@
+"""A kernel without Ray: Serve, flows, replicas and time are played by what is here."""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aios.clock import ManualClock
+from aios.config import Settings
+from aios.contracts import Contract, Number
+from aios.errors import ClusterUnavailable
+from aios.kernel.kernel import Kernel
+from aios.kernel.serve_client import AppStatus, ReplicaStatus
+from aios.records import ArmReport, TrafficPlan, WindowReport
+from aios.rollout import Canary
+from aios.telemetry import Sketch
+
+KEY = ("local", "a" * 64)
+CONTRACT = Contract(inputs={"a": Number(min=0, max=10)}, outputs={"approve": Number()})
+NARROW = Contract(inputs={"a": Number(min=0, max=5)}, outputs={"approve": Number()})
+QUICK = Canary(steps=(0.2, 1.0), bake_s=2, abort_when=("errors worse",), no_data_s=4)
+TWO_STEPS = Canary(steps=(0.1, 0.5, 1.0), bake_s=2, abort_when=("errors worse",), no_data_s=4)
+
+
+class FakeServe:
+    """Runs what it is told at once. `broken` says how applications fail to deploy, by version;
+    `outage` makes every call fail, `slow` keeps new applications from becoming ready."""
+
+    def __init__(self) -> None:
+        self.puts: list[dict[str, Any]] = []
+        self.broken: dict[int, str] = {}
+        self.outage = False
+        self.lose_answers = False
+        self.slow = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.puts[-1]
+
+    @property
+    def apps(self) -> dict[str, dict[str, Any]]:
+        return {app["name"]: app for app in self.config["applications"]}
+
+    @property
+    def challengers(self) -> list[str]:
+        return [name for name in self.apps if "--v" in name]
+
+    def plan(self, endpoint: str) -> TrafficPlan:
+        (deployment,) = self.apps[endpoint]["deployments"]
+        return TrafficPlan.model_validate(deployment["user_config"])
+
+    def put(self, config: dict[str, Any]) -> None:
+        if self.outage:
+            raise ClusterUnavailable("Serve is away")
+        self.puts.append(config)
+        if self.lose_answers:
+            raise ClusterUnavailable("Serve took it, but its answer was lost")
+
+    def statuses(self) -> dict[str, AppStatus]:
+        if self.outage:
+            raise ClusterUnavailable("Serve is away")
+        return {name: self._status(name, app) for name, app in self.apps.items()}
+
+    def _status(self, name: str, app: dict[str, Any]) -> AppStatus:
+        version = app["args"].get("served", {}).get("version")
+        if version in self.broken:
+            trace = f"Traceback (most recent call last):\n  ...\n{self.broken[version]}\n"
+            return AppStatus(name, "DEPLOY_FAILED", trace)
+        if version is not None and self.slow:
+            return AppStatus(name, "DEPLOYING", "")
+        replica = ReplicaStatus(f"{name}-replica", "RUNNING", 4242, "127.0.0.1", 1.0)
+        return AppStatus(name, "RUNNING", "", (replica,))
+
+
+class FakeFlows:
+    """Remembers which flows were started; the test takes the looks."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.launched = False
+
+    def flow(self, name: str, function: Any) -> Any:
+        return function
+
+    step = flow
+
+    def launch(self) -> None:
+        self.launched = True
+
+    def start(self, flow: Any, *arguments: Any, flow_id: str) -> None:
+        if flow_id not in self.started:
+            self.started.append(flow_id)
+
+    def close(self) -> None:
+        self.launched = False
+
+
+@dataclass
+class Replica:
+    """A replica that does what its plan says. Rates are per arm."""
+
+    endpoint: str
+    name: str = "loan-replica"
+    pid: int = 100
+    plan: TrafficPlan | None = None
+    refuses: dict[int, str] = field(default_factory=dict)
+    error_rate: dict[int, float] = field(default_factory=dict)
+    requests_per_s: int = 2000
+    silent: bool = False
+    refused: str | None = None
+    sequence: int = 0
+    counts: dict[str, ArmReport] = field(default_factory=dict)
+
+    def take(self, plan: TrafficPlan) -> None:
+        if plan.stable.version in self.refuses:
+            self.refused = self.refuses[plan.stable.version]
+            return
+        self.refused = None
+        if self.plan is None or plan.era != self.plan.era:
+            self.counts = {}
+        self.plan = plan
+
+    def report(self, at_s: float) -> WindowReport:
+        assert self.plan is not None
+        self.sequence += 1
+        challenger = self.plan.challenger
+        share = challenger.weight_fraction if challenger is not None else 0.0
+        self._serve("stable", self.plan.stable.version, 1 - share)
+        if challenger is not None:
+            shadow = challenger.arm == "shadow"
+            self._serve(challenger.arm, challenger.served.version, 1.0 if shadow else share)
+        return WindowReport(
+            endpoint=self.endpoint,
+            replica=self.name,
+            era=self.plan.era,
+            revision=self.plan.revision,
+            sequence=self.sequence,
+            at_s=at_s,
+            pid=self.pid,
+            node="127.0.0.1",
+            requests=self.sequence * self.requests_per_s,
+            failed=self.sequence,
+            in_flight=3,
+            refused=self.refused,
+            latency=LATENCY,
+            arms=self.counts,
+        )
+
+    def _serve(self, arm: str, version: int, share: float) -> None:
+        old = self.counts.get(arm) or ArmReport(version=version)
+        attempts = int(self.requests_per_s * share)
+        errors = old.errors.get("model_failed", 0) + int(
+            attempts * self.error_rate.get(version, 0.0)
+        )
+        new = ArmReport(
+            version=version,
+            attempts=old.attempts + attempts,
+            errors={"model_failed": errors} if errors else {},
+        )
+        self.counts = {**self.counts, arm: new}
+
+
+def _latency() -> bytes:
+    sketch = Sketch()
+    sketch.update_many([0.01, 0.02, 0.03])
+    return sketch.to_bytes()
+
+
+LATENCY = _latency()
+
+
+class World:
+    """A kernel and all that is around it, second by second."""
+
+    def __init__(self, home: Path) -> None:
+        self.settings = Settings(home=home)
+        self.clock = ManualClock(1_000_000.0)
+        self.serve = FakeServe()
+        self.replicas: list[Replica] = []
+        self.kernel, self.flows = self._boot()
+
+    def _boot(self) -> tuple[Kernel, FakeFlows]:
+        flows = FakeFlows()
+        return Kernel(self.settings, self.serve, self.clock, KEY, flows), flows
+
+    def restart(self) -> None:
+        """As after SIGKILL: nothing of the old kernel is closed or told."""
+        self.kernel, self.flows = self._boot()
+
+    def do(self, command: str, operation_id: str | None = None, **arguments: Any) -> Any:
+        return self.kernel.execute(command, arguments, "ann", operation_id)
+
+    def register(self, name: str = "loan", contract: Contract = CONTRACT, count: int = 1) -> None:
+        for number in range(count):
+            artifact = {"digest": f"{number:064x}", "engine": "onnx", "size_bytes": 10}
+            self.do("register", name=name, artifact=artifact, contract=contract.to_json())
+
+    def deploy(self, version: str = "loan:1", **spec: Any) -> None:
+        self.do("deploy", version=version, spec={"name": "loan", **spec})
+        if not self.replicas:
+            self.replicas = [Replica("loan"), Replica("loan", "loan-other", 101)]
+        self.tick()
+
+    def rollout(self, plan: Any = QUICK, version: str = "loan:2") -> str:
+        started = self.do(
+            "start_rollout", endpoint="loan", version=version, plan=plan.model_dump(mode="json")
+        )
+        return str(started["id"])
+
+    def tick(self, seconds: float = 1.0) -> None:
+        """Time passes, Serve is reconciled, replicas report, running rollouts are looked at."""
+        self.clock.advance(seconds)
+        self.reconcile()
+        for row in self.kernel.registry.active_rollouts():
+            self.kernel.rollouts.look(row.id)
+        self.reconcile()
+
+    def reconcile(self) -> None:
+        try:
+            self.kernel.reconciler.once()
+        except ClusterUnavailable:
+            return
+        for replica in self.replicas:
+            if replica.endpoint in self.serve.apps:
+                replica.take(self.serve.plan(replica.endpoint))
+                if not replica.silent:
+                    self.kernel.report(replica.report(self.clock.now_s()))
+
+    def until(self, rollout_id: str, *, seconds: int = 60, stage: str | None = None) -> Any:
+        """The rollout's view when it has ended, or when it is in `stage`."""
+        for _ in range(seconds):
+            view = self.do("rollout", id=rollout_id)
+            if view["status"] != "running" or view["stage"] == stage:
+                return view
+            self.tick()
+        return self.do("rollout", id=rollout_id)
+
+    def alias(self) -> int:
+        return int(self.kernel.registry.version("loan@stable").version)
+
+
+def make_template(folder: Path) -> Path:
+    """A home whose store is upgraded already: an upgrade takes longer than most tests."""
+    World(folder)
+    return folder
+
+
+def make_world(template: Path, folder: Path) -> World:
+    """A world with three versions of one model, the first one deployed."""
+    shutil.copytree(template, folder, dirs_exist_ok=True)
+    world = World(folder)
+    world.register(count=3)
+    world.deploy()
+    return world
