@@ -18,8 +18,8 @@ _RICH = {"good": "green", "bad": "red", "open": "yellow"}
 # Readable on white and on black: notebooks have both.
 _HTML = {"good": "#2e8b57", "bad": "#d1443c", "open": "#b8860b"}
 _STYLES = {
-    "table": "border-collapse:collapse;margin:4px 0",
-    "caption": "caption-side:top;text-align:left;font-weight:600;padding:2px 0 4px;color:inherit",
+    "table": "border-collapse:collapse;margin:0 0 4px",
+    "div": "font-weight:600;padding:2px 0 4px",
     "th": "padding:2px 12px 2px 0;border-bottom:1px solid #8888",
     "td": "padding:2px 12px 2px 0;white-space:pre-wrap",
     "left": "text-align:left",
@@ -28,21 +28,31 @@ _STYLES = {
 
 
 def as_table(title: str, headings: Sequence[str], rows: Rows) -> Any:
-    """A rich table; text is never read as markup."""
+    """The title and a rich table below; text is never read as markup.
+
+    The title is not the table's own, which would break at the table's width.
+    """
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), title_justify="left")
+    above = Text(title, style="bold")
+    if not rows:
+        return above
+    table = Table()
     for heading, right in zip(headings, _numeric(headings, rows), strict=True):
         table.add_column(Text(heading), justify="right" if right else "left")
     for row in rows:
         table.add_row(*(Text(cell, style=_RICH.get(_tone(cell), "")) for cell in _cells(row)))
-    return table
+    return Group(above, table)
 
 
 def as_html(title: str, headings: Sequence[str], rows: Rows) -> str:
-    """An HTML table with everything escaped. Styles are inline: notebooks have rules for
-    tables of their own, and a stylesheet would reach other cells."""
+    """The title and an HTML table below, with everything escaped. Styles are inline: notebooks
+    have rules for tables of their own, and a stylesheet would reach other cells."""
+    above = _tag("div", title)
+    if not rows:
+        return above
     sides = ["right" if right else "left" for right in _numeric(headings, rows)]
     named = zip(headings, sides, strict=True)
     head = "".join(_tag("th", heading, _STYLES[side]) for heading, side in named)
@@ -50,7 +60,7 @@ def as_html(title: str, headings: Sequence[str], rows: Rows) -> str:
         "<tr>" + "".join(map(_html_cell, cells, sides)) + "</tr>" for cells in map(_cells, rows)
     )
     return (
-        f'<table style="{_STYLES["table"]}">{_tag("caption", title)}'
+        f'{above}<table style="{_STYLES["table"]}">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
 

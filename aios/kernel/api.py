@@ -14,8 +14,10 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from aios.contracts.problems import problem
 from aios.errors import (
@@ -85,6 +87,8 @@ def build_api(
         store_artifact: keeps an uploaded artifact (tar bytes, digest) after checking it.
     """
     app = FastAPI(title="aios", version=VERSION, docs_url="/api/docs", redoc_url=None)
+    # A redirect would repeat whatever Host header came.
+    app.router.redirect_slashes = False
     app.add_middleware(Front, identify=identify)
     _handle_errors(app)
     _add_protocol_routes(app, execute)
@@ -214,18 +218,26 @@ def _add_protocol_routes(app: FastAPI, execute: Execute) -> None:
             ) from error
         return {"ready": True}
 
-    @app.api_route("/v2/models/{name}", methods=["GET", "POST"])
-    @app.api_route("/v2/models/{name}/{rest:path}", methods=["GET", "POST"])
+    methods = ["GET", "HEAD", "POST"]
+
+    @app.api_route("/v2/models/{name}", methods=methods, include_in_schema=False)
+    @app.api_route("/v2/models/{name}/{rest:path}", methods=methods, include_in_schema=False)
     async def unknown_endpoint(request: Request, name: str, rest: str = "") -> None:
         try:
             deployed = [str(found["name"]) for found in await execute("endpoints", {}, "v2", None)]
         except TemporaryError:
             deployed = []
-        path = request.scope.get("raw_path") or request.url.path.encode()
-        if name in deployed and path.startswith(f"/v2/models/{name}".encode()):
+        if name in deployed and _is_plainly_below(request, f"/v2/models/{name}"):
             raise Overloaded(f"endpoint {name!r} is starting; try again shortly", retry_after_s=1.0)
         names = ", ".join(deployed) or "none"
         raise UnknownEndpoint(f"no endpoint {name[:60]!r}; deployed: {names}")
+
+
+def _is_plainly_below(request: Request, path: str) -> bool:
+    """Whether the address was written as an endpoint's is. What the ingress did not route to
+    the endpoint because of `%2F` or `%6c` in it will never be answered by it."""
+    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    return raw == path.encode() or raw.startswith(f"{path}/".encode())
 
 
 async def _read(request: Request, limit_bytes: int) -> bytes:
@@ -237,6 +249,14 @@ async def _read(request: Request, limit_bytes: int) -> bytes:
             raise PayloadTooLarge(f"the artifact is over the limit of {limit_bytes} bytes")
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def _methods_at(app: FastAPI, request: Request) -> list[str]:
+    found: set[str] = set()
+    for route in app.routes:
+        if isinstance(route, Route | APIRoute) and route.matches(request.scope)[0] != Match.NONE:
+            found |= route.methods or set()
+    return sorted(found)
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -258,18 +278,18 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> Response:
-        path = request.url.path[:200]
+        path = request.scope["path"][:200]
         if error.status_code == 404:
             return respond(UnknownName(f"nothing is served at {path}; see /api/docs"), request)
         if error.status_code == 405:
-            allow = (error.headers or {}).get("Allow", "")
+            allow = ", ".join(_methods_at(app, request))
             message = f"{path} takes {allow}, not {request.method[:20]}"
             return respond(NotAllowed(message, allow=allow), request)
         return respond(UsageError(f"{request.method} {path}: {error.detail}"), request)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
         return respond(error, request)
 
 

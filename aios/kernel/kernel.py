@@ -17,14 +17,14 @@ from uuid import uuid4
 from aios.clock import Clock
 from aios.config import Settings
 from aios.contracts import Contract, compatibility
-from aios.errors import IllegalTransition, UnknownName, UsageError
+from aios.errors import IllegalTransition, UnknownEndpoint, UnknownName, UsageError
 from aios.flows import FlowEngine, Flows
 from aios.kernel import metrics, requests, serve_config, views
 from aios.kernel.observations import Observations
 from aios.kernel.reconcile import Reconciler, Serve
 from aios.kernel.rollouts import RolloutDriver
 from aios.kernel.traffic import next_plan, served
-from aios.records import EndpointSpec, ModelVersion, Record, WindowReport
+from aios.records import EndpointSpec, ModelVersion, Record, TrafficPlan, WindowReport
 from aios.registry import Change, Registry, RolloutRow
 from aios.rollout.plans import parse_plan
 from aios.store.canonical import canonical
@@ -161,7 +161,6 @@ class Kernel:
             plan = self.registry.plan(state.spec.name)
             if plan is None:
                 continue
-            plan = plan.model_copy(update={"keys": tuple(sorted(keys))})
             applications.append(serve_config.endpoint_application(plan, replica_settings))
             wanted = self.rollouts.challengers(state.spec.name)
             for app, version in wanted.items():
@@ -174,6 +173,24 @@ class Kernel:
                     )
                 )
         return serve_config.serve_config(applications, self._settings.http_port)
+
+    def plan_for(self, endpoint: str) -> tuple[str, TrafficPlan]:
+        """The plan that the replicas of an endpoint must act on now, with the keys that may
+        call, and a stamp that differs whenever either does.
+
+        Raises:
+            UnknownEndpoint: it is not deployed, or has no plan yet.
+        """
+        plan = self.registry.plan(endpoint)
+        if plan is None:
+            raise UnknownEndpoint(f"endpoint {endpoint!r} has no traffic plan yet")
+        keys = tuple(sorted(key.digest for key in self.registry.keys()))  # noqa: SIM118
+        stamp = hashlib.sha256(" ".join((str(plan.revision), *keys)).encode()).hexdigest()
+        return stamp, plan.model_copy(update={"keys": keys})
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener`, from any thread, whenever desired state may have changed."""
+        self.reconciler.listeners.append(listener)
 
     # -- commands ---------------------------------------------------------------------
 

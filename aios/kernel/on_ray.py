@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from aios.store.artifacts import ArtifactStore
 
 NAME = "aios-kernel"
 NAMESPACE = "aios"
+THREADS = 16
+PLAN_WAIT_S = 30.0
 ANSWER_S = 15.0
 """How long a command may take; SQLite and a rollout's decision take milliseconds."""
 
@@ -29,7 +32,8 @@ class KernelActor:
     """The detached actor. Ray restarts it with the same arguments when its process dies;
     what it knows it reads from the store.
 
-    It has threads, not an event loop: commands wait for the database.
+    An event loop, because every replica of every endpoint waits here for its next traffic
+    plan; whatever touches the database runs in threads.
     """
 
     def __init__(self, settings: dict[str, Any], api_key: tuple[str, str]) -> None:
@@ -37,23 +41,62 @@ class KernelActor:
         logging.getLogger("httpx").setLevel(logging.WARNING)
         loaded = Settings.model_validate(settings)
         client = ServeClient(f"http://127.0.0.1:{loaded.dashboard_port}", cluster_token(os.environ))
-        self._kernel = Kernel(loaded, client, SystemClock(), api_key, open_flows(loaded))
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="aios-command")
+        self._kernel = self._threads.submit(
+            lambda: Kernel(loaded, client, SystemClock(), api_key, open_flows(loaded))
+        ).result()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed = asyncio.Event()
+        self._kernel.on_change(self._announce)
         self._kernel.start()
 
-    def execute(
+    def _announce(self) -> None:
+        """From any thread: let every `next_plan` look again."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake_waiting)
+
+    def _wake_waiting(self) -> None:
+        waited_for, self._changed = self._changed, asyncio.Event()
+        waited_for.set()
+
+    async def next_plan(self, endpoint: str, stamp: str) -> dict[str, Any]:
+        """Wait for a plan whose stamp is not `stamp`: `{"stamp", "plan"}`; `{}` when there is
+        none for a while, so that a caller whose kernel was replaced asks the new one."""
+        self._loop = asyncio.get_running_loop()
+        give_up_s = self._loop.time() + PLAN_WAIT_S
+        while True:
+            changed = self._changed
+            try:
+                found, plan = await self._loop.run_in_executor(
+                    self._threads, self._kernel.plan_for, endpoint
+                )
+            except AiosError as error:
+                return {"problem": error.to_problem()}
+            if found != stamp:
+                return {"stamp": found, "plan": plan.model_dump(mode="json")}
+            try:
+                async with asyncio.timeout_at(give_up_s):
+                    await changed.wait()
+            except TimeoutError:
+                return {}
+
+    async def execute(
         self, command: str, arguments: dict[str, Any], actor: str, operation_id: str | None
     ) -> dict[str, Any]:
         """`{"result": ...}`, or `{"problem": ...}` for an error raised on purpose."""
         try:
-            return {"result": self._kernel.execute(command, arguments, actor, operation_id)}
+            result = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._kernel.execute, command, arguments, actor, operation_id
+            )
         except AiosError as error:
             return {"problem": error.to_problem()}
+        return {"result": result}
 
-    def report(self, report: dict[str, Any]) -> None:
+    async def report(self, report: dict[str, Any]) -> None:
         """Take a replica's counts; nobody waits for this."""
         self._kernel.report(WindowReport.model_validate(report))
 
-    def ready(self) -> int:
+    async def ready(self) -> int:
         """Its process id, once it is up."""
         return os.getpid()
 
@@ -116,7 +159,7 @@ def boot(ray_address: str, settings: dict[str, Any], api_key: tuple[str, str]) -
                 get_if_exists=True,
                 max_restarts=-1,
                 max_task_retries=0,
-                max_concurrency=32,
+                max_concurrency=10_000,
                 num_cpus=0.1,
                 resources={"node:__internal_head__": 0.001},
             )

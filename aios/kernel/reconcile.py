@@ -40,13 +40,17 @@ class Reconciler:
         self._thread = threading.Thread(target=self._run, name="aios-reconcile", daemon=True)
         self.problem: str | None = None
         self.has_looked = False
+        self.listeners: list[Callable[[], None]] = []
 
     def start(self) -> None:
         self._thread.start()
 
     def changed(self) -> None:
-        """Desired state changed: reconcile now rather than at the next look."""
+        """Desired state changed: reconcile now rather than at the next look, and tell the
+        `listeners`, which must not block."""
         self._changed.set()
+        for listener in self.listeners:
+            listener()
 
     def statuses(self) -> dict[str, AppStatus]:
         """What ran at the last look."""

@@ -271,6 +271,10 @@ class RolloutDriver:
                 change.put_endpoint(spec, old.version)
                 change.set_alias(spec.model, "stable", old.version)
             change.publish(next_plan(change, spec, old))
+        elif isinstance(action, Finish):
+            newest = change.plan(row.endpoint)
+            if newest is not None and newest.challenger is not None:
+                change.publish(next_plan(change, spec, old))
 
     def _write_evidence(self, row: RolloutRow, era: str, after: State) -> None:
         now_s = self._clock.monotonic_s()

@@ -1,8 +1,10 @@
 """Desired state as Ray Serve's declarative configuration: pure functions of records.
 
-Only `user_config` and replica counts may differ between two configurations of one
-application. `import_path`, `args` and `runtime_env` make its code version: changing one
-restarts every replica, so nothing that varies is put there.
+Only replica counts and limits differ between two configurations of one endpoint.
+`import_path`, `args` and `runtime_env` make its code version: changing one restarts every
+replica, so nothing that varies is put there. Traffic plans are not here at all: replicas
+fetch them from the kernel. As `user_config` each shift of traffic made Serve take the
+replica out of HAProxy and put it back, two reloads and 200 to 400 ms without answers.
 """
 
 from collections.abc import Mapping
@@ -41,7 +43,6 @@ def endpoint_application(plan: TrafficPlan, replica_settings: Mapping[str, Any])
         "deployments": [
             {
                 "name": "endpoint",
-                "user_config": plan.model_dump(mode="json"),
                 # Our own limit answers first, with a problem body and Retry-After.
                 "max_ongoing_requests": 2 * spec.max_queued + 64,
                 "graceful_shutdown_timeout_s": max(5.0, 2 * spec.deadline_s),

@@ -99,7 +99,9 @@ class Endpoint:
         """
         async with self._changing:
             before = self._current
-            if before is not None and plan.revision <= before.plan.revision:
+            if before is not None and (
+                plan.revision < before.plan.revision or plan == before.plan
+            ):
                 return
             try:
                 live = await self._prepare(plan, before)

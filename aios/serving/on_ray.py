@@ -1,8 +1,9 @@
 """Thin Ray Serve shells around `Endpoint` and `ChallengerReplica`.
 
 The kernel names `endpoint_app` and `challenger_app` as import paths in the declarative
-Serve configuration. Their arguments never change while an endpoint lives, because a
-changed argument restarts replicas; what changes travels in `user_config` as a traffic plan.
+Serve configuration. Their arguments never change while an endpoint lives, because a changed
+argument restarts replicas; what changes comes as a traffic plan that each replica waits for
+at the kernel, so that Serve and its HAProxy are not touched when traffic shifts.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from aios.store.artifacts import ArtifactStore
 from aios.telemetry.traces import Tracer
 
 REPORT_S = 1.0
+RETRY_S = 0.25
 KERNEL = "aios-kernel"
 NAMESPACE = "aios"
 ENDPOINT_DEPLOYMENT = "endpoint"
@@ -72,7 +74,9 @@ def _connect(challenger: Challenger) -> ChallengerClient:
 class EndpointDeployment:
     """One endpoint replica."""
 
-    def __init__(self, name: str, settings: dict[str, Any]) -> None:
+    async def __init__(  # type: ignore[misc] # Serve awaits it
+        self, name: str, settings: dict[str, Any]
+    ) -> None:
         self._name = name
         context = serve.get_replica_context()
         self._recorder = Recorder(f"{settings['log_url'].rstrip('/')}/{name}", 1.0)
@@ -85,22 +89,49 @@ class EndpointDeployment:
             replica=context.replica_id.unique_id,
         )
         self._kernel: Any = None
-        self._timers: list[asyncio.Task[None]] = []
+        self._stamp = ""
+        while not self._stamp:
+            await self._take_next_plan()
+        self._timers = [
+            asyncio.create_task(self._follow_forever()),
+            asyncio.create_task(self._report_forever()),
+            asyncio.create_task(self._record_forever()),
+        ]
 
     def __serve_build_asgi_app__(self) -> EndpointApp:
         return EndpointApp(self._endpoint, self._name)
 
-    async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        plan = TrafficPlan.model_validate(user_config)
-        self._recorder.fraction = plan.spec.record_fraction
-        await self._endpoint.reconfigure(plan)
-        if not self._timers:
-            self._timers = [
-                asyncio.create_task(self._report_forever()),
-                asyncio.create_task(self._record_forever()),
-            ]
-        else:
+    async def _take_next_plan(self) -> None:
+        """Wait for a plan other than the one in force, and act on it. Without a kernel, or
+        without news for a while, return; the plan in force stays."""
+        try:
+            if self._kernel is None:
+                loop = asyncio.get_running_loop()
+                self._kernel = await loop.run_in_executor(
+                    None, lambda: ray.get_actor(KERNEL, namespace=NAMESPACE)
+                )
+            answer = await self._kernel.next_plan.remote(self._name, self._stamp)
+        except (ValueError, ray.exceptions.RayError) as error:
+            self._kernel = None
+            logger.warning("no plan can be had, the kernel does not answer: %s", error)
+            await asyncio.sleep(RETRY_S)
+            return
+        if "plan" in answer:
+            plan = TrafficPlan.model_validate(answer["plan"])
+            self._recorder.fraction = plan.spec.record_fraction
+            await self._endpoint.reconfigure(plan)
+            self._stamp = answer["stamp"]
             self._report()
+        elif "problem" in answer:
+            await asyncio.sleep(RETRY_S)
+
+    async def _follow_forever(self) -> None:
+        while True:
+            try:
+                await self._take_next_plan()
+            except Exception:
+                logger.exception("a plan could not be taken; the one in force stays")
+                await asyncio.sleep(RETRY_S)
 
     def _report(self) -> None:
         """Tell the kernel; a report that fails is made up for by the next, which is cumulative."""

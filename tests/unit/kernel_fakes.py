@@ -1,6 +1,7 @@
 """A kernel without Ray: Serve, flows, replicas and time are played by what is here."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,6 @@ class FakeServe:
     @property
     def challengers(self) -> list[str]:
         return [name for name in self.apps if "--v" in name]
-
-    def plan(self, endpoint: str) -> TrafficPlan:
-        (deployment,) = self.apps[endpoint]["deployments"]
-        return TrafficPlan.model_validate(deployment["user_config"])
 
     def put(self, config: dict[str, Any]) -> None:
         if self.outage:
@@ -172,22 +169,19 @@ LATENCY = _latency()
 class World:
     """A kernel and all that is around it, second by second."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, clock: ManualClock | None = None) -> None:
         self.settings = Settings(home=home)
-        self.clock = ManualClock(1_000_000.0)
+        self.clock = clock or ManualClock(1_000_000.0)
         self.serve = FakeServe()
         self.replicas: list[Replica] = []
-        self.kernel, self.flows = self._boot()
+        self.restart()
 
-    def _boot(self) -> tuple[Kernel, FakeFlows]:
-        flows = FakeFlows()
-        return Kernel(self.settings, self.serve, self.clock, KEY, flows), flows
-
-    def restart(self) -> None:
+    def restart(self, flows: FakeFlows | None = None) -> None:
         """As after SIGKILL: nothing of the old kernel is closed or told."""
-        self.kernel, self.flows = self._boot()
+        self.flows = flows or FakeFlows()
+        self.kernel = Kernel(self.settings, self.serve, self.clock, KEY, self.flows)
 
-    def do(self, command: str, operation_id: str | None = None, **arguments: Any) -> Any:
+    def do(self, command: str, operation_id: str | None = None, /, **arguments: Any) -> Any:
         return self.kernel.execute(command, arguments, "ann", operation_id)
 
     def register(self, name: str = "loan", contract: Contract = CONTRACT, count: int = 1) -> None:
@@ -208,7 +202,8 @@ class World:
         return str(started["id"])
 
     def tick(self, seconds: float = 1.0) -> None:
-        """Time passes, Serve is reconciled, replicas report, running rollouts are looked at."""
+        """Time passes, Serve is reconciled, replicas take their plan and report, running
+        rollouts are looked at."""
         self.clock.advance(seconds)
         self.reconcile()
         for row in self.kernel.registry.active_rollouts():
@@ -216,15 +211,17 @@ class World:
         self.reconcile()
 
     def reconcile(self) -> None:
-        try:
+        with suppress(ClusterUnavailable):
             self.kernel.reconciler.once()
-        except ClusterUnavailable:
-            return
         for replica in self.replicas:
             if replica.endpoint in self.serve.apps:
-                replica.take(self.serve.plan(replica.endpoint))
+                replica.take(self.plan(replica.endpoint))
                 if not replica.silent:
                     self.kernel.report(replica.report(self.clock.now_s()))
+
+    def plan(self, endpoint: str = "loan") -> TrafficPlan:
+        """What the kernel tells the replicas of an endpoint."""
+        return self.kernel.plan_for(endpoint)[1]
 
     def until(self, rollout_id: str, *, seconds: int = 60, stage: str | None = None) -> Any:
         """The rollout's view when it has ended, or when it is in `stage`."""
@@ -245,10 +242,10 @@ def make_template(folder: Path) -> Path:
     return folder
 
 
-def make_world(template: Path, folder: Path) -> World:
+def make_world(template: Path, folder: Path, clock: ManualClock | None = None) -> World:
     """A world with three versions of one model, the first one deployed."""
     shutil.copytree(template, folder, dirs_exist_ok=True)
-    world = World(folder)
+    world = World(folder, clock)
     world.register(count=3)
     world.deploy()
     return world

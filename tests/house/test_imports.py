@@ -1,0 +1,82 @@
+"""Who may import whom: floors inside aios, Ray in its shells, examples only through the door."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RAY_SHELLS = ("on_ray.py", "peers_on_ray.py")
+
+
+def sources(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            yield node.module or ""
+
+
+def offenders(paths: list[Path], wrong: set[str]) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in paths
+        for name in imports(path)
+        if name.partition(".")[0] in wrong
+    ]
+
+
+def test_imports_point_down() -> None:
+    pytest.importorskip("importlinter", reason="`make lint` checks it too")
+    linter = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
+    ran = subprocess.run(
+        [*linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "1 kept, 0 broken" in ran.stdout
+
+
+def test_ray_is_known_only_to_its_shells() -> None:
+    others = [path for path in sources("aios", "apps", "benchmarks") if path.name not in RAY_SHELLS]
+    assert offenders(others, {"ray"}) == []
+    shells = [path for path in sources("aios") if path.name in RAY_SHELLS]
+    assert offenders(shells, {"ray"}), "the check sees nothing"
+
+
+def test_examples_use_the_door_alone() -> None:
+    behind = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sources("apps")
+        for name in imports(path)
+        if name.startswith("aios.") or name.partition(".")[0] in ("tests", "benchmarks")
+    ]
+    assert behind == []
+
+
+def test_aios_knows_nothing_of_examples_tests_and_benchmarks() -> None:
+    found = offenders(sources("aios"), {"apps", "tests", "benchmarks"})
+    assert found == ["aios/cli.py: apps.loan_approval.story"], "`aios demo` tells an example"
+
+
+def test_own_modules_are_imported_at_the_top() -> None:
+    """Inside a function they hide a cycle. `aios demo` is the exception: it may be absent."""
+    hidden = []
+    for path in sources("aios"):
+        tree = ast.parse(path.read_text(), str(path))
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                hidden += [
+                    f"{path.relative_to(ROOT)}: {node.module}"
+                    for node in ast.walk(function)
+                    if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("aios")
+                ]
+    assert hidden == []
