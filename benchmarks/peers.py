@@ -17,13 +17,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import psutil
 
 import aios
+from aios.errors import ClusterUnavailable
 from aios.kernel.guard import spawn_guard
 from aios.kernel.head import Head, Ports, read_head, start_head, stop_head
 from aios.kernel.processes import processes_of
@@ -115,48 +116,57 @@ def _moving(rollout: aios.Rollout) -> bool:
     return status.stage.startswith("canary")
 
 
-def _on_shared(
-    runtime: LocalRuntime, head: Head, rollout: aios.Rollout | None
-) -> list[Contestant]:
+def _on_shared(runtime: LocalRuntime, head: Head, rollout: aios.Rollout | None) -> list[Contestant]:
     by_title = _titles(head)
     contestants = []
-    for name, endpoint in ((AIOS_CANARY, "moving"), (AIOS_STEADY, "steady")):
-        replica = by_title.get(f"ray::ServeReplica:{endpoint}:endpoint")
-        if replica is None:
-            continue
-        processes = {"replica": replica, "haproxy": by_title["haproxy"]}
-        canary = by_title.get(f"ray::ServeReplica:{endpoint}--v2:challenger")
-        if canary is not None:
-            processes["canary"] = canary
-        processes["kernel"] = by_title["ray::KernelActor"]
-        headers = {"Authorization": f"Bearer {runtime.key}"}
-        path = f"/v2/models/{endpoint}/predict"
-        log = head.home / "predictions" / endpoint
-        contestants.append(
-            Contestant(
-                name=name,
-                target=Target(f"{head.address}{path}", headers),
-                processes=processes,
-                recorded=partial(_rows, log),
-                check=lambda: rollout is None or _moving(rollout),
-            )
-        )
-        if name == AIOS_STEADY:
-            direct = {role: found for role, found in processes.items() if role != "haproxy"}
-            address = f"http://127.0.0.1:{_ingress_port(replica, head)}"
-            contestants.append(
-                Contestant(
-                    name=AIOS_DIRECT,
-                    target=Target(f"{address}{path}", headers),
-                    processes=direct,
-                    recorded=partial(_rows, log),
-                )
-            )
+    if rollout is not None:
+        moving = _aios(AIOS_CANARY, "moving", runtime, head, by_title)
+        contestants.append(replace(moving, check=partial(_moving, rollout)))
+    if "ray::ServeReplica:steady:endpoint" in by_title:
+        steady = _aios(AIOS_STEADY, "steady", runtime, head, by_title)
+        contestants += [steady, _without_haproxy(steady, head)]
     bare = by_title.get("ray::ServeReplica:bare:replica")
     if bare is not None:
         processes = {"replica": bare, "haproxy": by_title["haproxy"]}
         contestants.append(Contestant(BARE, Target(f"{head.address}/bare", {}), processes))
     return contestants
+
+
+def _aios(
+    name: str,
+    endpoint: str,
+    runtime: LocalRuntime,
+    head: Head,
+    by_title: Mapping[str, psutil.Process],
+) -> Contestant:
+    canaries = [
+        process
+        for title, process in by_title.items()
+        if title.startswith(f"ray::ServeReplica:{endpoint}--v") and title.endswith("challenger")
+    ]
+    return Contestant(
+        name=name,
+        target=Target(
+            f"{head.address}/v2/models/{endpoint}/predict",
+            {"Authorization": f"Bearer {runtime.key}"},
+        ),
+        processes={
+            "replica": by_title[f"ray::ServeReplica:{endpoint}:endpoint"],
+            "haproxy": by_title["haproxy"],
+            **{"canary": process for process in canaries},
+            "kernel": by_title["ray::KernelActor"],
+        },
+        recorded=partial(_rows, head.home / "predictions" / endpoint),
+    )
+
+
+def _without_haproxy(contestant: Contestant, head: Head) -> Contestant:
+    """The same replica, asked on the port where HAProxy asks it."""
+    processes = {role: p for role, p in contestant.processes.items() if role != "haproxy"}
+    port = _ingress_port(processes["replica"], head)
+    url = contestant.target.url.replace(f":{head.ports.http}/", f":{port}/")
+    target = replace(contestant.target, url=url)
+    return replace(contestant, name=AIOS_DIRECT, target=target, processes=processes)
 
 
 def _titles(head: Head) -> dict[str, psutil.Process]:
@@ -225,9 +235,7 @@ def hand_made(workload: Workload) -> Iterator[Contestant]:
         spawn_guard(home, parent_pid=os.getpid())
         head = start_head(home, Ports.free(), extra_env=DEFAULT_SERVE)
         try:
-            client = ServeClient(head.dashboard_url, head.token())
-            client.put(_hand_made_config(head, workload))
-            client.close()
+            _until(partial(_put, head, _hand_made_config(head, workload)), "Serve's controller")
             target = Target(f"{head.address}/predict", {})
             _wait_for(target, workload)
             titles = _titles(head)
@@ -241,6 +249,18 @@ def hand_made(workload: Workload) -> Iterator[Contestant]:
             stop_head(head, remove_home=True)
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _put(head: Head, config: dict[str, object]) -> bool:
+    """Whether Serve took the configuration; a busy machine may need a second try."""
+    client = ServeClient(head.dashboard_url, head.token())
+    try:
+        client.put(config)
+    except ClusterUnavailable:
+        return False
+    finally:
+        client.close()
+    return True
 
 
 def _hand_made_config(head: Head, workload: Workload) -> dict[str, object]:

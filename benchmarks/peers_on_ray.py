@@ -57,7 +57,12 @@ class BareApp:
         await send({"type": "http.response.body", "body": answer})
 
 
-@serve.deployment(name="replica", max_ongoing_requests=576, ray_actor_options={"num_cpus": 0.1})
+@serve.deployment(
+    name="replica",
+    max_ongoing_requests=576,
+    ray_actor_options={"num_cpus": 0.1},
+    logging_config={"enable_access_log": False},  # as aios has it
+)
 @serve.ingress()
 class BareReplica:
     """The cheapest thing that Serve can put behind HAProxy."""

@@ -48,6 +48,7 @@ class Codec:
         self._few_rows = FewRows(contract.inputs, contract.key, self.layout, self._read_rows)
         self._known = frozenset(contract.inputs) | ({contract.key} if contract.key else set())
         self._names = ", ".join(contract.inputs)
+        self._output_ranges = outputs.ranges(contract.outputs)
 
     def decode_records(self, body: bytes) -> Batch:
         """Rows of a plain JSON body: `{"records": [...]}`, a list of objects, or one object.
@@ -162,7 +163,7 @@ class Codec:
             ContractViolation: an output is missing, has another number of rows, holds NaN
                 or infinity, or lies outside its range.
         """
-        outputs.check(self.contract.outputs, outputs_found, rows)
+        outputs.check(self.contract.outputs, self._output_ranges, outputs_found, rows)
 
     def encode_records(self, outputs_found: Mapping[str, Array], meta: Mapping[str, Any]) -> bytes:
         """`{"outputs": [{name: value, ...}, ...], **meta}`, one object per row."""

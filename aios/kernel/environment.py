@@ -15,6 +15,8 @@ from aios.kernel.processes import HOME_VARIABLE, ID_VARIABLE
 SERVING = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # Serve obeys headers of any caller (no timeout, no cancelling); these keep them off.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "aios.serving.control_headers:middlewares",
     # Ray's workers, replicas and HAProxy among them, run at nice 15 by default: anything else
     # on the machine that computes starves them.
     "RAY_worker_niceness": "0",

@@ -99,8 +99,9 @@ def read_head(home: Path) -> Head | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise StoreCorrupt(
-            f"{note} is not the note of a runtime: {str(error)[:300]}. If no runtime runs here, "
+            f"{note} is not the note of a runtime: {reason[:300]}. If no runtime runs here, "
             "remove that file and start again."
         ) from error
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from aios.security.keys import digest
 KERNEL_START_S = 150.0
 """Bound of the kernel's start: Ray's and DBOS's imports on busy cores. The process itself
 gives up after 120 s with a better reason."""
+RAY_ANSWERS_S = 5.0
 SHOWN_LINES = 6
 
 
@@ -177,6 +179,7 @@ def _start_on_existing(settings: Settings) -> Connection:
             f"a runtime of its own already runs at {settings.home}: {head.address}. Stop it with "
             "`aios down`, or choose another home for the one on that Ray."
         )
+    _refuse_absent(str(settings.ray_address))
     connection = Connection(
         address=f"http://127.0.0.1:{settings.http_port}",
         key=own_key(settings.home),
@@ -186,6 +189,17 @@ def _start_on_existing(settings: Settings) -> Connection:
         address = str(settings.ray_address)
         _bring_up(settings, address, None, connection, dict(os.environ), show)
     return connection
+
+
+def _refuse_absent(ray_address: str) -> None:
+    """Ray itself looks for a minute before it says that nobody is there."""
+    host, _, port = ray_address.rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=RAY_ANSWERS_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterUnavailable(f"no Ray answers at {ray_address}: {error}") from None
 
 
 def _bring_up(

@@ -1,5 +1,6 @@
 """Waits for a runtime's API, and says why if it does not come."""
 
+import math
 import os
 import time
 
@@ -36,7 +37,8 @@ def wait_until_ready(
     token = head.token() if head is not None else cluster_token(os.environ)
     serve = ServeClient(f"http://127.0.0.1:{dashboard_port}", token)
     transport = Transport(connection.address, connection.key)
-    begun_s = asked_s = time.monotonic()
+    begun_s = time.monotonic()
+    asked_s = -math.inf
     said = "nothing yet"
     try:
         while not transport.ready():

@@ -99,9 +99,7 @@ class Endpoint:
         """
         async with self._changing:
             before = self._current
-            if before is not None and (
-                plan.revision < before.plan.revision or plan == before.plan
-            ):
+            if before is not None and (plan.revision < before.plan.revision or plan == before.plan):
                 return
             try:
                 live = await self._prepare(plan, before)

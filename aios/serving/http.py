@@ -14,10 +14,10 @@ FastAPI is not used here: parsing, routing and answering cost about as much as t
 
 import asyncio
 import logging
+import os
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import uuid4
 
 import orjson
 
@@ -26,18 +26,17 @@ from aios.contracts.problems import problem, retry_after_s
 from aios.errors import (
     Malformed,
     NotAllowed,
-    PayloadTooLarge,
     Unauthenticated,
     UnknownModel,
     UnknownName,
     Unsupported,
     UsageError,
 )
+from aios.serving.body import BodyReader, Message, Receive
+from aios.serving.control_headers import REQUEST_ID, sound_request_id
 from aios.serving.endpoint import Answer, Endpoint
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
+Scope = Message
 Send = Callable[[Message], Awaitable[None]]
 Headers = dict[bytes, bytes]
 
@@ -70,6 +69,8 @@ class EndpointApp:
         self._prefix = f"/v2/models/{name}"
         self._predict_path = f"{self._prefix}/predict"
         self._infer_path = f"{self._prefix}/infer"
+        self._span_name = f"predict {name}"
+        self._bodies = BodyReader(BODY_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -167,7 +168,9 @@ class EndpointApp:
                 "`aios up` prints one"
             )
         _check_type(headers, binary=not records)
-        body = await _read(headers, receive, endpoint.live.plan.spec.max_body_bytes)
+        declared = headers.get(b"content-length", b"")
+        limit_bytes = endpoint.live.plan.spec.max_body_bytes
+        body = await self._bodies.read(declared, receive, limit_bytes)
         # Only now: a client that sends slowly must not hold a place that others need.
         started_s = time.monotonic()
         live = endpoint.admit()
@@ -180,7 +183,7 @@ class EndpointApp:
             key = _split_key(headers, batch, request_id)
             parent = headers.get(b"traceparent", b"").decode("latin-1") or None
             with endpoint.tracer.span(
-                f"predict {self._name}", parent, {"aios.request_id": request_id}
+                self._span_name, parent, {"aios.request_id": request_id}
             ) as span:
                 answer = await endpoint.predict(
                     live,
@@ -227,12 +230,8 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 def _request_id(headers: Headers) -> str:
     """The caller's id if it is printable and short, else a new one."""
-    given = headers.get(b"x-request-id", b"")
-    if 0 < len(given) <= 128 and given.isascii():
-        text = given.decode()
-        if text.isprintable():
-            return text
-    return uuid4().hex
+    given = headers.get(REQUEST_ID, b"")
+    return given.decode() if sound_request_id(given) else os.urandom(16).hex()
 
 
 def _bearer(headers: Headers) -> bytes | None:
@@ -254,45 +253,6 @@ def _check_type(headers: Headers, *, binary: bool) -> None:
             f"content encoding {encoding.decode('latin-1')[:60]!r} is not taken; "
             "send the body uncompressed"
         )
-
-
-async def _read(headers: Headers, receive: Receive, limit_bytes: int) -> bytes:
-    """The whole body; stops reading as soon as it is over the limit, or late."""
-    declared = headers.get(b"content-length", b"")
-    if declared.isdigit() and int(declared[:20]) > limit_bytes:
-        raise _too_large(int(declared[:20]), limit_bytes)
-    try:
-        async with asyncio.timeout(BODY_S):
-            return await _receive_all(receive, limit_bytes)
-    except TimeoutError:
-        raise Malformed(f"the body was not complete after {BODY_S:.0f} s; send it faster") from None
-
-
-async def _receive_all(receive: Receive, limit_bytes: int) -> bytes:
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        if len(body) > limit_bytes:
-            raise _too_large(len(body), limit_bytes)
-        return body
-    chunks = [body]
-    size_bytes = len(body)
-    while message.get("more_body", False):
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Malformed("the client closed the connection before the body was complete")
-        chunks.append(message.get("body", b""))
-        size_bytes += len(chunks[-1])
-        if size_bytes > limit_bytes:
-            raise _too_large(size_bytes, limit_bytes)
-    return b"".join(chunks)
-
-
-def _too_large(size_bytes: int, limit_bytes: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"the body has at least {size_bytes} bytes, the limit is {limit_bytes}; "
-        "send fewer rows per request"
-    )
 
 
 def _header_length(headers: Headers) -> int | None:

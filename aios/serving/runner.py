@@ -46,9 +46,7 @@ class Runner:
         self._busy = False
         self._closed = False
         self._holders = 0
-        self._scalars = frozenset(
-            name for name, field in codec.contract.outputs.items() if not field.shape
-        )
+        self._scalars = {name: not field.shape for name, field in codec.contract.outputs.items()}
         self.inline = engine.service_time_s < INLINE_LIMIT_S
         self._thread = (
             None if self.inline else ThreadPoolExecutor(1, thread_name_prefix="aios-engine")
@@ -75,10 +73,11 @@ class Runner:
     def _conformed(self, outputs: Outputs) -> Outputs:
         """One value per row for scalars: a column vector would not line up with the other
         arm's plain vector when they are compared."""
-        return {
-            name: values.reshape(-1) if values.ndim > 1 and name in self._scalars else values
-            for name, values in ((name, outputs[name]) for name in self._codec.contract.outputs)
-        }
+        found = {}
+        for name, scalar in self._scalars.items():
+            values = outputs[name]
+            found[name] = values.reshape(-1) if scalar and values.ndim > 1 else values
+        return found
 
     def _call(self, batch: Batch) -> Outputs:
         """One run of the engine. Whatever escapes it, a model's `sys.exit()` included, is

@@ -62,7 +62,7 @@ class ArmWindow:
         if latencies:
             self._latency.update_many(np.asarray(latencies))
         for name in answers[0] if answers else ():
-            values = np.concatenate([np.ravel(answer[name]) for answer in answers])
+            values = np.concatenate([answer[name].ravel() for answer in answers])
             if values.dtype.kind in "fiub":
                 sketch = self._outputs.setdefault(name, Sketch())
                 sketch.update_many(values.astype(np.float64))

@@ -4,8 +4,10 @@ A caller's W3C `traceparent` is taken over; `Span.traceparent` is the one to pas
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+
+_OFF: AbstractContextManager[None] = nullcontext()
 
 
 class Tracer:
@@ -28,19 +30,17 @@ class Tracer:
 
         self._provider = TracerProvider(resource=Resource.create({"service.name": service}))
         exporter = OTLPSpanExporter(f"{otlp_endpoint.rstrip('/')}/v1/traces")
-        self._provider.add_span_processor(
-            BatchSpanProcessor(exporter, schedule_delay_millis=1000)
-        )
+        self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
         self._tracer = self._provider.get_tracer("aios")
 
-    @contextmanager
     def span(
         self, name: str, parent: str | None, attributes: dict[str, Any]
-    ) -> Iterator["Span | None"]:
+    ) -> AbstractContextManager["Span | None"]:
         """A span under the W3C `parent`; None when tracing is off."""
-        if self._tracer is None:
-            yield None
-            return
+        return _OFF if self._tracer is None else self._open(name, parent, attributes)
+
+    @contextmanager
+    def _open(self, name: str, parent: str | None, attributes: dict[str, Any]) -> Iterator["Span"]:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         propagator = TraceContextTextMapPropagator()

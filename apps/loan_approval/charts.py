@@ -45,6 +45,11 @@ PNG_DPI = 160
 Bins = npt.NDArray[np.float64]
 
 
+NARROW_FRACTION = 0.08
+"""A lane narrower than this share of the chart has room for the version alone; its colour
+says how it ended."""
+
+
 def colour(name: str) -> str:
     """The colour on a light page."""
     return PALETTE[name][0]
@@ -141,12 +146,14 @@ def _per_second(edges: Bins, at_s: Any, weights: Any = None) -> Bins:
 def _draw_lanes(axes: "Axes", story: Story) -> None:
     """A bar per rollout with its versions, and a mark per event."""
     start_s = story.outcomes.started_s
+    whole_s = max((r.finished_s for r in story.rollouts), default=start_s) - start_s
     for rollout in story.rollouts:
         left, width = rollout.started_s - start_s, rollout.finished_s - rollout.started_s
         axes.barh(0, width, left=left, height=0.72, color=_tone(rollout), alpha=0.22, lw=0)
-        text = (
-            f"v{rollout.from_version} → v{rollout.to_version}\n{rollout.outcome.replace('_', ' ')}"
-        )
+        text = f"v{rollout.to_version}"
+        if width > NARROW_FRACTION * whole_s:
+            outcome = rollout.outcome.replace("_", " ")
+            text = f"v{rollout.from_version} → v{rollout.to_version}\n{outcome}"
         axes.text(
             left + width / 2, 0, text, ha="center", va="center", fontsize=8, color=colour("ink")
         )

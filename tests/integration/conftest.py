@@ -36,4 +36,6 @@ def toy_model(toy_frame: pd.DataFrame):
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    return make_pipeline(SimpleImputer(), LogisticRegression()).fit(toy_frame, (toy_frame.a + toy_frame.b > 0).astype(int))
+    return make_pipeline(SimpleImputer(), LogisticRegression()).fit(
+        toy_frame, (toy_frame.a + toy_frame.b > 0).astype(int)
+    )

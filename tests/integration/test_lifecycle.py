@@ -2,9 +2,11 @@
 
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 import aios
 from aios.errors import UnknownEndpoint
-from aios.kernel.head import Ports, leftovers, read_head, stop_head
+from aios.kernel.head import Head, Ports, leftovers, read_head, stop_head
 from aios.kernel.processes import is_alive, processes_of
 
 PROGRAM = "from aios.cli import main; main()"
@@ -114,6 +116,42 @@ def test_a_lasting_runtime_comes_goes_and_comes_back(
         with pytest.raises(UnknownEndpoint, match="deployed: toy"):
             rt.endpoint("other")
     assert shell("down") == (0, "aios is down\n")
+
+
+def test_ctrl_c_while_a_private_runtime_starts_leaves_nothing(tmp_path: Path) -> None:
+    code = "import aios; aios.local(num_cpus=1)"
+    starting = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        head = note_with_processes(tmp_path, within_s=60)
+        processes = processes_of(head.id, str(head.temp_dir))
+        assert len(processes) >= 3
+        os.killpg(starting.pid, signal.SIGINT)  # as a terminal does
+        _, said = starting.communicate(timeout=30)
+    finally:
+        starting.kill()
+        starting.wait()
+    assert b"KeyboardInterrupt" in said
+    assert not [process for process in processes if is_alive(process)]
+    assert not head.home.exists()
+    assert not head.temp_dir.exists()
+    assert leftovers(head.ports) == []
+
+
+def note_with_processes(folder: Path, within_s: float) -> Head:
+    """The note of the private runtime that starts under `folder`, once its Ray is up."""
+    give_up_s = time.monotonic() + within_s
+    while time.monotonic() < give_up_s:
+        for note in folder.glob("aios-*/runtime.json"):
+            head = read_head(note.parent)
+            if head is not None and head.pids:
+                return head
+        time.sleep(0.05)
+    raise AssertionError(f"no Ray came up under {folder}")
 
 
 def said_of_nothing(shell: Shell) -> str:

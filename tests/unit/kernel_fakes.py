@@ -191,8 +191,6 @@ class World:
 
     def deploy(self, version: str = "loan:1", **spec: Any) -> None:
         self.do("deploy", version=version, spec={"name": "loan", **spec})
-        if not self.replicas:
-            self.replicas = [Replica("loan"), Replica("loan", "loan-other", 101)]
         self.tick()
 
     def rollout(self, plan: Any = QUICK, version: str = "loan:2") -> str:
@@ -208,16 +206,17 @@ class World:
         self.reconcile()
         for row in self.kernel.registry.active_rollouts():
             self.kernel.rollouts.look(row.id)
-        self.reconcile()
 
     def reconcile(self) -> None:
         with suppress(ClusterUnavailable):
             self.kernel.reconciler.once()
+        if "loan" not in self.serve.apps:
+            return
+        plan = self.plan()
         for replica in self.replicas:
-            if replica.endpoint in self.serve.apps:
-                replica.take(self.plan(replica.endpoint))
-                if not replica.silent:
-                    self.kernel.report(replica.report(self.clock.now_s()))
+            replica.take(plan)
+            if not replica.silent:
+                self.kernel.report(replica.report(self.clock.now_s()))
 
     def plan(self, endpoint: str = "loan") -> TrafficPlan:
         """What the kernel tells the replicas of an endpoint."""
@@ -237,15 +236,18 @@ class World:
 
 
 def make_template(folder: Path) -> Path:
-    """A home whose store is upgraded already: an upgrade takes longer than most tests."""
-    World(folder)
+    """A home with three versions of one model, the first one deployed: made once, since
+    setting it up takes longer than most tests."""
+    world = World(folder)
+    world.register(count=3)
+    world.deploy()
     return folder
 
 
 def make_world(template: Path, folder: Path, clock: ManualClock | None = None) -> World:
-    """A world with three versions of one model, the first one deployed."""
+    """A world whose home is a copy of the template, with two replicas."""
     shutil.copytree(template, folder, dirs_exist_ok=True)
     world = World(folder, clock)
-    world.register(count=3)
-    world.deploy()
+    world.replicas = [Replica("loan"), Replica("loan", "loan-other", 101)]
+    world.tick()
     return world

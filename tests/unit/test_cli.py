@@ -71,9 +71,10 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line that `aios <arguments>` ends with."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["aios", *arguments])
-        main()
+        with pytest.raises(SystemExit) as ended:
+            main()
     assert ended.value.code == 1
     said = capsys.readouterr()
     assert said.out == ""
@@ -259,10 +260,7 @@ def test_help_reads_well() -> None:
 
 
 def test_an_unknown_command_or_option_is_named() -> None:
-    for arguments in (["upp"], ["up", "--prot", "1"], ["up", "--port", "many"]):
-        ran = subprocess.run(
-            [*PROGRAM, *arguments], capture_output=True, text=True, timeout=30, check=False
-        )
-        assert ran.returncode == 2
-        assert arguments[-1] in ran.stderr or arguments[1] in ran.stderr
-        assert "Traceback" not in ran.stderr
+    for arguments, named in (["upp"], "upp"), (["up", "--prot"], "--prot"), (["ps", "x"], "x"):
+        ran = CliRunner().invoke(app, arguments)
+        assert ran.exit_code == 2
+        assert named in ran.output

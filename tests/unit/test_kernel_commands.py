@@ -264,15 +264,20 @@ VALID: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def fuzzed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(template, tmp_path_factory.mktemp("fuzzed"))
+
+
 @pytest.mark.parametrize("command", VALID)
-def test_missing_and_unexpected_arguments_are_named(world: World, command: str) -> None:
+def test_missing_and_unexpected_arguments_are_named(fuzzed: World, command: str) -> None:
     with pytest.raises(UsageError, match=f"{command}: surprise: Extra inputs"):
-        world.do(command, **VALID[command], surprise=1)
+        fuzzed.do(command, **VALID[command], surprise=1)
     optional = {"audit", "models", "rollouts"}
     for name in [] if command in optional else VALID[command]:
         rest = {key: value for key, value in VALID[command].items() if key != name}
         with pytest.raises(UsageError, match=f"{command}: {name}: Field required"):
-            world.do(command, **rest)
+            fuzzed.do(command, **rest)
 
 
 JSON = st.recursive(
@@ -300,11 +305,6 @@ def mutated(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
             continue
         at[name] = draw(JSON)
         return command, arguments
-
-
-@pytest.fixture(scope="module")
-def fuzzed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(template, tmp_path_factory.mktemp("fuzzed"))
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])

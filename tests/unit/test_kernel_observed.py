@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from kernel_fakes import LATENCY, Replica, World, make_template, make_world
+from kernel_fakes import LATENCY, World, make_template, make_world
 from prometheus_client.parser import text_string_to_metric_families
 
 from aios.clock import ManualClock
@@ -193,9 +193,7 @@ def test_an_endpoint_shows_its_challenger_and_its_traffic(world: World) -> None:
 
 def test_ps_has_a_row_for_every_process(world: World) -> None:
     world.until(world.rollout(), stage="canary 20%")
-    named = Replica("loan", name="loan-replica", pid=4242)
-    named.plan = world.plan()
-    world.kernel.report(named.report(world.clock.now_s()))
+    world.tick(0)
     rows = world.do("ps")
     assert sorted((row["role"], row["name"], row["version"]) for row in rows[1:]) == [
         ("api", "aios--api", None),

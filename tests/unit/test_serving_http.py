@@ -13,6 +13,7 @@ from serving_fakes import PLAIN_KEY, FakeEngine, World, answering, fail, plan, r
 from aios.errors import ModelFailed
 from aios.records import Default
 from aios.serving import http as http_module
+from aios.serving.control_headers import ControlHeaders, middlewares
 
 BASE = "/v2/models/toy"
 JSON_BODY = b'{"a": 1.0, "id": "x"}'
@@ -489,6 +490,50 @@ def test_ray_control_headers_change_nothing():
     reply = ask(headers=headers, world=world, spec={"fallback": (Default({"p": 0.1}),)})
     assert (reply.status, reply.headers["x-aios-arm"]) == (200, "stable")
     assert reply.headers["x-aios-version"] == "1"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [
+                    b"x-request-timeout-seconds",
+                    b"x-request-disconnect-disabled",
+                    b"serve_multiplexed_model_id",
+                    b"serve-multiplexed-model-id",
+                    b"x-session-id",
+                    b"x_session_id",
+                    b"x-serve-router-hint",
+                    b"x-request-id",
+                    b"x-aios-key",
+                    b"authorization",
+                ]
+            ),
+            st.binary(max_size=140),
+        )
+    )
+)
+def test_no_control_header_of_ray_reaches_serve(headers):
+    seen = {}
+
+    async def app(scope, receive, send):
+        seen.update(scope)
+
+    asyncio.run(ControlHeaders(app)({"type": "http", "headers": headers}, None, None))
+    ours = {b"x-aios-key", b"authorization"}
+    assert [pair for pair in seen["headers"] if pair[0] in ours] == [
+        pair for pair in headers if pair[0] in ours
+    ]
+    rest = [pair for pair in seen["headers"] if pair[0] not in ours]
+    assert {name for name, _ in rest} <= {b"x-request-id"}
+    for _, value in rest:
+        assert value.decode("ascii").isprintable()
+        assert 0 < len(value) <= 128
+
+
+def test_serve_takes_the_middleware_as_its_callback():
+    (middleware,) = middlewares()
+    assert middleware.cls is ControlHeaders
 
 
 def test_websockets_are_closed_and_lifespan_is_answered():
