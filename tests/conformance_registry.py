@@ -206,6 +206,16 @@ class RegistryConformance:
             change.put_endpoint(first.spec, 2)
         assert registry.endpoint("loan").previous_version == 1
 
+    def test_a_rejected_version_is_nothing_to_go_back_to(self, registry: Registry):
+        deploy(registry)
+        spec = registry.endpoint("loan").spec
+        with registry.change(subject="loan", **WHO) as change:
+            change.put_endpoint(spec, 2)
+        with registry.change(subject="loan", **WHO) as change:
+            change.put_endpoint(spec, 1, rejected=True)
+        found = registry.endpoint("loan")
+        assert (found.stable_version, found.previous_version) == (1, None)
+
     def test_another_model_has_no_previous_version(self, registry: Registry):
         deploy(registry, "loan")
         deploy(registry, "fraud")

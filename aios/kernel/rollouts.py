@@ -268,7 +268,7 @@ class RolloutDriver:
             change.publish(next_plan(change, spec, new, era=action.era))
         elif isinstance(action, RollBack):
             if change.endpoint(row.endpoint).stable_version != old.version:
-                change.put_endpoint(spec, old.version)
+                change.put_endpoint(spec, old.version, rejected=True)
                 change.set_alias(spec.model, "stable", old.version)
             change.publish(next_plan(change, spec, old))
         elif isinstance(action, Finish):

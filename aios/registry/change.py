@@ -94,10 +94,13 @@ class Change(Reads):
             row = {"name": name, "alias": alias, "version": version}
             self._open().execute(insert(t.aliases).values(**row))
 
-    def put_endpoint(self, spec: EndpointSpec, stable_version: int) -> None:
+    def put_endpoint(
+        self, spec: EndpointSpec, stable_version: int, *, rejected: bool = False
+    ) -> None:
         """Create an endpoint, or give it another spec or stable version.
 
-        The version that was stable becomes the previous one.
+        The version that was stable becomes the previous one; if it was `rejected`, there is
+        none afterwards, because a rollback must never lead to it.
 
         Raises:
             UnknownModel: there is no such version of the spec's model.
@@ -119,7 +122,7 @@ class Change(Reads):
         if old.model != spec.model:
             values["previous_version"] = None
         elif old.stable_version != stable_version:
-            values["previous_version"] = old.stable_version
+            values["previous_version"] = None if rejected else old.stable_version
         connection.execute(update(table).where(table.c.name == spec.name).values(**values))
 
     def remove_endpoint(self, name: str) -> None:

@@ -295,6 +295,8 @@ def fuzz(rt, seed, count):
 def fault_of(case, status, headers, body):
     if status >= 500:
         return "5xx"
+    if not body and ("expect", "100-continue") in case.headers:
+        return None  # cut short, see RawClient
     if b"Traceback" in body or b'File "' in body or b"site-packages" in body:
         return "a stack trace"
     if status >= 400 and "problem+json" in headers.get("content-type", "") and body:
@@ -338,11 +340,11 @@ def test_what_http_itself_forbids_is_closed_or_400(rt, surface):
     ):
         with socket.create_connection(("127.0.0.1", port_of(rt)), timeout=10) as connection:
             connection.sendall(raw)
-            connection.shutdown(socket.SHUT_WR)
             try:
+                connection.shutdown(socket.SHUT_WR)
                 answer = connection.recv(4096)
-            except ConnectionResetError:
-                continue
+            except OSError:
+                continue  # closed already: as good as refused
         assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), (raw[:80], answer[:200])
 
 

@@ -126,6 +126,7 @@ def test_a_promotion_that_a_replica_refuses_is_rolled_back(world: World) -> None
     assert view["status"] == "rolled_back"
     assert "ModelFailed: warm-up raised" in view["reason"]
     assert world.plan().stable.version == 1
+    assert world.do("endpoint", name="loan")["previous_version"] is None
     assert world.alias() == 1
     world.tick()
     assert world.do("endpoint", name="loan")["ready"]

@@ -1,0 +1,162 @@
+"""Spans as a collector receives them: the caller's trace goes on, the canary's span hangs below.
+
+In one process and without Ray: what crosses to the challenger is the `traceparent` that
+`Endpoint` passes to its client, which here calls the challenger directly.
+"""
+
+import asyncio
+import re
+import socket
+
+import numpy as np
+import orjson
+import pytest
+from oteltap import OtelTapHttpProtobufReceiver, OtelTapHttpProtobufReceiverSettings
+
+from aios.clock import SystemClock
+from aios.contracts import Codec, Contract, Number
+from aios.records import Artifact, Challenger, EndpointSpec, ServedVersion, TrafficPlan
+from aios.security.keys import digest, new_key
+from aios.serving.challenger import ChallengerReplica, unpack
+from aios.serving.endpoint import Endpoint
+from aios.serving.http import EndpointApp
+from aios.serving.recorder import Recorder
+from aios.serving.runner import Runner
+from aios.telemetry.traces import Tracer
+
+CONTRACT = Contract(inputs={"a": Number()}, outputs={"p": Number()})
+CODEC = Codec(CONTRACT)
+KEY = new_key("tracing")[0]
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+CALLER_SPAN_ID = "00f067aa0ba902b7"
+TRACEPARENT = f"00-{TRACE_ID}-{CALLER_SPAN_ID}-01"
+
+
+class Half:
+    """An engine that answers 0.5."""
+
+    device = "cpu"
+    service_time_s = 0.0
+
+    def run(self, batch):
+        return {"p": np.full(batch.rows, 0.5)}
+
+    def warm(self, rows=1):
+        pass
+
+    def close(self):
+        pass
+
+
+def served(version):
+    artifact = Artifact(digest=f"{version:064x}", engine="onnx", size_bytes=1)
+    return ServedVersion(version=version, artifact=artifact, contract=CONTRACT.to_json())
+
+
+def plan(arm):
+    return TrafficPlan(
+        revision=1,
+        spec=EndpointSpec(name="toy", model="toy", deadline_s=30.0),
+        stable=served(1),
+        challenger=Challenger(served=served(2), app="toy--v2", arm=arm, weight_fraction=1.0),
+        keys=(digest(KEY),),
+    )
+
+
+async def predict(tracer, canary_tracer, traceparent, arm="canary"):
+    """One request through the endpoint's ASGI application to a challenger; its headers."""
+    challenger = ChallengerReplica((Runner(Half(), CODEC), CODEC), canary_tracer, "toy:2")
+
+    def connect(_):
+        async def ask(batch, timeout_s, parent):
+            return unpack(await challenger.infer(batch, timeout_s, parent))
+
+        return ask
+
+    endpoint = Endpoint(
+        load=lambda version, max_rows: (Runner(Half(), CODEC), CODEC),
+        connect=connect,
+        recorder=Recorder("nowhere", 0.0),
+        tracer=tracer,
+        clock=SystemClock(),
+        replica="r1",
+    )
+    await endpoint.reconfigure(plan(arm))
+    headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"x-request-id", b"r-1")]
+    if traceparent is not None:
+        headers.append((b"traceparent", traceparent.encode()))
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b'{"a": 1}', "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v2/models/toy/predict"}
+    await EndpointApp(endpoint, "toy")({**scope, "headers": headers}, receive, send)
+    assert sent[0]["status"] == 200, orjson.loads(sent[1]["body"])
+    return dict(sent[0]["headers"])
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+async def spans_of(traceparent):
+    """The endpoint's and the canary's span of one request, as the collector got them."""
+    port = free_port()
+    async with OtelTapHttpProtobufReceiver(OtelTapHttpProtobufReceiverSettings(port)) as receiver:
+        tracers = [Tracer(f"http://127.0.0.1:{port}", name) for name in ("endpoint", "challenger")]
+        headers = await predict(*tracers, traceparent)
+        assert headers[b"x-aios-arm"] == b"canary"
+        loop = asyncio.get_running_loop()
+        for tracer in tracers:
+            await loop.run_in_executor(None, tracer.flush)
+        parent = await receiver.await_trace(lambda span: span.name == "predict toy", timeout=10)
+        child = await receiver.await_trace(lambda span: span.name == "model toy:2", timeout=10)
+    return parent, child
+
+
+def attributes(span):
+    return {pair.key: pair.value.string_value or pair.value.int_value for pair in span.attributes}
+
+
+def test_the_callers_trace_goes_on_through_the_endpoint_to_the_canary():
+    parent, child = asyncio.run(spans_of(TRACEPARENT))
+    assert parent.trace_id.hex() == child.trace_id.hex() == TRACE_ID
+    assert parent.parent_span_id.hex() == CALLER_SPAN_ID
+    assert child.parent_span_id == parent.span_id
+    told = attributes(parent)
+    assert (told["aios.request_id"], told["aios.version"], told["aios.arm"]) == ("r-1", 2, "canary")
+    assert attributes(child)["aios.rows"] == 1
+    assert parent.start_time_unix_nano <= child.start_time_unix_nano
+    assert child.end_time_unix_nano <= parent.end_time_unix_nano
+
+
+@pytest.mark.parametrize("traceparent", [None, "garbage", "00-0-0-00"])
+def test_without_a_sound_traceparent_a_trace_of_our_own_begins(traceparent):
+    parent, child = asyncio.run(spans_of(traceparent))
+    assert parent.parent_span_id == b""
+    assert parent.trace_id == child.trace_id
+    assert re.fullmatch(r"[0-9a-f]{32}", parent.trace_id.hex())
+    assert child.parent_span_id == parent.span_id
+
+
+def test_a_collector_that_is_away_costs_the_request_nothing():
+    tracer = Tracer(f"http://127.0.0.1:{free_port()}", "endpoint")
+    assert asyncio.run(predict(tracer, tracer, TRACEPARENT))[b"x-aios-arm"] == b"canary"
+
+
+def test_without_tracing_the_callers_traceparent_still_reaches_the_challenger():
+    seen = []
+
+    class Listening(Tracer):
+        def span(self, name, parent, attributes):
+            seen.append((name, parent))
+            return super().span(name, parent, attributes)
+
+    asyncio.run(predict(Tracer(None, "off"), Listening(None, "off"), TRACEPARENT))
+    assert seen == [("model toy:2", TRACEPARENT)]
