@@ -77,6 +77,9 @@ class Reconciler:
         if not self._changed.is_set():
             self._statuses = self._serve.statuses()
             self.has_looked = True
+            if any(app["name"] not in self._statuses for app in desired.get("applications", ())):
+                # Serve lost what it had, as after a head that began afresh: put it again.
+                self._applied = None
         return differs
 
     def _run(self) -> None:

@@ -228,6 +228,18 @@ def test_a_loop_that_never_started_can_be_stopped() -> None:
     Reconciler(dict, FakeServe()).stop()
 
 
+def test_applications_that_serve_lost_are_put_again() -> None:
+    serve = FakeServe()
+    wanted = {"applications": [{"name": "loan", "args": {}}]}
+    reconciler = Reconciler(lambda: wanted, serve)
+    assert reconciler.once()
+    assert not reconciler.once()
+    serve.puts.append({"applications": []})
+    assert not reconciler.once()
+    assert reconciler.once()
+    assert list(serve.apps) == ["loan"]
+
+
 def test_the_reason_of_a_failure_is_its_last_error_line() -> None:
     trace = "Deploying\nTraceback (most recent call last):\n  File\nArtifactRejected: bad\nRetrying"
     assert failure_reason(trace) == "ArtifactRejected: bad"
