@@ -59,26 +59,33 @@ SIDE_BY_SIDE, AGAINST_DEFAULT = "side by side", "against default Serve"
 class Benchmark:
     """Runs rounds and keeps what they gave."""
 
-    def __init__(self, workload: Workload, rounds: int, seconds: float) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        rounds: int,
+        seconds: float,
+        keep: Callable[[Round], None],
+    ) -> None:
         self._workload = workload
+        self._keep = keep
         self._rounds = rounds
         self._seconds = seconds
         self.rounds: list[Round] = []
 
-    def run(self, group: str, contestants: Sequence[peers.Contestant], rounds: int) -> None:
+    def run(self, group: str, contestants: Sequence[peers.Contestant]) -> None:
         """All rounds of contestants that are alive side by side."""
         idle = _idle_cpu(contestants)
         for contestant in contestants:  # code paths, connections and caches of all, once
             self._load(contestant, CONNECTIONS[-1], 1.0, lambda: None)
             _settle(contestant, None)
-        for number in range(rounds):
+        for number in range(self._rounds):
             order = contestants if number % 2 == 0 else contestants[::-1]
             for connections in CONNECTIONS:
                 for contestant in order:
-                    self.rounds.append(
-                        self._round(group, contestant, connections, idle[contestant.name])
-                    )
-            _say(f"{group}: round {number + 1} of {rounds}")
+                    entry = self._round(group, contestant, connections, idle[contestant.name])
+                    self.rounds.append(entry)
+                    self._keep(entry)
+            _say(f"{group}: round {number + 1} of {self._rounds}")
 
     def _round(
         self,
@@ -216,13 +223,14 @@ def _ending_cleanly() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def measure(workload: Workload, names: Sequence[str], rounds: int, seconds: float) -> list[Any]:
+def measure(
+    benchmark: Benchmark, workload: Workload, names: Sequence[str]
+) -> dict[str, Any] | None:
     """Start the contestants, run all rounds, end the contestants.
 
     Returns:
-        The rounds, and what `wrk` says to the same server where it is installed.
+        What `wrk` says about one of the servers, where it is installed.
     """
-    benchmark = Benchmark(workload, rounds, seconds)
     checked = None
     with ExitStack() as stack:
         contestants: list[peers.Contestant] = []
@@ -232,14 +240,14 @@ def measure(workload: Workload, names: Sequence[str], rounds: int, seconds: floa
         if peers.FASTAPI in names:
             contestants.append(stack.enter_context(peers.fastapi(workload)))
         if contestants:
-            benchmark.run(SIDE_BY_SIDE, contestants, rounds)
+            benchmark.run(SIDE_BY_SIDE, contestants)
             checked = cross_check.against_wrk(contestants[-1], workload)
         if peers.HAND_MADE in names:
             _say("starting Serve with default settings")
             last = stack.enter_context(peers.hand_made(workload))
             ours = [entry for entry in contestants if entry.name in NAMES[:2]][:1]
-            benchmark.run(AGAINST_DEFAULT, [*ours, last], max(2, rounds // 2))
-    return [benchmark.rounds, checked]
+            benchmark.run(AGAINST_DEFAULT, [*ours, last])
+    return checked
 
 
 def _say(text: str) -> None:
@@ -260,52 +268,59 @@ def _arguments() -> argparse.Namespace:
         metavar="NAME",
         choices=[*NAMES, *OPTIONAL],
         default=list(NAMES),
-        help=f"contestants: {', '.join(repr(name) for name in (*NAMES, *OPTIONAL))}",
+        help="contestants, by the names above",
     )
     return parser.parse_args()
 
 
-def _written(document: dict[str, Any], rounds: Sequence[Round], found: Sequence[Goal]) -> Path:
-    """Write one line about the run, then one per round and one per goal."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"endpoint-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
-    lines: list[dict[str, Any]] = [{"kind": "run", **document}]
-    lines += [
-        {
-            "kind": "round",
-            **asdict(entry),
+class ResultFile:
+    """JSON lines of one run, written as they come, so that a run cut short is not lost."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.path = folder / f"endpoint-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+
+    def add(self, kind: str, fields: dict[str, Any]) -> None:
+        with self.path.open("ab") as file:
+            file.write(orjson.dumps({"kind": kind, **fields}) + b"\n")
+
+    def add_round(self, entry: Round) -> None:
+        derived = {
             "requests_per_s": entry.requests_per_s,
             "cpu_s_per_1000": entry.cpu_s_per_1000,
         }
-        for entry in rounds
-    ]
-    lines += [{"kind": "goal", **asdict(goal), "met": goal.met} for goal in found]
-    path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
-    return path
+        self.add("round", {**asdict(entry), **derived})
 
 
 def main() -> None:
     """Run it, write the result, print the tables."""
     arguments = _arguments()
-    document: dict[str, Any] = {
-        "benchmark": "endpoint",
-        "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "rounds": arguments.rounds,
-        "seconds": arguments.seconds,
-        "machine": machine.describe(),
-    }
+    host = machine.describe()
+    file = ResultFile(RESULTS)
     with _ending_cleanly(), tempfile.TemporaryDirectory(prefix="aios-bench-") as folder:
         workload = prepare(Path(folder))
-        rounds, checked = measure(workload, arguments.only, arguments.rounds, arguments.seconds)
-    document |= {"workload": workload.name, "wrk": checked}
-    found = goals(rounds)
-    path = _written(document, rounds, found)
-    host = document["machine"]
+        file.add(
+            "run",
+            {
+                "benchmark": "endpoint",
+                "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "rounds": arguments.rounds,
+                "seconds": arguments.seconds,
+                "workload": workload.name,
+                "machine": host,
+            },
+        )
+        benchmark = Benchmark(workload, arguments.rounds, arguments.seconds, file.add_round)
+        checked = measure(benchmark, workload, arguments.only)
+    found = goals(benchmark.rounds)
+    for goal in found:
+        file.add("goal", {**asdict(goal), "met": goal.met})
     print(f"\n{host['cpu']}, {host['cores']} cores, commit {host['commit']}, {workload.name}\n")
-    print(table(rounds), goals_table(found), sep="\n\n")
+    print(table(benchmark.rounds), goals_table(found), sep="\n\n")
     if checked:
+        file.add("wrk", checked)
         print(f"\n{checked['text']}")
-    print(f"\nwritten to {path}")
+    print(f"\nwritten to {file.path}")
 
 
 if __name__ == "__main__":

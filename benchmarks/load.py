@@ -31,6 +31,7 @@ STARTED = b"started\n"
 KEPT_FAILURES = 3
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"content-length:"
+_LAST_CHUNK = b"0\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ class Generator:
             return
         if connection.received:
             data = connection.received + data
-        answer = _complete(data)
+        answer = complete(data)
         if answer is None:
             connection.received = data
             return
@@ -268,23 +269,33 @@ class Generator:
         connection.socket.close()
 
 
-def _complete(data: bytes) -> tuple[bytes, bytes] | None:
+def complete(data: bytes) -> tuple[bytes, bytes] | None:
     """Status and body of a whole answer, or None while some of it is still to come.
 
     Raises:
-        ValueError: the answer does not say its length, which every server here does.
+        ValueError: the answer says neither its length nor that it comes in chunks.
     """
     end = data.find(_HEAD_END)
     if end < 0:
         return None
-    head = data[:end].lower()
+    head, start = data[:end].lower(), end + len(_HEAD_END)
     at = head.find(_LENGTH)
-    if at < 0:
-        raise ValueError(f"an answer without content-length: {data[:200]!r}")
-    stop = head.find(b"\r", at)
-    length = int(head[at + len(_LENGTH) : stop if stop >= 0 else None])
-    start = end + len(_HEAD_END)
-    return (data[9:12], data[start:]) if len(data) >= start + length else None
+    if at >= 0:
+        stop = head.find(b"\r", at)
+        length = int(head[at + len(_LENGTH) : stop if stop >= 0 else None])
+        return (data[9:12], data[start:]) if len(data) >= start + length else None
+    if b"transfer-encoding: chunked" not in head:
+        raise ValueError(f"an answer without a length: {data[:200]!r}")
+    return (data[9:12], _joined(data[start:])) if data.endswith(_LAST_CHUNK) else None
+
+
+def _joined(chunks: bytes) -> bytes:
+    body = b""
+    while chunks:
+        size, _, rest = chunks.partition(b"\r\n")
+        body += rest[: int(size, 16)]
+        chunks = rest[int(size, 16) + 2 :]
+    return body
 
 
 def main(source: IO[bytes], sink: IO[bytes]) -> None:

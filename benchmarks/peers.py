@@ -153,7 +153,7 @@ def _aios(
         processes={
             "replica": by_title[f"ray::ServeReplica:{endpoint}:endpoint"],
             "haproxy": by_title["haproxy"],
-            **{"canary": process for process in canaries},
+            **dict(zip(["canary"], canaries, strict=False)),
             "kernel": by_title["ray::KernelActor"],
         },
         recorded=partial(_rows, head.home / "predictions" / endpoint),

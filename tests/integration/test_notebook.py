@@ -6,6 +6,7 @@ from typing import Any
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "apps" / "notebooks" / "quickstart.ipynb"
@@ -33,7 +34,12 @@ def test_the_quickstart_tells_its_story() -> None:
         "the notebook is committed without outputs"
     )
     resources = {"metadata": {"path": str(ROOT)}}
-    NotebookClient(notebook, timeout=200, kernel_name="python3", resources=resources).execute()
+    client = NotebookClient(notebook, timeout=200, kernel_name="python3", resources=resources)
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        rollout = output_of(notebook, "rollout.wait").get("text/plain")
+        pytest.fail(f"a cell failed; the rollout was: {rollout}\n{error}")
 
     wrong = output_of(notebook, "ContractViolation")["text"]
     assert 'row 0, field "obrat": -3 is below the minimum 0' in wrong
