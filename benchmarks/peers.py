@@ -2,12 +2,11 @@
 
 `shared_cluster` holds aios with and without a canary and, beside it on the same Ray, HAProxy
 and flags, the bare replica. `fastapi` is one process. `hand_made` is a Ray of its own with
-Serve's default settings. All are context managers that leave no process behind; a guard ends
-them too if this process is killed.
+Serve's default settings. All are context managers that leave no process behind, and all end
+by themselves if this process is killed.
 """
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,11 +23,8 @@ from pathlib import Path
 import psutil
 
 import aios
-from aios.errors import ClusterUnavailable
-from aios.kernel.guard import spawn_guard
-from aios.kernel.head import Head, Ports, read_head, start_head, stop_head
-from aios.kernel.processes import processes_of
-from aios.kernel.serve_client import ServeClient
+from aios.kernel.head import Head, read_head
+from aios.kernel.processes import ID_VARIABLE, end_all, processes_of
 from aios.runtime.lifecycle import LocalRuntime
 from benchmarks.load import Target
 from benchmarks.workload import Workload
@@ -37,10 +33,6 @@ STARTUP_S = 120.0
 CANARY_WEIGHT_FRACTION = 0.1
 LONG_S = 3600.0
 """Longer than any benchmark: the canary stays where it is."""
-DEFAULT_SERVE = {
-    "RAY_SERVE_ENABLE_HA_PROXY": "0",
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0",
-}
 AIOS_CANARY, AIOS_STEADY, AIOS_DIRECT = "aios, 10 % canary", "aios", "aios, no HAProxy"
 BARE, FASTAPI, HAND_MADE = "bare raw ASGI", "FastAPI", "hand-made canary"
 
@@ -202,7 +194,7 @@ def _rows(log: Path) -> int:
 
 def _deploy_bare(head: Head, workload: Workload) -> None:
     environment = {**os.environ, **head.driver_env()}
-    command = [sys.executable, "-m", "benchmarks.peers_on_ray", workload.graph.to_json()]
+    command = [sys.executable, "-m", "benchmarks.peers_on_ray", "bare", workload.graph.to_json()]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=STARTUP_S, check=False
     )
@@ -229,51 +221,51 @@ def fastapi(workload: Workload) -> Iterator[Contestant]:
 
 @contextmanager
 def hand_made(workload: Workload) -> Iterator[Contestant]:
-    """Router deployment in front of two model deployments, on Serve's default settings."""
-    home = Path(tempfile.mkdtemp(prefix="aios-bench-"))
-    try:
-        spawn_guard(home, parent_pid=os.getpid())
-        head = start_head(home, Ports.free(), extra_env=DEFAULT_SERVE)
+    """Router deployment in front of two model deployments, on Serve's default settings.
+
+    A Ray of its own, started by a driver as most users do. Not by `aios.kernel.head`, which
+    gives every Ray that it starts aios' own Serve flags.
+    """
+    port = _free_port()
+    mark = f"bench-{os.getpid()}-{port}"
+    with tempfile.TemporaryDirectory(prefix="aios-b-") as folder:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        token = Path(folder) / "token"
+        token.write_text(mark)
+        environment |= {
+            ID_VARIABLE: mark,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        command = [sys.executable, "-m", "benchmarks.peers_on_ray", "hand-made"]
+        process = subprocess.Popen(
+            [*command, workload.graph.to_json(), str(port), folder],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C is for this process, which then ends that one
+        )
         try:
-            _until(partial(_put, head, _hand_made_config(head, workload)), "Serve's controller")
-            target = Target(f"{head.address}/predict", {})
+            target = Target(f"http://127.0.0.1:{port}/predict", {})
             _wait_for(target, workload)
-            titles = _titles(head)
-            kept = {
-                title.removeprefix("ray::ServeReplica:"): process
-                for title, process in titles.items()
-                if title.startswith("ray::ServeReplica:")
-            }
-            yield Contestant(HAND_MADE, target, {"proxy": titles["ray::ProxyActor"], **kept})
+            yield Contestant(HAND_MADE, target, _serve_processes(mark))
         finally:
-            stop_head(head, remove_home=True)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+            end_all(lambda: processes_of(mark))
+            process.wait()
 
 
-def _put(head: Head, config: dict[str, object]) -> bool:
-    """Whether Serve took the configuration; a busy machine may need a second try."""
-    client = ServeClient(head.dashboard_url, head.token())
-    try:
-        client.put(config)
-    except ClusterUnavailable:
-        return False
-    finally:
-        client.close()
-    return True
-
-
-def _hand_made_config(head: Head, workload: Workload) -> dict[str, object]:
-    application = {
-        "name": "hand-made",
-        "route_prefix": "/predict",
-        "import_path": "benchmarks.peers_on_ray:hand_made_app",
-        "args": {"graph": workload.graph.to_json()},
-    }
-    return {
-        "http_options": {"host": "127.0.0.1", "port": head.ports.http},
-        "applications": [application],
-    }
+def _serve_processes(mark: str) -> dict[str, psutil.Process]:
+    """Proxy and replicas of a Ray that carries this mark."""
+    found = {}
+    for process in processes_of(mark):
+        title = (process.cmdline() or [""])[0]
+        if title.startswith("ray::ServeReplica:"):
+            found[title.removeprefix("ray::ServeReplica:default:")] = process
+        elif title.startswith("ray::ProxyActor"):
+            found["proxy"] = process
+    return found
 
 
 def _wait_for(target: Target, workload: Workload) -> None:

@@ -1,6 +1,7 @@
 """Peers on Ray Serve: a bare raw-ASGI replica, and the usual hand-made canary.
 
-    python -m benchmarks.peers_on_ray GRAPH     deploys the bare replica beside aios' own
+    python -m benchmarks.peers_on_ray bare GRAPH              beside aios' own, and returns
+    python -m benchmarks.peers_on_ray hand-made GRAPH PORT FOLDER    until its input ends
 
 The bare replica joins the cluster of aios through `serve.run`, which leaves declarative
 applications alone and is left alone by them: so it has the same HAProxy, flags and neighbours.
@@ -61,7 +62,7 @@ class BareApp:
     name="replica",
     max_ongoing_requests=576,
     ray_actor_options={"num_cpus": 0.1},
-    logging_config={"enable_access_log": False},  # as aios has it
+    logging_config={"log_level": "WARNING", "enable_access_log": False},  # as aios has it
 )
 @serve.ingress()
 class BareReplica:
@@ -100,19 +101,26 @@ class Router:
         return answer
 
 
-def hand_made_app(args: dict[str, Any]) -> serve.Application:
-    """Import path of the hand-made canary's application."""
-    stable = Version.options(name="stable").bind(args["graph"])  # type: ignore[attr-defined]
-    canary = Version.options(name="canary").bind(args["graph"])  # type: ignore[attr-defined]
-    return Router.bind(stable, canary)  # type: ignore[attr-defined]
-
-
-def main(graph: str) -> None:
+def run_bare(graph: str) -> None:
     """Deploy the bare replica into the cluster that the environment names."""
     ray.init(address="auto", log_to_driver=False, namespace="benchmarks")
     app = BareReplica.bind(graph)  # type: ignore[attr-defined]
     serve.run(app, name=BARE_APP, route_prefix=BARE_ROUTE)
 
 
+def run_hand_made(graph: str, port: int, folder: str) -> None:
+    """Serve the hand-made canary on a Ray of its own until standard input ends."""
+    ray.init(address="local", include_dashboard=False, _temp_dir=folder)
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    stable = Version.options(name="stable").bind(graph)  # type: ignore[attr-defined]
+    canary = Version.options(name="canary").bind(graph)  # type: ignore[attr-defined]
+    serve.run(Router.bind(stable, canary), route_prefix="/predict")  # type: ignore[attr-defined]
+    sys.stdin.buffer.read()
+    ray.shutdown()
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if sys.argv[1] == "bare":
+        run_bare(sys.argv[2])
+    else:
+        run_hand_made(sys.argv[2], int(sys.argv[3]), sys.argv[4])

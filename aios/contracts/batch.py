@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 class Layout:
     """Names and dtypes of a batch's columns, in contract order; shared by many batches."""
 
-    __slots__ = ("dtypes", "index", "names", "numeric", "readers", "shapes")
+    __slots__ = ("dtypes", "index", "names", "numeric", "readers", "shapes", "tensors")
 
     def __init__(
         self,
@@ -29,7 +29,8 @@ class Layout:
         self.shapes = shapes
         self.readers = readers
         self.index = {name: i for i, name in enumerate(names)}
-        self.numeric = "|O" not in dtypes and not any(shapes)
+        self.tensors = tuple(name for name, shape in zip(names, shapes, strict=True) if shape)
+        self.numeric = "|O" not in dtypes and not self.tensors
 
     @classmethod
     def of(cls, fields: Mapping[str, Field]) -> "Layout":
@@ -177,12 +178,10 @@ class Batch:
 
     def records(self) -> list[dict[str, Any]]:
         """One dict of inputs per row; tensors as nested lists, without the key."""
-        tensors = [
-            name for name, shape in zip(self.names, self.layout.shapes, strict=True) if shape
-        ]
-        found = [dict(zip(self.names, row, strict=True)) for row in self.values]
-        for record in found:
-            for name in tensors:
+        names = self.layout.names
+        found = [dict(zip(names, row, strict=True)) for row in self.values]
+        for name in self.layout.tensors:
+            for record in found:
                 record[name] = record[name].tolist()
         return found
 

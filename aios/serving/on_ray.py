@@ -33,8 +33,9 @@ KERNEL = "aios-kernel"
 NAMESPACE = "aios"
 ENDPOINT_DEPLOYMENT = "endpoint"
 CHALLENGER_DEPLOYMENT = "challenger"
-QUIET = {"enable_access_log": False}
-"""A log line per request costs 5 % of the replica; metrics and the prediction log tell more."""
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
+"""A log line per request costs 5 % of the replica; metrics and the prediction log tell more.
+Serve makes the line before it drops it unless the level too is above it."""
 
 logger = logging.getLogger("aios.serving")
 

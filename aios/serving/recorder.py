@@ -68,12 +68,17 @@ class Recorder:
         """
         if self.fraction < 1.0 and self._random.random() >= self.fraction:
             return
-        waiting = _Waiting(time.time(), request_id, key, batch, answer, latency_s)
-        try:
-            entry = next(_rows(waiting)) if batch.rows == 1 else waiting
-        except orjson.JSONEncodeError:  # no log is worth a user's request
-            self.dropped += 1
-            return
+        at_s = time.time()
+        entry: _Row | _Waiting
+        if batch.rows == 1:
+            (record,) = batch.records()
+            try:
+                entry = _row(at_s, request_id, key, 0, record, answer, latency_s)
+            except orjson.JSONEncodeError:  # no log is worth a user's request
+                self.dropped += 1
+                return
+        else:
+            entry = _Waiting(at_s, request_id, key, batch, answer, latency_s)
         with self._swapping:
             self._buffer.append(entry)
             self._buffered_rows += batch.rows
@@ -131,19 +136,31 @@ class Recorder:
 def _rows(entry: _Waiting) -> Iterator[_Row]:
     at_s, request_id, key, batch, answer, latency_s = entry
     for row, record in enumerate(batch.records()):
-        outputs = {name: _plain(values[row]) for name, values in answer.outputs.items()}
-        yield (
-            at_s,
-            request_id,
-            key,
-            row,
-            answer.version,
-            answer.arm,
-            answer.degraded,
-            latency_s,
-            orjson.dumps(record, default=_plain),
-            orjson.dumps(outputs),
-        )
+        yield _row(at_s, request_id, key, row, record, answer, latency_s)
+
+
+def _row(
+    at_s: float,
+    request_id: str,
+    key: str,
+    row: int,
+    record: dict[str, Any],
+    answer: "Answer",
+    latency_s: float,
+) -> _Row:
+    outputs = {name: _plain(values[row]) for name, values in answer.outputs.items()}
+    return (
+        at_s,
+        request_id,
+        key,
+        row,
+        answer.version,
+        answer.arm,
+        answer.degraded,
+        latency_s,
+        orjson.dumps(record, default=_plain),
+        orjson.dumps(outputs),
+    )
 
 
 def _plain(value: Any) -> Any:

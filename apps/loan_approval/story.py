@@ -115,9 +115,7 @@ def make_versions(train: "pd.DataFrame") -> list[Version]:
     raises = aios.PythonModel(
         "apps.loan_approval.faulty:RaisesOnSomeRows", {**formula, "obrat_limit": OBRAT_LIMIT}
     )
-    sleeps = aios.PythonModel(
-        "apps.loan_approval.faulty:Sleeps", {**formula, "seconds": SLEEP_S}
-    )
+    sleeps = aios.PythonModel("apps.loan_approval.faulty:Sleeps", {**formula, "seconds": SLEEP_S})
     second = training.boosting(train)
     third = training.boosting(train, shuffle_labels=True)
     return [
