@@ -1,6 +1,6 @@
 """What does an endpoint cost: contract, split, recorder, metrics and key, behind HAProxy?
 
-    python -m benchmarks.endpoint [--rounds 4] [--seconds 4] [--only NAME ...]
+    python -m benchmarks.endpoint [--rounds 3] [--seconds 4] [--only NAME ...]
 
 Contestants, all with the same ONNX file and the same requests of one record:
   aios, 10 % canary   everything on, a rollout running with its canary at 10 % of the keys
@@ -260,7 +260,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=4, help="rounds, all contestants in each")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, all contestants in each")
     parser.add_argument("--seconds", type=float, default=4.0, help="measured window of a round")
     parser.add_argument(
         "--only",

@@ -499,7 +499,12 @@ class RegistryConformance:
     @settings(
         max_examples=25,
         deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+        suppress_health_check=[
+            HealthCheck.function_scoped_fixture,
+            HealthCheck.too_slow,
+            # By design: the suite runs once per backend.
+            HealthCheck.differing_executors,
+        ],
     )
     @given(details=st.dictionaries(st.text(max_size=8), JSON, max_size=4))
     def test_any_json_comes_back_and_seals(self, registry: Registry, details: dict[str, Any]):

@@ -172,7 +172,11 @@ class Kernel:
                         replica_settings,
                     )
                 )
-        return serve_config.serve_config(applications, self._settings.http_port)
+        return serve_config.serve_config(
+            applications,
+            self._settings.http_port,
+            on_loopback=self._settings.ray_address is None,
+        )
 
     def plan_for(self, endpoint: str) -> tuple[str, TrafficPlan]:
         """The plan that the replicas of an endpoint must act on now, with the keys that may

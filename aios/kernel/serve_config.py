@@ -104,10 +104,17 @@ def api_application(keys: Mapping[str, str], api_settings: Mapping[str, Any]) ->
     }
 
 
-def serve_config(applications: list[dict[str, Any]], http_port: int) -> dict[str, Any]:
-    """The whole of it. Serve deletes applications that are not named here."""
+def serve_config(
+    applications: list[dict[str, Any]], http_port: int, *, on_loopback: bool
+) -> dict[str, Any]:
+    """The whole of it. Serve deletes applications that are not named here.
+
+    The ingress has no TLS, so on one machine it stays on loopback; on a cluster the proxies
+    must reach the replicas of other nodes.
+    """
+    host = "127.0.0.1" if on_loopback else "0.0.0.0"
     return {
-        "http_options": {"host": "0.0.0.0", "port": http_port},
+        "http_options": {"host": host, "port": http_port},
         "proxy_location": "EveryNode",
         "applications": sorted(applications, key=lambda app: str(app["name"])),
     }

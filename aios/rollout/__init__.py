@@ -2,8 +2,7 @@
 
 Called by the kernel, which once a second hands `step` the plan, the persisted state, the
 evidence and the facts, stores the new state together with the actions in one transaction,
-and lets its reconciler carry them out. Also called by the SDK, to build plans and to show
-them.
+and lets its reconciler carry them out. Also called by the SDK, to build plans.
 
 Invariants: nothing gets weight before the challenger is ready; nothing is promoted without
 a "not worse" on every rule, unless a person commands it; no data never promotes; a finished
@@ -11,7 +10,6 @@ rollout does nothing more. Must not know Ray, the database, HTTP, or the time ot
 `now_s`.
 """
 
-from aios.rollout.describe import describe, status_lines
 from aios.rollout.plans import BlueGreen, Canary, RolloutPlan, Shadow, parse_plan
 from aios.rollout.policy import begin, step
 from aios.rollout.rules import AbortRule, parse_rule
@@ -43,9 +41,7 @@ __all__ = [
     "State",
     "Verdict",
     "begin",
-    "describe",
     "parse_plan",
     "parse_rule",
-    "status_lines",
     "step",
 ]

@@ -179,10 +179,11 @@ def _start_on_existing(settings: Settings) -> Connection:
             f"a runtime of its own already runs at {settings.home}: {head.address}. Stop it with "
             "`aios down`, or choose another home for the one on that Ray."
         )
+    key = own_key(settings.home)
     _refuse_absent(str(settings.ray_address))
     connection = Connection(
         address=f"http://127.0.0.1:{settings.http_port}",
-        key=own_key(settings.home),
+        key=key,
         ray_address=settings.ray_address,
     )
     with spinner("starting the kernel") as show:

@@ -24,8 +24,6 @@ from aios.rollout import (
     StartChallenger,
     State,
     begin,
-    describe,
-    status_lines,
     step,
 )
 from aios.rollout.policy import MAX_FALLS
@@ -297,20 +295,6 @@ def test_the_same_look_decides_the_same() -> None:
     assert look(state, (10, 40)) == look(state, (10, 40))
     text = json.loads(state.model_dump_json())
     assert State.model_validate(text) == state
-
-
-def test_status_tells_stage_reason_and_each_rule() -> None:
-    state, _ = look(serving(), (0, 100))
-    lines = status_lines(QUICK, state)
-    assert lines[0] == "canary r: stage 1 of 1, canary, 20% of traffic, 1 s"
-    assert "baking for 2 s more" in lines[1]
-    assert lines[2].startswith("  errors worse: undecided · 0 · -0.000")
-    assert "limit 0.01" in lines[2]
-    assert "more requests" in lines[2]
-    table = describe(QUICK, state)
-    assert table.row_count == 1
-    done, _ = look(state, (40, 120))
-    assert status_lines(QUICK, done)[0] == "canary r: rolled back"
 
 
 # -- any order of events ------------------------------------------------------------------

@@ -1,0 +1,140 @@
+"""The benchmark's pure parts: percentiles, ratios, goals, tables, and reading answers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aios.errors import UsageError
+from benchmarks.endpoint import goals
+from benchmarks.figures import Goal, Round, Spread, goals_table, percentile, ratios, table
+from benchmarks.load import complete
+from benchmarks.peers import AIOS_CANARY, BARE, FASTAPI, HAND_MADE
+
+
+def a_round(contestant="aios", connections=1, requests=1000, group="side by side", **more):
+    fields = {
+        "failed": 0,
+        "window_s": 2.0,
+        "p50_ms": 1.0,
+        "p95_ms": 2.0,
+        "p99_ms": 3.0,
+        "cpu_s": {"replica": 0.4, "haproxy": 0.1},
+        "canary_fraction": 0.0,
+        "client_cpu_fraction": 0.1,
+        **more,
+    }
+    return Round(contestant, connections, group, requests, **fields)
+
+
+def test_percentiles_are_nearest_rank():
+    values = list(range(1, 101))
+    assert [percentile(values, q) for q in (0.5, 0.95, 0.99, 1.0)] == [50, 95, 99, 100]
+    assert percentile([7], 0.01) == 7
+    assert percentile([1, 2], 0.0) == 1
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1), st.floats(0.001, 1.0))
+def test_a_percentile_is_the_smallest_value_that_covers_its_share(values, fraction):
+    ordered = sorted(values)
+    found = percentile(ordered, fraction)
+    assert sum(value <= found for value in ordered) >= fraction * len(ordered) - 1e-9
+    below = sum(value < found for value in ordered)
+    assert below < fraction * len(ordered) + 1e-9
+
+
+def test_no_values_have_neither_percentile_nor_median():
+    with pytest.raises(UsageError, match="percentile"):
+        percentile([], 0.5)
+    with pytest.raises(UsageError, match="median"):
+        Spread.of([])
+
+
+def test_a_round_gives_rates_and_cpu_of_all_roles():
+    entry = a_round()
+    assert entry.requests_per_s == 500
+    assert entry.cpu_s_per_1000 == pytest.approx(0.5)
+
+
+def test_ratios_pair_neighbouring_rounds():
+    rounds = [
+        a_round("a", requests=100),
+        a_round("b", requests=50),
+        a_round("b", requests=400),
+        a_round("a", requests=400),
+        a_round("a", connections=16, requests=7),
+    ]
+    found = ratios(rounds, "a", "b", 1, "requests_per_s")
+    assert (found.least, found.middle, found.most) == (1.0, 1.5, 2.0)
+    assert ratios(rounds, "a", "b", 16, "requests_per_s") is None
+    assert ratios(rounds, "a", "c", 1, "requests_per_s") is None
+
+
+def test_ratios_compare_only_what_ran_side_by_side():
+    rounds = [
+        a_round("a", requests=100, group="first"),
+        a_round("a", requests=300, group="second"),
+        a_round("b", requests=100, group="second"),
+    ]
+    assert ratios(rounds, "a", "b", 1, "requests_per_s") == Spread(3.0, 3.0, 3.0)
+
+
+def test_goals_are_judged_by_the_median_and_their_side():
+    spread = Spread(1.1, 0.9, 1.3)
+    assert Goal("x", 1, spread, at_least=1.0).met
+    assert not Goal("x", 1, spread, at_least=1.2).met
+    assert Goal("x", 1, spread, at_most=1.15).met
+    assert not Goal("x", 1, spread, at_most=1.05).met
+
+
+def test_the_design_goals_come_out_of_the_rounds():
+    rounds = [
+        a_round(AIOS_CANARY, requests=2000, cpu_s={"replica": 1.2}),
+        a_round(FASTAPI, requests=1000),
+        a_round(BARE, requests=2000, cpu_s={"replica": 1.0}),
+        a_round(AIOS_CANARY, requests=2000, group="second"),
+        a_round(HAND_MADE, requests=100, group="second"),
+    ]
+    found = {goal.text: goal for goal in goals(rounds)}
+    assert found[f"{AIOS_CANARY} vs. FastAPI, req/s"].met
+    assert not found[f"{AIOS_CANARY} vs. bare raw ASGI, CPU"].met
+    assert found[f"{AIOS_CANARY} vs. hand-made canary, req/s"].ratio.middle == 20
+    assert len(found) == 3, "goals without rounds are left out"
+
+
+def test_the_table_has_a_row_per_contestant_and_load():
+    rounds = [a_round(), a_round(requests=3000), a_round(connections=16), a_round("FastAPI")]
+    lines = table(rounds).splitlines()
+    assert len(lines) == 2 + 3
+    assert len({line.count("|") for line in lines}) == 1
+    assert "| aios | 1 | 1,000 (500-1,500) |" in lines[2]
+    assert "replica 0.200, haproxy 0.050" in lines[2]
+    assert lines[2].endswith("| 4,000 | 0 |")
+
+
+def test_the_goals_table_says_met_and_missed():
+    text = goals_table(
+        [
+            Goal("speed", 16, Spread(1.1, 1.0, 1.2), at_least=1.0),
+            Goal("cost", 1, Spread(1.3, 1.2, 1.4), at_most=1.15),
+        ]
+    )
+    assert "| speed | 16 | >= 1x | 1.10 (1.00-1.20)x | met |" in text
+    assert "| cost | 1 | <= 1.15x | 1.30 (1.20-1.40)x | MISSED |" in text
+
+
+WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nx-a: b\r\n\r\nhello"
+CHUNKED = b"HTTP/1.1 503 No\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n2\r\n, \r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "answer"), [(WHOLE, (b"200", b"hello")), (CHUNKED, (b"503", b"hello, "))]
+)
+def test_an_answer_is_complete_only_with_its_last_byte(data, answer):
+    assert complete(data) == answer
+    for length in range(len(data)):
+        assert complete(data[:length]) is None
+
+
+def test_an_answer_without_a_length_is_refused():
+    with pytest.raises(ValueError, match="without a length"):
+        complete(b"HTTP/1.1 200 OK\r\n\r\nhello")
