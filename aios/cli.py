@@ -1,6 +1,7 @@
 """The `aios` command: up, down, status, ps, demo. Errors are one line, never a traceback."""
 
 import os
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +13,9 @@ from aios.config import Settings
 from aios.errors import AiosError, UsageError
 from aios.presentation import Shown
 from aios.runtime import lifecycle
+
+WIDE_COLUMNS = 120
+"""A narrower terminal, or a pipe, gets lines instead of a table whose cells are cut off."""
 
 app = typer.Typer(
     help="One runtime on Ray for the whole life of an AI feature in production.",
@@ -68,7 +72,9 @@ def up(
     )
     connection = lifecycle.up(settings, num_cpus=num_cpus)
     typer.echo(f"aios is up at {connection.address}\nAPI key: {connection.key}")
-    typer.echo("In Python: rt = aios.connect()    Stop it with: aios down")
+    where = "" if home is None else f'home="{settings.home}"'
+    option = "" if home is None else f" --home {settings.home}"
+    typer.echo(f"In Python: rt = aios.connect({where})    Stop it with: aios down{option}")
 
 
 @app.command()
@@ -122,11 +128,17 @@ def _no_story(error: ModuleNotFoundError) -> str:
 def _print(shown: Shown) -> None:
     from rich.console import Console
 
-    Console().print(shown)
+    console = Console()
+    if console.is_terminal and console.width >= WIDE_COLUMNS:
+        console.print(shown)
+    else:
+        typer.echo(repr(shown))
 
 
 def main() -> None:
     """The console script."""
+    # What a supervisor or `timeout` sends ends a start as tidily as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except AiosError as error:

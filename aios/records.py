@@ -8,8 +8,9 @@ fields are refused, so two sides that disagree find out at once.
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from aios.errors import UsageError
 from aios.presentation import Rows, Shown, moment
 
 ArmName = Literal["stable", "canary", "shadow"]
@@ -71,7 +72,21 @@ class ModelVersion(Shown, Record):
         return title, ("what", "value"), [list(fact) for fact in facts.items()]
 
 
-class Autoscale(Record):
+class _Given(Record):
+    """A record that users write themselves: what is wrong with it is told in one line."""
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in fault["loc"]) or "its values"
+            raise UsageError(
+                f"{type(self).__name__}: {where}: {fault['msg']} (got {fault['input']!r:.80})"
+            ) from None
+
+
+class Autoscale(_Given):
     """Let Ray Serve choose the number of replicas between two bounds.
 
     `ongoing_requests` is the load per replica it aims for.
@@ -92,14 +107,14 @@ class Autoscale(Record):
         return self
 
 
-class Cached(Record):
+class Cached(_Given):
     """Answer with the last good score for the same key, if it is young enough."""
 
     kind: Literal["cache"] = "cache"
     max_age_s: float = Field(default=600, gt=0)
 
 
-class Rule(Record):
+class Rule(_Given):
     """Answer with a plain function `record -> outputs`, given by import path `module:name`."""
 
     kind: Literal["rule"] = "rule"
@@ -110,7 +125,7 @@ class Rule(Record):
         super().__init__(**more)
 
 
-class Default(Record):
+class Default(_Given):
     """Answer with the same outputs for every record."""
 
     kind: Literal["default"] = "default"

@@ -1,12 +1,12 @@
 """How long after a rollback is decided does the last replica still answer with the old version?
 
 Method: one endpoint with two replicas, two versions, open-loop traffic through the ingress
-(`Replay`). `rt.rollback` toggles between the versions; the runtime tells when its transaction
-was made. A toggle took from then until the last request was sent that the former version
-still answered. Client and server share one clock. Caveat: at 200 requests per second the
-resolution is 5 ms, or 10 ms per replica.
+(`Replay`). Each round promotes the second version and takes it back; the audit log tells when
+the rollback's transaction was made. It took from then until the last request was sent that the
+version taken back still answered. Client and server share one clock. Caveat: at 200 requests
+per second the resolution is 5 ms, or 10 ms per replica.
 
-    python -m benchmarks.shift [--toggles 20] [--replicas 2]
+    python -m benchmarks.shift [--rollbacks 10] [--replicas 2]
 """
 
 import argparse
@@ -25,7 +25,7 @@ SETTLE_S = 1.5
 
 @dataclass(frozen=True)
 class Shifts:
-    """Seconds per toggle, and what the traffic saw meanwhile."""
+    """Seconds per rollback, and what the traffic saw meanwhile."""
 
     seconds: tuple[float, ...]
     sent: int
@@ -39,8 +39,8 @@ class Shifts:
         )
 
 
-def measure(toggles: int, replicas: int) -> Shifts:
-    """Toggle an endpoint between two versions under traffic."""
+def measure(rollbacks: int, replicas: int) -> Shifts:
+    """Promote and roll back under traffic, again and again."""
     frame = data.load()
     train, _ = data.split(frame)
     model = training.logistic(train)
@@ -51,14 +51,10 @@ def measure(toggles: int, replicas: int) -> Shifts:
             sample = train[list(data.FEATURES)]
             rt.models.register("loan", model, contract=contract, sample=sample)
         rt.deploy("loan", "loan:1", replicas=replicas)
-        rollout = rt.rollout("loan", "loan:2", aios.Canary(bake_s=600))
-        while rollout.status().stage == "starting":
-            time.sleep(0.2)
-        rollout.promote("benchmark")
-        rollout.wait(60)
         with Replay(rt.address, str(rt.key), data.records(frame), RATE_PER_S) as replay:
-            time.sleep(2 * SETTLE_S)
-            for _ in range(toggles):
+            for _ in range(rollbacks):
+                promote(rt)
+                time.sleep(SETTLE_S)
                 now_stable = rt.rollback("loan", "benchmark")
                 entry = rt.audit(limit=1, subject="loan")[0]
                 decided.append((entry["at_s"], now_stable))
@@ -72,12 +68,21 @@ def measure(toggles: int, replicas: int) -> Shifts:
     return Shifts(tuple(seconds), stats.sent, stats.failed)
 
 
+def promote(rt: aios.Runtime) -> None:
+    """Make loan:2 stable by command."""
+    rollout = rt.rollout("loan", "loan:2", aios.Canary(bake_s=600))
+    while rollout.status().stage == "starting":
+        time.sleep(0.2)
+    rollout.promote("benchmark")
+    rollout.wait(60)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--toggles", type=int, default=20)
+    parser.add_argument("--rollbacks", type=int, default=10)
     parser.add_argument("--replicas", type=int, default=2)
     arguments = parser.parse_args()
-    print(measure(arguments.toggles, arguments.replicas))
+    print(measure(arguments.rollbacks, arguments.replicas))
 
 
 if __name__ == "__main__":

@@ -14,17 +14,25 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
+
 from aios.clock import Clock
 from aios.config import Settings
-from aios.contracts import Contract, compatibility
-from aios.errors import IllegalTransition, UnknownEndpoint, UnknownName, UsageError
+from aios.contracts import Codec, Contract, compatibility
+from aios.errors import (
+    ContractViolation,
+    IllegalTransition,
+    UnknownEndpoint,
+    UnknownName,
+    UsageError,
+)
 from aios.flows import FlowEngine, Flows
 from aios.kernel import metrics, requests, serve_config, views
 from aios.kernel.observations import Observations
 from aios.kernel.reconcile import Reconciler, Serve
 from aios.kernel.rollouts import RolloutDriver
 from aios.kernel.traffic import next_plan, served
-from aios.records import EndpointSpec, ModelVersion, Record, TrafficPlan, WindowReport
+from aios.records import Default, EndpointSpec, ModelVersion, Record, TrafficPlan, WindowReport
 from aios.registry import Change, Registry, RolloutRow
 from aios.rollout.plans import parse_plan
 from aios.store.canonical import canonical
@@ -264,6 +272,7 @@ class Kernel:
                         f"a rollout runs on endpoint {spec.name!r}; wait for it or abort it, "
                         "then deploy again"
                     )
+            _refuse_unfit_defaults(spec, Contract.from_json(version.contract))
             change.put_endpoint(spec, version.version)
             change.set_alias(version.name, "stable", version.version)
             change.publish(next_plan(change, spec, version))
@@ -343,13 +352,13 @@ class Kernel:
                 target = change.endpoint(name).stable_version
             elif state.previous_version is None:
                 raise IllegalTransition(
-                    f"endpoint {name!r} has served only version {state.stable_version}; "
-                    "there is nothing to roll back to"
+                    f"endpoint {name!r} serves version {state.stable_version} and has no "
+                    "promotion to undo; to change it start a rollout"
                 )
             else:
                 target = state.previous_version
                 version = change.version(f"{state.spec.model}:{target}")
-                change.put_endpoint(state.spec, target)
+                change.put_endpoint(state.spec, target, rejected=True)
                 change.set_alias(state.spec.model, "stable", target)
                 change.publish(next_plan(change, state.spec, version))
             result = {"endpoint": name, "version": target, "at_s": change.at_s}
@@ -431,6 +440,21 @@ def open_flows(settings: Settings) -> FlowEngine:
         Path(settings.home).mkdir(parents=True, exist_ok=True)
         return FlowEngine(f"sqlite:///{settings.home}/flows.db", executor="kernel")
     return FlowEngine(url.render_as_string(hide_password=False), executor="kernel")
+
+
+def _refuse_unfit_defaults(spec: EndpointSpec, contract: Contract) -> None:
+    """A constant that the contract forbids would be found out only when it is needed."""
+    codec = Codec(contract)
+    for step in spec.fallback:
+        if isinstance(step, Default):
+            try:
+                columns = {name: np.asarray([value]) for name, value in step.outputs.items()}
+                codec.check_outputs(columns, 1)
+            except (ContractViolation, ValueError, TypeError) as error:
+                raise UsageError(
+                    f"fallback Default({step.outputs!r}) does not fit the outputs of {spec.model}: "
+                    f"{error}"
+                ) from error
 
 
 def _refuse_other_version(spec: EndpointSpec, stable: int, version: ModelVersion) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aios.contracts import Contract
+from aios.errors import UsageError
 from aios.models import build
 from aios.records import ModelVersion
 from aios.runtime.objects import spinner
@@ -49,6 +50,10 @@ class Models:
             Unsupported: this kind of model cannot be taken; says which can.
             ContractViolation: the sample does not fit the contract.
         """
+        if not isinstance(contract, Contract):
+            raise UsageError(
+                f"contract is {contract!r:.60}; give aios.Contract(inputs=..., outputs=...)"
+            )
         with (
             tempfile.TemporaryDirectory(prefix="aios-build-") as folder,
             spinner(f"registering {name}"),

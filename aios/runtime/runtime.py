@@ -97,10 +97,23 @@ class Runtime(Live):
             IllegalTransition: one runs on this endpoint already.
             UsageError: the version's contract is narrower than stable's; names the fields.
         """
+        if not isinstance(plan, Canary | BlueGreen | Shadow):
+            raise UsageError(
+                f"the plan is {plan!r:.60}; give aios.Canary(), aios.BlueGreen() or aios.Shadow()"
+            )
         ref = version.ref if isinstance(version, ModelVersion) else version
         body = {"version": ref, "plan": plan.model_dump(mode="json")}
         found = self._transport.change("POST", f"/api/v1/endpoints/{endpoint}/rollouts", body)
         return Rollout(self._transport, found["id"])
+
+    def get_rollout(self, rollout_id: str) -> Rollout:
+        """A rollout that somebody started, by the id that `rollouts` lists.
+
+        Raises:
+            UnknownRollout: there is none; says which run.
+        """
+        self._transport.get(f"/api/v1/rollouts/{rollout_id}")
+        return Rollout(self._transport, rollout_id)
 
     def rollouts(self, endpoint: str | None = None) -> Table:
         """Rollouts that run or ran, oldest first."""
@@ -110,10 +123,12 @@ class Runtime(Live):
 
     def rollback(self, endpoint: str, reason: str = "") -> int:
         """Give users what they had before: ends a running rollout, else undoes the last
-        promotion. Returns the version that is stable now.
+        promotion. Returns the version that is stable now; every replica follows within a
+        fraction of a second, and `endpoint(...).wait()` waits for it.
 
         Raises:
-            IllegalTransition: there is nothing to go back to.
+            IllegalTransition: there is no promotion to undo; a rollback is not undone by
+                another one.
         """
         path = f"/api/v1/endpoints/{endpoint}/rollback"
         return int(self._transport.change("POST", path, {"reason": reason})["version"])

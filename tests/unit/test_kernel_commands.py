@@ -146,7 +146,7 @@ def test_a_spec_can_change_but_not_during_a_rollout(world: World) -> None:
 
 
 def test_there_must_be_something_to_roll_back_to(world: World) -> None:
-    with pytest.raises(IllegalTransition, match=r"only version 1.*nothing to roll back to"):
+    with pytest.raises(IllegalTransition, match=r"serves version 1 and has no promotion to undo"):
         world.do("rollback", endpoint="loan")
 
 
@@ -157,6 +157,22 @@ def test_rollback_undoes_the_last_promotion(world: World) -> None:
     assert world.plan().stable.version == 1
     assert world.alias() == 1
     assert world.do("audit", limit=1)[0]["details"]["reason"] == "odd scores"
+
+
+def test_a_second_rollback_does_not_bring_the_bad_version_back(world: World) -> None:
+    world.until(world.rollout())
+    assert world.do("rollback", endpoint="loan")["version"] == 1
+    with pytest.raises(IllegalTransition, match="no promotion to undo"):
+        world.do("rollback", endpoint="loan")
+    assert world.plan().stable.version == 1
+
+
+@pytest.mark.parametrize("outputs", [{"rep": 0.0}, {"approve": "much"}, {}])
+def test_a_default_that_the_contract_forbids_is_refused_at_once(
+    world: World, outputs: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match="does not fit the outputs of loan"):
+        world.deploy(fallback=[{"kind": "default", "outputs": outputs}])
 
 
 def test_rollback_while_a_rollout_runs_aborts_it(world: World) -> None:

@@ -303,3 +303,16 @@ def test_a_key_that_no_header_can_carry_is_refused_before_it_is_sent(key: Any) -
     nobody = Endpoint(Transport("http://127.0.0.1:1", None), "loan")
     with pytest.raises(aios.UsageError, match="x-aios-key"):
         nobody.predict({"a": 1}, key=key)
+
+
+def test_what_a_user_gives_in_the_wrong_shape_is_told_in_one_line() -> None:
+    runtime = Runtime("http://127.0.0.1:9", "key")
+    for plan in ("canary", aios.Canary):
+        with pytest.raises(aios.UsageError, match=r"give aios\.Canary\(\)"):
+            runtime.rollout("loan", "loan:2", plan)  # type: ignore[arg-type]
+    with pytest.raises(aios.UsageError, match=r"give aios\.Contract"):
+        runtime.models.register("loan", object(), contract={"a": 1})  # type: ignore[arg-type]
+    with pytest.raises(aios.UsageError, match="Default: outputs"):
+        aios.Default(3)  # type: ignore[arg-type]
+    with pytest.raises(aios.UsageError, match="below min_replicas"):
+        aios.Autoscale(3, 1)
