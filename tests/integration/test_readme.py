@@ -21,7 +21,7 @@ def test_the_examples_run_as_printed(rt: aios.Runtime, capsys: Any) -> None:
         assert "credit 1 -> 2, promoted" in said
         assert 'row 0, field "income": "much" is not an integer' in said
         assert 'field "debt"' in said
-        assert "credit:2 1\n" in said, "stable, and what the rollback went back to"
+        assert "credit:1 1\n" in said, "the version asked for, and what the rollback went back to"
         assert namespace["rollout"].status().outcome == "promoted"
     finally:
         rt.remove("credit")
