@@ -10,7 +10,8 @@ from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from aios.errors import IllegalTransition, UnknownName, UsageError
-from aios.records import NAME_PATTERN, Artifact, EndpointSpec, ModelVersion, Record, TrafficPlan
+from aios.records import Artifact, EndpointSpec, ModelVersion, Record, TrafficPlan
+from aios.records.base import NAME_PATTERN
 from aios.registry.reads import Reads, listed, newest_revision, newest_version, shown
 from aios.registry.rows import ApiKey, RolloutRow, RolloutStatus
 from aios.store import tables as t

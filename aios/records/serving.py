@@ -1,31 +1,15 @@
-"""What happened and what is wanted, as frozen records that cross processes as JSON.
-
-Everything that the SDK, the control API, the kernel and the replicas tell each other is
-one of these. They hold no behaviour beyond what follows from their own fields. Unknown
-fields are refused, so two sides that disagree find out at once.
-"""
+"""What is served, and what replicas, kernel and SDK tell each other about it."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from aios.errors import UsageError
 from aios.presentation import Rows, Shown, moment
+from aios.records.base import Given, Name, Record
 
 ArmName = Literal["stable", "canary", "shadow"]
 EngineName = Literal["onnx", "torch", "python"]
-NAME_PATTERN = r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$"
-"""Names of models and endpoints: they become URL paths, folders and Serve applications,
-where `--` separates the endpoint from the version."""
-
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
-
-
-class Record(BaseModel):
-    """A frozen record that refuses unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Artifact(Record):
@@ -72,21 +56,7 @@ class ModelVersion(Shown, Record):
         return title, ("what", "value"), [list(fact) for fact in facts.items()]
 
 
-class _Given(Record):
-    """A record that users write themselves: what is wrong with it is told in one line."""
-
-    def __init__(self, **fields: Any) -> None:
-        try:
-            super().__init__(**fields)
-        except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in fault["loc"]) or "its values"
-            raise UsageError(
-                f"{type(self).__name__}: {where}: {fault['msg']} (got {fault['input']!r:.80})"
-            ) from None
-
-
-class Autoscale(_Given):
+class Autoscale(Given):
     """Let Ray Serve choose the number of replicas between two bounds.
 
     `ongoing_requests` is the load per replica it aims for.
@@ -107,14 +77,14 @@ class Autoscale(_Given):
         return self
 
 
-class Cached(_Given):
+class Cached(Given):
     """Answer with the last good score for the same key, if it is young enough."""
 
     kind: Literal["cache"] = "cache"
     max_age_s: float = Field(default=600, gt=0)
 
 
-class Rule(_Given):
+class Rule(Given):
     """Answer with a plain function `record -> outputs`, given by import path `module:name`."""
 
     kind: Literal["rule"] = "rule"
@@ -125,7 +95,7 @@ class Rule(_Given):
         super().__init__(**more)
 
 
-class Default(_Given):
+class Default(Given):
     """Answer with the same outputs for every record."""
 
     kind: Literal["default"] = "default"
