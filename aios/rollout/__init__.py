@@ -16,6 +16,7 @@ from aios.rollout.rules import AbortRule, parse_rule
 from aios.rollout.sequential import Verdict
 from aios.rollout.state import (
     Action,
+    AskApproval,
     Facts,
     Finish,
     Promote,
@@ -28,6 +29,7 @@ from aios.rollout.state import (
 __all__ = [
     "AbortRule",
     "Action",
+    "AskApproval",
     "BlueGreen",
     "Canary",
     "Facts",

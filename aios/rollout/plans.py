@@ -51,6 +51,8 @@ class _Plan(Record):
             waited for.
         start_timeout_s: How long the challenger may take to become ready, and a promotion
             to reach all replicas.
+        approve_before: Weights that nobody's traffic reaches before a person has said yes, such
+            as `(1.0,)` for the promotion. Not even `promote` goes around it.
     """
 
     abort_when: tuple[str, ...] = DEFAULT_RULES
@@ -60,6 +62,7 @@ class _Plan(Record):
     max_stage_s: float | None = Field(default=None, gt=0)
     recover_s: float = Field(default=20, gt=0)
     start_timeout_s: float = Field(default=300, gt=0)
+    approve_before: tuple[float, ...] = ()
 
     def __init__(self, **settings: Any) -> None:
         if isinstance(settings.get("abort_when"), str):
@@ -91,6 +94,13 @@ class _Plan(Record):
                     f"{name}: rule {rule.text!r} compares shadow answers with stable's; "
                     "set shadow_first_s, or drop the rule"
                 )
+        for weight in self.approve_before:
+            if weight not in self.weights():
+                known = ", ".join(f"{known:g}" for known in self.weights()) or "none"
+                raise UsageError(
+                    f"{name}: approve_before has {weight:g}, which is no weight of the plan; "
+                    f"it has: {known}"
+                )
         self._check_durations()
         return self
 
@@ -113,6 +123,12 @@ class _Plan(Record):
     def stages(self) -> tuple[Stage, ...]:
         """The stages with traffic, in order."""
         raise NotImplementedError
+
+    def weights(self) -> tuple[float, ...]:
+        """The shares of traffic that the challenger gets one after the other, the promotion's
+        1.0 included."""
+        served = (stage.weight_fraction for stage in self.stages() if stage.weight_fraction > 0)
+        return tuple(dict.fromkeys((*served, 1.0)))
 
     @property
     def alpha(self) -> float:
@@ -144,7 +160,7 @@ class Canary(_Plan):
         shadow_first_s: Before the first step, copy requests to the challenger without using
             its answers for so long; 0 is none.
         settings: See `_Plan`: abort_when, error_probability, min_requests, no_data_s,
-            max_stage_s, recover_s, start_timeout_s.
+            max_stage_s, recover_s, start_timeout_s, approve_before.
 
     Raises:
         UsageError: Anything above does not hold.
@@ -238,6 +254,9 @@ class Shadow(_Plan):
     def stages(self) -> tuple[Stage, ...]:
         (only,) = _shadow_first(self.duration_s)
         return (only.model_copy(update={"decides": True}),)
+
+    def weights(self) -> tuple[float, ...]:
+        return ()
 
 
 RolloutPlan = Annotated[Canary | BlueGreen | Shadow, Field(discriminator="kind")]

@@ -12,6 +12,8 @@ What is decided here and might be expected otherwise:
 * A challenger that is down is waited for `recover_s`; a fourth fall in one stage is not.
 * Undecided at the end of `max_stage_s` takes the traffic back with the outcome "undecided".
   This is no verdict against the challenger and not part of `error_probability`.
+* Waiting for an approval ends no stage by time, but the rules go on judging; a no, or an answer
+  that never came, aborts.
 """
 
 from aios.monitoring.evidence import ArmEvidence, Evidence
@@ -20,6 +22,7 @@ from aios.rollout.plans import BlueGreen, Canary, Shadow, Stage
 from aios.rollout.sequential import Verdict, looks_harmful
 from aios.rollout.state import (
     Action,
+    AskApproval,
     Facts,
     Finish,
     Outcome,
@@ -96,6 +99,10 @@ def _while_starting(plan: Plan, state: State, facts: Facts, now_s: float) -> Ste
         reason = f"the challenger cannot start: {facts.challenger_failed}"
         return _end(state, "failed", reason, now_s)
     if facts.challenger_ready:
+        ahead = 1.0 if state.commanded is not None else plan.stages()[0].weight_fraction
+        waits = _await_approval(plan, state, ahead, facts, now_s)
+        if waits is not None:
+            return waits
         if state.commanded is not None:
             return _promote(state, f"promoted by command: {state.commanded}", now_s)
         return _enter(plan, state, 0, now_s)
@@ -128,7 +135,7 @@ def _while_serving(
 ) -> Step:
     stage = plan.stages()[state.index]
     down = _is_down(facts)
-    if state.commanded is not None and not down:
+    if state.commanded is not None and not down and _may_have(plan, 1.0, facts):
         return _promote(state, f"promoted by command: {state.commanded}", now_s)
     state, fresh = _take_reports(state, evidence, passed_s)
     verdicts = judge(plan, stage, fresh, state.baseline) if fresh is not None else {}
@@ -151,8 +158,10 @@ def _while_serving(
         reason = f"no data for {state.quiet_s:.0f} s: {missing}"
         return _end(state, "rolled_back", reason, now_s)
     waiting = _waiting_for(plan, stage, state, fresh, verdicts, down)
-    if not waiting:
-        return _leave(plan, stage, state, fresh, now_s)
+    if not waiting or (state.commanded is not None and not down):
+        ahead = 1.0 if state.commanded is not None else _ahead(plan, state)
+        waits = _await_approval(plan, state, ahead, facts, now_s)
+        return waits if waits is not None else _leave(plan, stage, state, fresh, now_s)
     if state.stage_s > plan.stage_limit_s(stage):
         reason = f"undecided after {state.stage_s:.0f} s in the stage: {waiting}"
         return _end(state, "undecided", reason, now_s)
@@ -193,6 +202,29 @@ def _waiting_for(
         for rule, verdict in verdicts.items()
         if rule in required and verdict.state != "not_worse"
     )
+
+
+def _ahead(plan: Plan, state: State) -> float:
+    """The weight that comes after this stage; the promotion's, or none for a shadow, is last."""
+    following = plan.stages()[state.index + 1 : state.index + 2]
+    return following[0].weight_fraction if following else 1.0
+
+
+def _may_have(plan: Plan, weight: float, facts: Facts) -> bool:
+    return weight not in plan.approve_before or weight in facts.approved
+
+
+def _await_approval(
+    plan: Plan, state: State, ahead: float, facts: Facts, now_s: float
+) -> Step | None:
+    """Hold where people must say yes first, and end when they said no; None to go on."""
+    if _may_have(plan, ahead, facts):
+        return None
+    if facts.rejected is not None:
+        return _end(state, "aborted", f"not approved before {ahead:.0%}: {facts.rejected}", now_s)
+    asked: list[Action] = [] if state.asked == ahead else [AskApproval(weight_fraction=ahead)]
+    reason = f"waits for an approval before {ahead:.0%}"
+    return state.model_copy(update={"asked": ahead, "reason": reason}), asked
 
 
 def _shortfall(rule: str, verdict: Verdict) -> str:

@@ -23,7 +23,8 @@ class State(Record):
 
     `index` counts the plan's stages with traffic, -1 before the first. `baseline` is
     stable's evidence from before a blue-green switch (`ArmEvidence.to_json`). `commanded`
-    is the reason that came with "promote". `rule` is the rule that ended it.
+    is the reason that came with "promote". `asked` is the weight whose approval was asked
+    for last. `rule` is the rule that ended it.
     """
 
     rollout: str
@@ -46,6 +47,7 @@ class State(Record):
     verdicts: dict[str, Verdict] = Field(default_factory=dict)
     baseline: dict[str, Any] | None = None
     commanded: str | None = None
+    asked: float | None = None
     outcome: Outcome | None = None
     reason: str = ""
     rule: str | None = None
@@ -63,6 +65,8 @@ class Facts(Record):
     is not, when it is known to have failed. `plan_live` is true when every live replica
     acts on the newest traffic plan. A command needs to be given once; it is remembered. A
     `Shadow` plan cannot be promoted: the command is without effect, so refuse it earlier.
+    `approved` are weights that people said yes to; `rejected` says why one was not, or that
+    nobody answered in time.
     """
 
     challenger_ready: bool = False
@@ -70,6 +74,8 @@ class Facts(Record):
     plan_live: bool = False
     command: Literal["promote", "abort"] | None = None
     command_reason: str = ""
+    approved: tuple[float, ...] = ()
+    rejected: str | None = None
 
 
 class StartChallenger(Record):
@@ -82,6 +88,12 @@ class SetTraffic(Record):
     arm: ArmName
     weight_fraction: float
     era: str
+
+
+class AskApproval(Record):
+    """Ask people whether the challenger may get this share of the traffic."""
+
+    weight_fraction: float
 
 
 class Promote(Record):
@@ -106,4 +118,4 @@ class Finish(Record):
     reason: str
 
 
-Action = StartChallenger | SetTraffic | Promote | RollBack | Finish
+Action = StartChallenger | SetTraffic | AskApproval | Promote | RollBack | Finish

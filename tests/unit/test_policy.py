@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aios.monitoring import ArmEvidence, Evidence, Moments
 from aios.rollout import (
     Action,
+    AskApproval,
     BlueGreen,
     Canary,
     Facts,
@@ -411,3 +412,58 @@ class AnyRollout(RuleBasedStateMachine):
 
 TestAnyRollout = AnyRollout.TestCase
 TestAnyRollout.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+
+
+ASKING = Canary(
+    steps=(0.2, 0.5, 1.0),
+    bake_s=3,
+    abort_when=("errors worse",),
+    no_data_s=5,
+    max_stage_s=10,
+    approve_before=(0.5, 1.0),
+)
+
+
+def until_asked(plan: Plan = ASKING) -> State:
+    state, asked = serving(plan), False
+    for second in range(1, 8):
+        state, actions = look(state, (0, 2_000 * second), plan=plan)
+        asked = asked or actions == [AskApproval(weight_fraction=0.5)]
+    assert asked
+    return state
+
+
+def test_a_step_that_needs_an_approval_is_not_entered_without_one_however_good() -> None:
+    state = until_asked()
+    for second in range(1, 100):
+        state, actions = look(state, (0, 20_000 + 2_000 * second), plan=ASKING)
+        assert actions == []
+    assert (state.stage, state.weight_fraction) == ("canary", 0.2)
+    assert state.reason == "waits for an approval before 50%"
+    yes = LIVE.model_copy(update={"approved": (0.5,)})
+    state, actions = look(state, (0, 900_000), yes, ASKING)
+    assert actions == [SetTraffic(arm="canary", weight_fraction=0.5, era="r/1")]
+
+
+def test_rules_go_on_judging_while_an_approval_is_awaited() -> None:
+    state, actions = look(until_asked(), (9_000, 20_000), plan=ASKING)
+    assert state.outcome == "rolled_back"
+    assert isinstance(actions[0], RollBack)
+
+
+def test_a_no_aborts_and_gives_the_traffic_back() -> None:
+    no = LIVE.model_copy(update={"rejected": "carol: too few applications"})
+    state, actions = look(until_asked(), (0, 20_000), no, ASKING)
+    assert state.outcome == "aborted"
+    assert isinstance(actions[0], RollBack)
+    assert state.reason == "not approved before 50%: carol: too few applications"
+
+
+def test_promote_does_not_go_around_an_approval() -> None:
+    command = LIVE.model_copy(update={"command": "promote", "command_reason": "I want to"})
+    state, actions = look(until_asked(), (0, 20_000), command, ASKING)
+    assert actions == [AskApproval(weight_fraction=1.0)]
+    assert state.weight_fraction == 0.2
+    yes = LIVE.model_copy(update={"approved": (1.0,)})
+    state, actions = look(state, (0, 30_000), yes, ASKING)
+    assert actions == [Promote(era="r/promoted")]
