@@ -18,8 +18,10 @@ from aios.errors import (
     ClusterUnavailable,
     ContractViolation,
     DeadlineExceeded,
+    Forbidden,
     IllegalTransition,
     ModelFailed,
+    NotApproved,
     Overloaded,
     PermanentError,
     TemporaryError,
@@ -29,11 +31,13 @@ from aios.errors import (
     UsageError,
 )
 from aios.models import PythonModel
-from aios.records import Autoscale, Cached, Default, Rule
+from aios.records import Autoscale, Cached, DataSource, Default, Rule
 from aios.rollout import BlueGreen, Canary, Shadow
 from aios.runtime.lifecycle import connect, local
 from aios.runtime.objects import Answer, Endpoint, Rollout
 from aios.runtime.runtime import Runtime
+from aios.runtime.training import Run
+from aios.training.recipe import Recipe, choice, integers, loguniform, uniform
 
 __all__ = [
     "AiosError",
@@ -48,18 +52,23 @@ __all__ = [
     "ClusterUnavailable",
     "Contract",
     "ContractViolation",
+    "DataSource",
     "DeadlineExceeded",
     "Default",
     "Endpoint",
+    "Forbidden",
     "IllegalTransition",
     "Integer",
     "ModelFailed",
+    "NotApproved",
     "Number",
     "Overloaded",
     "PermanentError",
     "PythonModel",
+    "Recipe",
     "Rollout",
     "Rule",
+    "Run",
     "Runtime",
     "Shadow",
     "TemporaryError",
@@ -69,6 +78,10 @@ __all__ = [
     "UnknownModel",
     "Unsupported",
     "UsageError",
+    "choice",
     "connect",
+    "integers",
     "local",
+    "loguniform",
+    "uniform",
 ]

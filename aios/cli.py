@@ -1,18 +1,21 @@
-"""The `aios` command: up, down, status, ps, demo. Errors are one line, never a traceback."""
+"""The `aios` command. Errors are one line, never a traceback."""
 
+import json
 import os
 import signal
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
 from aios.config import Settings
 from aios.errors import AiosError, UsageError
-from aios.presentation import Shown
+from aios.kernel import sealing
 from aios.runtime import lifecycle
+from aios.security import Role
+from aios.store import verification
 
 WIDE_COLUMNS = 120
 """A narrower terminal, or a pipe, gets lines instead of a table whose cells are cut off."""
@@ -25,6 +28,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+policy_app = typer.Typer(help="Which gates and approvals a risk tier needs.", no_args_is_help=True)
+keys_app = typer.Typer(help="Who may call this runtime, and what.", no_args_is_help=True)
+audit_app = typer.Typer(help="Everything that was changed, and its proof.", no_args_is_help=True)
+for name, part in (("audit", audit_app), ("keys", keys_app), ("policy", policy_app)):
+    app.add_typer(part, name=name)
+
 Home = Annotated[
     Path | None, typer.Option(help="Folder of the runtime; default ~/.aios.", metavar="FOLDER")
 ]
@@ -32,6 +41,16 @@ Address = Annotated[
     str | None,
     typer.Option(help="URL of a runtime elsewhere; its key is in AIOS_KEY.", metavar="URL"),
 ]
+
+Ref = Annotated[
+    str,
+    typer.Argument(help="A version: loan:7, loan@stable, or loan for its newest.", metavar="REF"),
+]
+Subject = Annotated[
+    str,
+    typer.Argument(help="A version (loan:2) or a rollout's id.", metavar="SUBJECT"),
+]
+Reason = Annotated[str, typer.Option(help="Why; it is kept in the audit log.", metavar="TEXT")]
 
 
 @app.command()
@@ -125,11 +144,230 @@ def _no_story(error: ModuleNotFoundError) -> str:
     return f"the demo needs {error.name}, which is not installed: pip install 'aios[demo]'"
 
 
-def _print(shown: Shown) -> None:
+# -- who may serve ------------------------------------------------------------------------
+
+
+@app.command()
+def approvals(home: Home = None, address: Address = None) -> None:
+    """What waits for somebody's approval."""
+    with lifecycle.connect(address, home=home) as runtime:
+        _print(runtime.approvals())
+
+
+@app.command()
+def approve(subject: Subject, reason: Reason, home: Home = None, address: Address = None) -> None:
+    """Say yes, with your name, to what waits for approval."""
+    with lifecycle.connect(address, home=home) as runtime:
+        _print(runtime.approve(subject, reason=reason))
+
+
+@app.command()
+def reject(subject: Subject, reason: Reason, home: Home = None, address: Address = None) -> None:
+    """Say no, with your name; one no is enough."""
+    with lifecycle.connect(address, home=home) as runtime:
+        _print(runtime.reject(subject, reason=reason))
+
+
+@app.command()
+def card(ref: Ref, home: Home = None, address: Address = None) -> None:
+    """A version's model card; in a pipe as Markdown."""
+    with lifecycle.connect(address, home=home) as runtime:
+        _print(runtime.card(ref), narrow=True)
+
+
+@policy_app.command("show")
+def policy_show(home: Home = None, address: Address = None) -> None:
+    """The policy in force; in a pipe as YAML, which `aios policy set` takes."""
+    with lifecycle.connect(address, home=home) as runtime:
+        policy = runtime.policy()
+        if sys.stdout.isatty():
+            _print(policy)
+        else:
+            typer.echo(policy.text)
+
+
+@policy_app.command("set")
+def policy_set(
+    file: Annotated[Path, typer.Argument(help="A policy as YAML.", metavar="FILE")],
+    home: Home = None,
+    address: Address = None,
+) -> None:
+    """Put a policy in force; assessments made under another one count no more."""
+    with lifecycle.connect(address, home=home) as runtime:
+        _print(runtime.set_policy(file))
+
+
+@keys_app.command("add")
+def keys_add(
+    identity: Annotated[str, typer.Argument(help="Whom it is for.", metavar="IDENTITY")],
+    role: Annotated[
+        str,
+        typer.Option(help=f"One of {', '.join(get_args(Role))}.", metavar="ROLE"),
+    ],
+    home: Home = None,
+    address: Address = None,
+) -> None:
+    """Make a key and print it: it is shown nowhere again."""
+    with lifecycle.connect(address, home=home) as runtime:
+        made = runtime.keys.add(identity, role=cast("Role", role))
+        typer.echo(f"{made.id}: {made.identity} is {made.role}", err=True)
+        typer.echo(made.key)
+
+
+@keys_app.command("list")
+def keys_list(home: Home = None, address: Address = None) -> None:
+    """The keys that work now, without the keys themselves."""
+    with lifecycle.connect(address, home=home) as runtime:
+        _print(runtime.keys.list())
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(help="As `aios keys list` shows it.", metavar="ID")],
+    home: Home = None,
+    address: Address = None,
+) -> None:
+    """Let a key never call again."""
+    with lifecycle.connect(address, home=home) as runtime:
+        runtime.keys.revoke(key_id)
+    typer.echo(f"{key_id} is revoked")
+
+
+# -- what happened, and why ---------------------------------------------------------------
+
+
+@app.command()
+def runs(
+    model: Annotated[
+        str | None, typer.Argument(help="Of this model; default all.", metavar="[MODEL]")
+    ] = None,
+    home: Home = None,
+    address: Address = None,
+) -> None:
+    """Training runs, oldest first."""
+    with lifecycle.connect(address, home=home) as runtime:
+        _print(runtime.runs(model))
+
+
+@app.command()
+def history(
+    endpoint: Annotated[str, typer.Argument(help="Its name.", metavar="ENDPOINT")],
+    home: Home = None,
+    address: Address = None,
+) -> None:
+    """What an endpoint served, and what let it."""
+    with lifecycle.connect(address, home=home) as runtime:
+        _print(runtime.history(endpoint))
+
+
+@app.command()
+def lineage(
+    ref: Ref,
+    html: Annotated[Path | None, typer.Option(help="Write a page instead.", metavar="FILE")] = None,
+    openlineage: Annotated[
+        Path | None,
+        typer.Option(help="Write OpenLineage run events (JSON) instead.", metavar="FILE"),
+    ] = None,
+    home: Home = None,
+    address: Address = None,
+) -> None:
+    """What a version came from and what became of it."""
+    with lifecycle.connect(address, home=home) as runtime:
+        found = runtime.lineage(ref)
+    if html is not None:
+        found.save(html)
+    if openlineage is not None:
+        _write(openlineage, json.dumps(found.openlineage(), indent=2))
+    if html is None and openlineage is None:
+        _print(found, narrow=True)
+
+
+@app.command()
+def explain(
+    request_id: Annotated[str, typer.Argument(help="Of the answer.", metavar="REQUEST_ID")],
+    row: Annotated[int, typer.Option(help="Which record of it, from 0.", min=0)] = 0,
+    home: Home = None,
+    address: Address = None,
+) -> None:
+    """Why an answer was given: version, data, gates, approvals, contributions."""
+    with lifecycle.connect(address, home=home) as runtime:
+        _print(runtime.explain(request_id, row))
+
+
+@app.command()
+def reproduce(
+    ref: Ref,
+    wait_s: Annotated[float, typer.Option(help="Seconds to wait for it.", min=0)] = 3600.0,
+    home: Home = None,
+    address: Address = None,
+) -> None:
+    """Make a version again and compare; ends with 1 if it comes out different."""
+    with lifecycle.connect(address, home=home) as runtime:
+        found = runtime.reproduce(ref, wait_s=wait_s)
+    _print(found)
+    if found.verdict == "different":
+        raise typer.Exit(1)
+
+
+@audit_app.command("log")
+def audit_log(
+    limit: Annotated[int, typer.Option(help="How many.", min=1, max=10_000)] = 100,
+    subject: Annotated[
+        str | None, typer.Option(help="Of this alone, such as loan.", metavar="SUBJECT")
+    ] = None,
+    home: Home = None,
+    address: Address = None,
+) -> None:
+    """The newest audit entries, newest first."""
+    with lifecycle.connect(address, home=home) as runtime:
+        _print(runtime.audit(limit, subject))
+
+
+@audit_app.command("verify")
+def audit_verify(
+    database: Annotated[
+        str | None,
+        typer.Option(help="SQLite file, a copy or URL; default home's.", metavar="FILE_OR_URL"),
+    ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(help="Those kept outside the database; default home's.", metavar="FILE"),
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="Who must have signed; default home's.", metavar="FILE")
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Prove the audit log, also of a runtime that is down; ends with 1 if it is not sound."""
+    settings = Settings.load(home=home)
+    folder = sealing.audit_folder(settings.home)
+    # Of a copy the check may be a weaker one, as its verdict says; but where a runtime seals,
+    # a file that is gone is a reason to worry.
+    weaker = database is not None or not folder.exists()
+    kept, key = folder / sealing.CHECKPOINTS, folder / f"{sealing.KEY}.pub"
+    verdict = verification.verify(
+        database or settings.store_url,
+        checkpoints or (None if weaker and not kept.exists() else kept),
+        public_key or (None if weaker and not key.exists() else key),
+    )
+    _print(verdict)
+    if not verdict.sound:
+        raise typer.Exit(1)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(f"{text}\n", "utf-8")
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error}") from None
+
+
+def _print(shown: Any, *, narrow: bool = False) -> None:
+    """In a terminal as wide as the table needs, as a table; `narrow` things break their lines."""
     from rich.console import Console
 
     console = Console()
-    if console.is_terminal and console.width >= WIDE_COLUMNS:
+    if console.is_terminal and (narrow or console.width >= WIDE_COLUMNS):
         console.print(shown)
     else:
         typer.echo(repr(shown))

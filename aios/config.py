@@ -54,6 +54,11 @@ class Settings(BaseSettings):
         default_factory=lambda data: str(data["home"] / "predictions"),
         description="URL of the folder with the Delta tables of the prediction log.",
     )
+    runs_url: str = Field(
+        default_factory=lambda data: str(data["home"] / "runs"),
+        description="fsspec URL of the folders of training runs, and of data sent from notebooks. "
+        "Must be reachable by every node, as artifacts_url.",
+    )
     http_port: int = Field(
         default=8000, ge=1, le=65535, description="TCP port of predictions; Ray Serve's own."
     )

@@ -9,7 +9,7 @@ from typing import Any
 Rows = Sequence[Sequence[object]]
 
 _TONES = {
-    "good": ("yes", "running", "promoted", "not_worse", "finished"),
+    "good": ("yes", "running", "promoted", "not_worse", "finished", "passed", "approved"),
     "bad": ("worse", "failed", "rolled_back", "deploy_failed", "unhealthy"),
     "open": ("undecided", "aborted", "no_data", "starting", "updating", "stopping", "no ("),
 }
@@ -27,6 +27,10 @@ _STYLES = {
 }
 
 
+ALARM = "! "
+"""A line of a title that begins so is shown in red."""
+
+
 def as_table(title: str, headings: Sequence[str], rows: Rows) -> Any:
     """The title and a rich table below; text is never read as markup.
 
@@ -36,7 +40,10 @@ def as_table(title: str, headings: Sequence[str], rows: Rows) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    above = Text(title, style="bold")
+    above = Text("\n").join(
+        Text(line, style="bold red" if line.startswith(ALARM) else "bold")
+        for line in title.split("\n")
+    )
     if not rows:
         return above
     table = Table()
@@ -50,7 +57,10 @@ def as_table(title: str, headings: Sequence[str], rows: Rows) -> Any:
 def as_html(title: str, headings: Sequence[str], rows: Rows) -> str:
     """The title and an HTML table below, with everything escaped. Styles are inline: notebooks
     have rules for tables of their own, and a stylesheet would reach other cells."""
-    above = _tag("div", title)
+    above = "".join(
+        _tag("div", line, f"color:{_HTML['bad']}" if line.startswith(ALARM) else "")
+        for line in title.split("\n")
+    )
     if not rows:
         return above
     sides = ["right" if right else "left" for right in _numeric(headings, rows)]
@@ -97,6 +107,9 @@ class Shown(ABC):
 
     def __repr__(self) -> str:
         return as_text(*self._shown())
+
+    def __str__(self) -> str:
+        return repr(self)  # pydantic has a __str__ of its own
 
 
 def duration(seconds: float | None) -> str | None:

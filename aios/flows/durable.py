@@ -4,6 +4,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Protocol
 
 from aios.errors import AiosError, PermanentError, StoreUnavailable, UsageError, from_problem
@@ -110,26 +111,32 @@ class FlowEngine:
         self._dbos.launch()
 
     def start(self, flow: FlowFunction, *arguments: Any, flow_id: str) -> None:
-        """Run `flow` in the background; the same id never runs twice.
+        """Run `flow` in the background; the same id never runs twice. A step may start one too:
+        it stands by itself and is no part of the step's flow.
 
         Raises:
             UsageError: the id is empty, which DBOS would take for "no id", or an argument is
                 not JSON.
             StoreUnavailable: the start could not be stored; nothing runs.
         """
-        from dbos import SetWorkflowID
         from sqlalchemy.exc import DBAPIError
 
         if not flow_id:
             raise UsageError("a flow id cannot be empty")
         plain = _as_json(list(arguments), f"an argument of flow {flow_id!r}")
         try:
-            with SetWorkflowID(flow_id):
-                self._dbos.start_workflow(flow, *plain)
+            # DBOS refuses to start a flow inside of a step, which it knows by its context.
+            Context().run(self._begin, flow, plain, flow_id)
         except DBAPIError as error:
             raise StoreUnavailable(
                 f"flow {flow_id!r} cannot be stored now: {error.orig}"
             ) from error
+
+    def _begin(self, flow: FlowFunction, arguments: list[Any], flow_id: str) -> None:
+        from dbos import SetWorkflowID
+
+        with SetWorkflowID(flow_id):
+            self._dbos.start_workflow(flow, *arguments)
 
     def close(self) -> None:
         """Stop taking work and wait for flows that are told to leave (`FlowInterrupted`);

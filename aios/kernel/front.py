@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import orjson
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from aios.contracts.problems import MEDIA_TYPE, problem, retry_after_s
 from aios.errors import (
@@ -19,22 +20,48 @@ from aios.errors import (
     Unauthenticated,
     Unsupported,
 )
+from aios.security import Caller
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Identify = Callable[[str | None], str | None]
+Identify = Callable[[str | None], Caller | None]
 
-ACTOR = "aios.actor"
-"""Where the caller's identity stands in the ASGI scope of a request that needs a key."""
+CALLER = "aios.caller"
+"""Where the `Caller` stands in the ASGI scope of a request that needs a key."""
 MAX_BODY_BYTES = 4 * 2**20
-"""Of a JSON body. Artifacts are bounded where they are read."""
+"""Of a JSON body. Other bodies are bounded where they are read."""
 MAX_IDEMPOTENCY_KEY_LENGTH = 256
 _PRIVATE = ("/api/v1", "/metrics")
-_ARTIFACTS = "/api/v1/artifacts/"
+_BYTES = ("/api/v1/artifacts/", "/api/v1/data/")
+"""Below these a body is no JSON."""
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+class Strangers:
+    """How many requests came without a valid key, as a Prometheus counter.
+
+    They are only counted: anybody can send them, so an audit entry for each would be a way
+    to fill the disk.
+    """
+
+    def __init__(self) -> None:
+        self._collectors = CollectorRegistry()
+        self._counter = Counter(
+            "aios_api_unauthenticated",
+            "Requests to the control API without a valid key",
+            registry=self._collectors,
+        )
+
+    def count(self) -> None:
+        """One more."""
+        self._counter.inc()
+
+    def text(self) -> str:
+        """The counter in Prometheus's text format."""
+        return generate_latest(self._collectors).decode()
 
 
 class Front:
@@ -42,11 +69,13 @@ class Front:
 
     Args:
         identify: who holds the API key of an Authorization header; None if nobody does.
+        strangers: counts requests without a valid key.
     """
 
-    def __init__(self, app: App, identify: Identify) -> None:
+    def __init__(self, app: App, identify: Identify, strangers: Strangers) -> None:
         self._app = app
         self._identify = identify
+        self._strangers = strangers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -59,23 +88,25 @@ class Front:
         try:
             _check_head(scope, headers)
             if scope["path"].startswith(_PRIVATE):
-                scope[ACTOR] = self._actor(headers)
-                if not scope["path"].startswith(_ARTIFACTS):
+                scope[CALLER] = self._caller(scope)
+                if not scope["path"].startswith(_BYTES):
                     receive = _replay(await _json_body(headers, receive))
         except AiosError as error:
             await _refuse(error, headers, send)
             return
         await self._app(scope, receive, send)
 
-    def _actor(self, headers: dict[bytes, bytes]) -> str:
-        given = headers.get(b"authorization")
-        actor = self._identify(given.decode("latin-1") if given is not None else None)
-        if actor is None:
+    def _caller(self, scope: Scope) -> Caller:
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        # Two keys are no key: who reads the first and who reads the last would disagree.
+        caller = self._identify(given[0].decode("latin-1")) if len(given) == 1 else None
+        if caller is None:
+            self._strangers.count()
             raise Unauthenticated(
                 "a valid API key is needed: send `Authorization: Bearer <key>`; "
                 "`aios up` prints one"
             )
-        return actor
+        return caller
 
 
 def _check_head(scope: Scope, headers: dict[bytes, bytes]) -> None:

@@ -9,46 +9,39 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
-
 from aios.clock import Clock
 from aios.config import Settings
-from aios.contracts import Codec, Contract, compatibility
+from aios.contracts import Contract
 from aios.errors import (
-    ContractViolation,
     IllegalTransition,
     UnknownEndpoint,
     UnknownName,
-    UsageError,
 )
 from aios.flows import FlowEngine, Flows
 from aios.kernel import metrics, requests, serve_config, views
+from aios.kernel.access import Access
+from aios.kernel.checks import refuse_other_version, refuse_unfit, refuse_unfit_defaults
+from aios.kernel.clearing import guard, policy_of
+from aios.kernel.commands import Asked, Commands, Queries
+from aios.kernel.explaining import Explaining, ExplainQuery
+from aios.kernel.governance_commands import GovernanceCommands
+from aios.kernel.key_commands import KeyCommands, refuse_to_repeat
 from aios.kernel.observations import Observations
 from aios.kernel.reconcile import Reconciler, Serve
+from aios.kernel.registering import refuse_prohibited
 from aios.kernel.rollouts import RolloutDriver
+from aios.kernel.runs import RunDriver, Workbench
+from aios.kernel.sealing import Sealing
 from aios.kernel.traffic import next_plan, served
-from aios.records import Default, EndpointSpec, ModelVersion, Record, TrafficPlan, WindowReport
+from aios.records import EndpointSpec, TrafficPlan, WindowReport
 from aios.registry import Change, Registry, RolloutRow
-from aios.rollout.plans import parse_plan
-from aios.store.canonical import canonical
+from aios.rollout.plans import Shadow, parse_plan
+from aios.security import Caller, permits
 from aios.store.database import Database
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """Who asks, under which operation id; `digest` tells one request from another."""
-
-    actor: str
-    operation_id: str | None
-    digest: str
-
-
-Command = Callable[[Any, _Asked], dict[str, Any]]
 
 
 class Kernel:
@@ -58,7 +51,8 @@ class Kernel:
         settings: where the store, artifacts and logs are.
         serve: Ray Serve, or a fake of it.
         api_key: (identity, digest) of the key that `aios up` made.
-        flows: what drives rollouts durably; see `open_flows`.
+        flows: what drives rollouts and training runs durably; see `open_flows`.
+        workbench: what carries out the stages of training runs.
     """
 
     def __init__(
@@ -68,20 +62,28 @@ class Kernel:
         clock: Clock,
         api_key: tuple[str, str],
         flows: Flows,
+        workbench: Workbench,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._database = Database(settings.store_url)
         self._database.upgrade()
-        self.registry = Registry(self._database, clock)
+        self.registry = Registry(self._database, clock, guard)
         self._started_s = clock.now_s()
-        self._ensure_key(*api_key)
         self._observations = Observations(clock)
         self.reconciler = Reconciler(self.desired, serve)
         self.rollouts = RolloutDriver(
             self.registry, self._observations, self.reconciler, flows, clock
         )
-        self._commands: dict[str, tuple[type[Record], Command]] = {
+        self.runs = RunDriver(self.registry, workbench, flows, clock, self._roll_out_run)
+        self._access = Access(self.registry, clock)
+        governed = GovernanceCommands(self.registry, self.runs, self._answered)
+        self._sealing = Sealing(settings, self._database, clock)
+        keys = KeyCommands(self.registry, self.reconciler.changed)
+        keys.ensure(*api_key)
+        self._commands: Commands = {
+            **keys.commands,
+            **governed.commands,
             "register": (requests.Register, self._register),
             "deploy": (requests.Deploy, self._deploy),
             "remove": (requests.OfName, self._remove),
@@ -89,7 +91,10 @@ class Kernel:
             "command_rollout": (requests.CommandRollout, self._command_rollout),
             "rollback": (requests.Rollback, self._rollback),
         }
-        self._queries: dict[str, tuple[type[Record], Callable[..., Any]]] = {
+        self._queries: Queries = {
+            **keys.queries,
+            **governed.queries,
+            "explain": (ExplainQuery, Explaining(self.registry, workbench).explain),
             "models": (requests.MaybeName, self._models),
             "model": (
                 requests.OfReference,
@@ -103,6 +108,7 @@ class Kernel:
             "series": (requests.OfEndpoint, self._observations.series),
             "plans": (requests.OfEndpoint, self._plans),
             "audit": (requests.AuditQuery, self._audit),
+            "audit_verify": (requests.Nothing, self._sealing.verify),
             "status": (requests.Nothing, self._status),
             "ps": (requests.Nothing, self._ps),
             "metrics": (
@@ -110,46 +116,60 @@ class Kernel:
                 lambda: metrics.render(self.registry, self._observations),
             ),
             "feedback": (requests.Feedback, self._feedback),
+            # The artifact itself never comes here: the API asks whether it may take one.
+            "upload": (requests.Nothing, dict),
         }
 
     def start(self) -> None:
         """Begin to reconcile, and go on with the rollouts that were running."""
+        self._sealing.start()
         self.reconciler.start()
         self.rollouts.start()
+        self.runs.start()
 
     def close(self) -> None:
         """Stop looking and deciding. Rollouts in the middle are left for the next kernel."""
+        self.runs.close()
         self.rollouts.close()
         self.reconciler.stop()
+        self._access.close()
+        self._sealing.close()
         self._database.close()
 
     def report(self, report: WindowReport) -> None:
         """Take what a replica counted."""
         self._observations.add(report)
 
+    @property
+    def known(self) -> list[str]:
+        """The names of all commands and queries."""
+        return sorted({**self._commands, **self._queries})
+
     def execute(
-        self, command: str, arguments: Mapping[str, Any], actor: str, operation_id: str | None
+        self, command: str, arguments: Mapping[str, Any], caller: Caller, operation_id: str | None
     ) -> Any:
         """Carry out one command or query.
 
         Raises:
+            Forbidden: the caller's role may not; the attempt is in the audit log.
             AiosError: it cannot be done; the message says why and what to do.
         """
+        if command not in self.known:
+            known = ", ".join(self.known)
+            raise UnknownName(f"no command {str(command)[:60]!r}; there are: {known}")
+        self._access.check(command, arguments, caller)
         if command in self._commands:
             kind, carry_out = self._commands[command]
             request = requests.read(kind, arguments, command)
-            asked = _Asked(actor, operation_id, _digest(actor, command, arguments))
+            asked = Asked.of(caller, command, arguments, operation_id)
             return self._carried_out(command, asked) or carry_out(request, asked)
-        if command in self._queries:
-            kind, answer = self._queries[command]
-            return answer(**dict(requests.read(kind, arguments, command)))
-        known = ", ".join(sorted({**self._commands, **self._queries}))
-        raise UnknownName(f"no command {str(command)[:60]!r}; there are: {known}")
+        kind, answer = self._queries[command]
+        return answer(**dict(requests.read(kind, arguments, command)))
 
     def desired(self) -> dict[str, Any]:
         """The Serve configuration that the registry asks for now."""
         active = self.registry.keys()
-        keys = {key.digest: key.identity for key in active}
+        callers = {key.digest: Caller(key.identity, key.role) for key in active}
         replica_settings = {
             "artifacts_url": self._settings.artifacts_url,
             "cache": str(self._settings.home / "cache"),
@@ -158,9 +178,10 @@ class Kernel:
         }
         applications = [
             serve_config.api_application(
-                keys,
+                callers,
                 {
                     "artifacts_url": self._settings.artifacts_url,
+                    "runs_url": self._settings.runs_url,
                     "cache": str(self._settings.home / "cache"),
                 },
             )
@@ -196,7 +217,8 @@ class Kernel:
         plan = self.registry.plan(endpoint)
         if plan is None:
             raise UnknownEndpoint(f"endpoint {endpoint!r} has no traffic plan yet")
-        keys = tuple(sorted(key.digest for key in self.registry.keys()))  # noqa: SIM118
+        active = self.registry.keys()
+        keys = tuple(sorted(key.digest for key in active if permits(key.role, "predict")))
         stamp = hashlib.sha256(" ".join((str(plan.revision), *keys)).encode()).hexdigest()
         return stamp, plan.model_copy(update={"keys": keys})
 
@@ -206,14 +228,7 @@ class Kernel:
 
     # -- commands ---------------------------------------------------------------------
 
-    def _ensure_key(self, identity: str, digest: str) -> None:
-        active = self.registry.keys()
-        if any(key.digest == digest for key in active):
-            return
-        with self.registry.change(actor="aios up", action="add_key", subject=identity) as change:
-            change.add_key(f"{identity}-{digest[:8]}", identity, digest, "admin")
-
-    def _carried_out(self, command: str, asked: _Asked) -> dict[str, Any] | None:
+    def _carried_out(self, command: str, asked: Asked) -> dict[str, Any] | None:
         """The result of the same request before, whatever has become of the world since."""
         if asked.operation_id is None:
             return None
@@ -221,25 +236,23 @@ class Kernel:
         if done is not None and command == "start_rollout":
             # The first time may have ended between the row and its flow.
             self.rollouts.drive(done["id"])
+        if done is not None and command in ("start_run", "reproduce"):
+            self.runs.drive(done["id"])
+        if done is not None and command == "add_key":
+            refuse_to_repeat(done)
         return done
 
     def _change(
-        self, asked: _Asked, action: str, subject: str, **details: Any
+        self, asked: Asked, action: str, subject: str, **details: Any
     ) -> AbstractContextManager[Change]:
-        return self.registry.change(
-            actor=asked.actor,
-            action=action,
-            subject=subject,
-            details=details,
-            operation_id=asked.operation_id,
-            request_digest=asked.digest,
-        )
+        return asked.change(self.registry, action, subject, **details)
 
-    def _register(self, request: requests.Register, asked: _Asked) -> dict[str, Any]:
+    def _register(self, request: requests.Register, asked: Asked) -> dict[str, Any]:
         contract = Contract.from_json(request.contract)
         with self._change(asked, "register", request.name, contract=contract.digest) as change:
             if change.done is not None:
                 return change.done
+            refuse_prohibited(policy_of(change), request.name, change.profile(request.name).use)
             version = change.register(
                 request.name,
                 request.artifact,
@@ -254,7 +267,7 @@ class Kernel:
             change.remember(result)
         return result
 
-    def _deploy(self, request: requests.Deploy, asked: _Asked) -> dict[str, Any]:
+    def _deploy(self, request: requests.Deploy, asked: Asked) -> dict[str, Any]:
         """Create an endpoint, or change its spec. Changing the version of one that runs is a
         rollout's work and refused here."""
         version = self.registry.version(request.version)
@@ -266,13 +279,13 @@ class Kernel:
                 return change.done
             existing = {state.spec.name: state for state in change.endpoints()}.get(spec.name)
             if existing is not None:
-                _refuse_other_version(existing.spec, existing.stable_version, version)
+                refuse_other_version(existing.spec, existing.stable_version, version)
                 if any(row.endpoint == spec.name for row in change.active_rollouts()):
                     raise IllegalTransition(
                         f"a rollout runs on endpoint {spec.name!r}; wait for it or abort it, "
                         "then deploy again"
                     )
-            _refuse_unfit_defaults(spec, Contract.from_json(version.contract))
+            refuse_unfit_defaults(spec, Contract.from_json(version.contract))
             change.put_endpoint(spec, version.version)
             change.set_alias(version.name, "stable", version.version)
             change.publish(next_plan(change, spec, version))
@@ -281,7 +294,7 @@ class Kernel:
         self.reconciler.changed()
         return result
 
-    def _remove(self, request: requests.OfName, asked: _Asked) -> dict[str, Any]:
+    def _remove(self, request: requests.OfName, asked: Asked) -> dict[str, Any]:
         name = request.name
         with self._change(asked, "remove", name) as change:
             if change.done is not None:
@@ -292,7 +305,7 @@ class Kernel:
         self.reconciler.changed()
         return {"name": name}
 
-    def _start_rollout(self, request: requests.StartRollout, asked: _Asked) -> dict[str, Any]:
+    def _start_rollout(self, request: requests.StartRollout, asked: Asked) -> dict[str, Any]:
         state = self.registry.endpoint(request.endpoint)
         plan = parse_plan(request.plan)
         to = self.registry.version(request.version)
@@ -302,7 +315,10 @@ class Kernel:
                 return change.done
             state = change.endpoint(state.spec.name)
             now = change.version(f"{state.spec.model}:{state.stable_version}")
-            _refuse_unfit(state.spec, now, to)
+            refuse_unfit(state.spec, now, to)
+            if not isinstance(plan, Shadow):
+                # A shadow's answers reach nobody; everything else must be allowed to serve.
+                change.require_clearance(to)
             row = RolloutRow(
                 id=f"{state.spec.name}-{to.version}-{uuid4().hex[:8]}",
                 endpoint=state.spec.name,
@@ -321,7 +337,21 @@ class Kernel:
         self.reconciler.changed()
         return {"id": row.id}
 
-    def _command_rollout(self, request: requests.CommandRollout, asked: _Asked) -> dict[str, Any]:
+    def _roll_out_run(
+        self, endpoint: str, ref: str, plan: dict[str, Any], identity: str, operation_id: str
+    ) -> str:
+        """The rollout that a training run asked for, on behalf of who started the run."""
+        fields = {"endpoint": endpoint, "version": ref, "plan": plan}
+        asked = Asked.of(Caller(identity, "deployer"), "start_rollout", fields, operation_id)
+        done = self._carried_out("start_rollout", asked)
+        found = done or self._start_rollout(requests.StartRollout(**fields), asked)
+        return str(found["id"])
+
+    def _answered(self, subject: str) -> None:
+        """Somebody answered an approval request: what waits for it looks again."""
+        self.rollouts.wake(subject.partition("@")[0])
+
+    def _command_rollout(self, request: requests.CommandRollout, asked: Asked) -> dict[str, Any]:
         endpoint = self.registry.rollout(request.id).endpoint
         command, reason = request.command, request.reason or ""
         told = {"rollout": request.id, "reason": reason}
@@ -336,7 +366,7 @@ class Kernel:
         self.rollouts.wake(request.id)
         return result
 
-    def _rollback(self, request: requests.Rollback, asked: _Asked) -> dict[str, Any]:
+    def _rollback(self, request: requests.Rollback, asked: Asked) -> dict[str, Any]:
         """Back to what users had before: end the running rollout, or undo the last promotion."""
         name, reason = request.endpoint, request.reason or ""
         with (
@@ -358,7 +388,7 @@ class Kernel:
             else:
                 target = state.previous_version
                 version = change.version(f"{state.spec.model}:{target}")
-                change.put_endpoint(state.spec, target, rejected=True)
+                change.put_endpoint(state.spec, target, rejected=True, cause="rollback")
                 change.set_alias(state.spec.model, "stable", target)
                 change.publish(next_plan(change, state.spec, version))
             result = {"endpoint": name, "version": target, "at_s": change.at_s}
@@ -415,7 +445,10 @@ class Kernel:
             "versions": len(versions),
             "endpoints": self._endpoints(),
             "rollouts": [self.rollouts.view(row) for row in self.registry.active_rollouts()],
-            "problem": self.reconciler.problem,
+            "broken_glass": [
+                broken.model_dump(mode="json") for broken in self.registry.broken_glass()
+            ],
+            "problem": self.reconciler.problem or self._sealing.problem,
         }
 
     def _ps(self) -> list[dict[str, Any]]:
@@ -440,45 +473,3 @@ def open_flows(settings: Settings) -> FlowEngine:
         Path(settings.home).mkdir(parents=True, exist_ok=True)
         return FlowEngine(f"sqlite:///{settings.home}/flows.db", executor="kernel")
     return FlowEngine(url.render_as_string(hide_password=False), executor="kernel")
-
-
-def _refuse_unfit_defaults(spec: EndpointSpec, contract: Contract) -> None:
-    """A constant that the contract forbids would be found out only when it is needed."""
-    codec = Codec(contract)
-    for step in spec.fallback:
-        if isinstance(step, Default):
-            try:
-                columns = {name: np.asarray([value]) for name, value in step.outputs.items()}
-                codec.check_outputs(columns, 1)
-            except (ContractViolation, ValueError, TypeError) as error:
-                raise UsageError(
-                    f"fallback Default({step.outputs!r}) does not fit the outputs of {spec.model}: "
-                    f"{error}"
-                ) from error
-
-
-def _refuse_other_version(spec: EndpointSpec, stable: int, version: ModelVersion) -> None:
-    if spec.model != version.name or stable != version.version:
-        raise IllegalTransition(
-            f"endpoint {spec.name!r} serves {spec.model}:{stable}; to bring {version.ref} to its "
-            f'users use rt.rollout("{spec.name}", "{version.ref}", aios.Canary(...))'
-        )
-
-
-def _refuse_unfit(spec: EndpointSpec, now: ModelVersion, to: ModelVersion) -> None:
-    if to.name != spec.model:
-        raise UsageError(
-            f"endpoint {spec.name!r} serves the model {spec.model!r}; {to.ref} is another model"
-        )
-    if to.version == now.version:
-        raise UsageError(f"{to.ref} is the stable version of {spec.name!r} already")
-    reasons = compatibility(Contract.from_json(now.contract), Contract.from_json(to.contract))
-    if reasons:
-        raise UsageError(
-            f"{to.ref} cannot replace {now.ref}, its contract is narrower: " + "; ".join(reasons)
-        )
-
-
-def _digest(actor: str, command: str, arguments: Mapping[str, Any]) -> str:
-    text = canonical([actor, command, dict(arguments)])
-    return hashlib.sha256(text.encode("ascii")).hexdigest()

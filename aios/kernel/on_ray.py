@@ -13,12 +13,15 @@ from ray import serve
 from aios.clock import SystemClock
 from aios.config import Settings
 from aios.errors import AiosError, ClusterUnavailable, from_problem
-from aios.kernel.api import build_api, identity_of
+from aios.kernel.api import build_api, caller_of
 from aios.kernel.environment import cluster_token
 from aios.kernel.kernel import Kernel, open_flows
 from aios.kernel.serve_client import ServeClient
 from aios.records import WindowReport
+from aios.security import Caller
 from aios.store.artifacts import ArtifactStore
+from aios.training.on_ray import Workbench
+from aios.training.workspace import Workspace
 
 NAME = "aios-kernel"
 NAMESPACE = "aios"
@@ -43,7 +46,9 @@ class KernelActor:
         client = ServeClient(f"http://127.0.0.1:{loaded.dashboard_port}", cluster_token(os.environ))
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="aios-command")
         self._kernel = self._threads.submit(
-            lambda: Kernel(loaded, client, SystemClock(), api_key, open_flows(loaded))
+            lambda: Kernel(
+                loaded, client, SystemClock(), api_key, open_flows(loaded), open_workbench(loaded)
+            )
         ).result()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
@@ -81,12 +86,12 @@ class KernelActor:
                 return {}
 
     async def execute(
-        self, command: str, arguments: dict[str, Any], actor: str, operation_id: str | None
+        self, command: str, arguments: dict[str, Any], caller: Caller, operation_id: str | None
     ) -> dict[str, Any]:
         """`{"result": ...}`, or `{"problem": ...}` for an error raised on purpose."""
         try:
             result = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._kernel.execute, command, arguments, actor, operation_id
+                self._threads, self._kernel.execute, command, arguments, caller, operation_id
             )
         except AiosError as error:
             return {"problem": error.to_problem()}
@@ -107,26 +112,33 @@ class ApiDeployment:
     """One replica of the control API."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self._keys: dict[str, str] = {}
+        self._callers: dict[str, Caller] = {}
         self._store = ArtifactStore(settings["artifacts_url"], Path(settings["cache"]))
+        self._data = Workspace(f"{settings['runs_url'].rstrip('/')}/data", "", "")
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        self._keys = dict(user_config["keys"])
+        keys = user_config["keys"]
+        self._callers = {digest: Caller(*caller) for digest, caller in keys.items()}
 
     def __serve_build_asgi_app__(self) -> Any:
         return build_api(
             self._execute,
-            lambda header: identity_of(self._keys, header),
+            lambda header: caller_of(self._callers, header),
             lambda body, digest: self._store.write_tar(body, digest),
+            self._keep_data,
         )
 
+    def _keep_data(self, content: bytes, digest: str) -> str:
+        self._data.write(f"{digest}.parquet", content)
+        return self._data.path(f"{digest}.parquet")
+
     async def _execute(
-        self, command: str, arguments: dict[str, Any], actor: str, operation_id: str | None
+        self, command: str, arguments: dict[str, Any], caller: Caller, operation_id: str | None
     ) -> Any:
         try:
             kernel = ray.get_actor(NAME, namespace=NAMESPACE)
             async with asyncio.timeout(ANSWER_S):
-                answer = await kernel.execute.remote(command, arguments, actor, operation_id)
+                answer = await kernel.execute.remote(command, arguments, caller, operation_id)
         except (ValueError, TimeoutError, ray.exceptions.RayActorError) as error:
             raise ClusterUnavailable(
                 "the control plane does not answer, it may be restarting; endpoints go on "
@@ -135,6 +147,13 @@ class ApiDeployment:
         if "problem" in answer:
             raise from_problem(answer["problem"])
         return answer["result"]
+
+
+def open_workbench(settings: Settings) -> Workbench:
+    """Where the stages of training runs are carried out: this cluster."""
+    return Workbench(
+        settings.runs_url, settings.artifacts_url, settings.log_url, settings.home / "cache"
+    )
 
 
 def api_app(args: dict[str, Any]) -> serve.Application:

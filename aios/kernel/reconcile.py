@@ -49,6 +49,9 @@ class Reconciler:
         """Desired state changed: reconcile now rather than at the next look, and tell the
         `listeners`, which must not block."""
         self._changed.set()
+        self._tell()
+
+    def _tell(self) -> None:
         for listener in self.listeners:
             listener()
 
@@ -69,6 +72,8 @@ class Reconciler:
         desired = self._desired()
         differs = desired != self._applied
         if differs:
+            # Also without a command: a key that has expired is told to nobody else.
+            self._tell()
             # A put that fails may have been taken all the same, so even going back to the
             # configuration before it needs another put.
             self._applied = None

@@ -4,22 +4,24 @@ Each rollout is one durable flow whose steps are stages. The truth is the rollou
 kernel that was killed re-reads it and looks again; as the policy is pure it decides the same.
 """
 
+import hashlib
 import logging
 import threading
 from typing import Any
 
 from aios.clock import Clock
-from aios.errors import IllegalTransition, UsageError
+from aios.errors import IllegalTransition, NotApproved, UsageError
 from aios.flows import FlowInterrupted, Flows
 from aios.kernel.observations import Observations
 from aios.kernel.reconcile import Reconciler
 from aios.kernel.serve_client import failure_reason
 from aios.kernel.serve_config import challenger_app_name
 from aios.kernel.traffic import next_plan, served
-from aios.records import Challenger
+from aios.records import ApprovalRequest, Challenger
 from aios.registry import Change, Registry, RolloutRow
 from aios.rollout import (
     Action,
+    AskApproval,
     Facts,
     Finish,
     Promote,
@@ -36,6 +38,9 @@ EVIDENCE_S = 1.0
 LINGER_S = 5.0
 """How long a challenger's application outlives its rollout, so that requests that are in
 flight to it are answered."""
+
+APPROVAL_EXPIRES_S = 7 * 86_400.0
+"""How long a rollout waits for people before it gives the traffic back."""
 
 logger = logging.getLogger("aios.kernel")
 
@@ -178,19 +183,30 @@ class RolloutDriver:
             plan = parse_plan(row.plan)
             facts = self._facts(row, state)
             after, actions = step(plan, state, evidence, facts, self._clock.now_s())
-            if not actions:
-                self._registry.save_progress(row.id, after.model_dump(mode="json"))
-            else:
-                with self._registry.change(
-                    actor="kernel",
-                    action="advance_rollout",
-                    subject=row.endpoint,
-                    details=_told(row, after),
-                ) as change:
-                    self._write(change, row, after, actions)
-                self._reconciler.changed()
+            try:
+                self._advance(row, after, actions)
+            except NotApproved as error:
+                # What cleared the version is no longer so: the policy changed, or it was
+                # assessed again. It goes no further.
+                told = {"command": "abort", "command_reason": error.message}
+                facts = facts.model_copy(update=told)
+                after, actions = step(plan, state, evidence, facts, self._clock.now_s())
+                self._advance(row, after, actions)
             self._write_evidence(row, state.era, after)
             return self._registry.rollout(rollout_id)
+
+    def _advance(self, row: RolloutRow, after: State, actions: list[Action]) -> None:
+        if not actions:
+            self._registry.save_progress(row.id, after.model_dump(mode="json"))
+            return
+        with self._registry.change(
+            actor="kernel",
+            action="advance_rollout",
+            subject=row.endpoint,
+            details=_told(row, after),
+        ) as change:
+            self._write(change, row, after, actions)
+        self._reconciler.changed()
 
     def command(self, change: Change, rollout_id: str, command: str, reason: str) -> dict[str, Any]:
         """Carry out a person's `promote` or `abort` inside an open change; hold `deciding`.
@@ -226,12 +242,54 @@ class RolloutDriver:
         ours = plan is not None and plan.era == state.era
         refused = next((replica.refused for replica in replicas if ours and replica.refused), None)
         failed = failure_reason(app.message) if app is not None and app.failed else refused
+        approved, rejected = self._answers(row, state)
         return Facts(
+            approved=approved,
+            rejected=rejected,
             challenger_ready=app is not None and app.ready and refused is None,
             challenger_failed=failed,
             plan_live=bool(replicas)
             and plan is not None
             and all(replica.revision >= plan.revision for replica in replicas),
+        )
+
+    def _answers(self, row: RolloutRow, state: State) -> tuple[tuple[float, ...], str | None]:
+        """The weights that people said yes to, and why the one asked for last was not approved."""
+        approved: list[float] = []
+        rejected = None
+        for weight in parse_plan(row.plan).approve_before:
+            requests = self._registry.approvals(_subject(row, weight))
+            if not requests:
+                continue
+            now_s = self._clock.now_s()
+            how = requests[-1].state(now_s)
+            # What was approved in time stays so for this rollout: its traffic is there already.
+            if len(requests[-1].approvers) >= requests[-1].needed and not requests[-1].rejected:
+                approved.append(weight)
+            elif how == "rejected" and weight == state.asked:
+                no = next(one for one in requests[-1].decisions if one.answer == "rejected")
+                rejected = f"{no.by}: {no.reason}"
+            elif how == "expired" and weight == state.asked:
+                rejected = "nobody answered in time"
+        return tuple(approved), rejected
+
+    def _ask(self, change: Change, row: RolloutRow, weight_fraction: float) -> None:
+        spec = change.endpoint(row.endpoint).spec
+        version = change.version(f"{spec.model}:{row.to_version}")
+        subject = _subject(row, weight_fraction)
+        told = f"{subject} {version.artifact.digest}"
+        change.request_approval(
+            ApprovalRequest(
+                id=f"approval-{hashlib.sha256(told.encode()).hexdigest()[:12]}",
+                subject=subject,
+                name=version.name,
+                version=version.version,
+                digest=hashlib.sha256(told.encode()).hexdigest(),
+                needed=1,
+                author=row.created_by,
+                requested_s=change.at_s,
+                expires_s=change.at_s + APPROVAL_EXPIRES_S,
+            )
         )
 
     def _write(self, change: Change, row: RolloutRow, after: State, actions: list[Action]) -> None:
@@ -262,19 +320,39 @@ class RolloutDriver:
             )
             plan = next_plan(change, spec, old, challenger=challenger, era=action.era, salt=row.id)
             change.publish(plan)
+        elif isinstance(action, AskApproval):
+            self._ask(change, row, action.weight_fraction)
         elif isinstance(action, Promote):
-            change.put_endpoint(spec, new.version)
+            change.put_endpoint(spec, new.version, cause="rollout")
             change.set_alias(spec.model, "stable", new.version)
             change.publish(next_plan(change, spec, new, era=action.era))
         elif isinstance(action, RollBack):
-            if change.endpoint(row.endpoint).stable_version != old.version:
-                change.put_endpoint(spec, old.version, rejected=True)
-                change.set_alias(spec.model, "stable", old.version)
-            change.publish(next_plan(change, spec, old))
+            stable = change.endpoint(row.endpoint).stable_version
+            if stable != old.version:
+                stable = self._go_back(change, row, old.version)
+            version = change.version(f"{spec.model}:{stable}")
+            change.publish(next_plan(change, spec, version))
         elif isinstance(action, Finish):
             newest = change.plan(row.endpoint)
             if newest is not None and newest.challenger is not None:
                 change.publish(next_plan(change, spec, old))
+
+    def _go_back(self, change: Change, row: RolloutRow, before: int) -> int:
+        """Make stable what was stable before this rollout, or, if that served only because glass
+        was broken, the last version that was cleared; where there is none, the promoted one
+        stays. Returns what is stable now."""
+        spec = change.endpoint(row.endpoint).spec
+        for version in (before, change.rollback_target(row.endpoint)):
+            if version is None:
+                continue
+            try:
+                change.put_endpoint(spec, version, rejected=True, cause="rollback")
+            except NotApproved as error:
+                change.note(not_back_to=version, because=error.message)
+                continue
+            change.set_alias(spec.model, "stable", version)
+            return version
+        return change.endpoint(row.endpoint).stable_version
 
     def _write_evidence(self, row: RolloutRow, era: str, after: State) -> None:
         now_s = self._clock.monotonic_s()
@@ -309,6 +387,11 @@ class RolloutDriver:
 
 def _app(row: RolloutRow) -> str:
     return challenger_app_name(row.endpoint, row.to_version, row.id)
+
+
+def _subject(row: RolloutRow, weight_fraction: float) -> str:
+    """What people say yes to when a rollout wants its next share of the traffic."""
+    return f"{row.id}@{weight_fraction:g}"
 
 
 def _verdicts(state: State) -> list[dict[str, Any]]:

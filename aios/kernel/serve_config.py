@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aios.records import Autoscale, ServedVersion, TrafficPlan
+from aios.security import Caller
 
 API_APP = "aios--api"
 _HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0}
@@ -84,8 +85,10 @@ def challenger_application(
     }
 
 
-def api_application(keys: Mapping[str, str], api_settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The control API. `keys` maps the sha256 of each API key to who holds it."""
+def api_application(
+    callers: Mapping[str, Caller], api_settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The control API. `callers` maps the sha256 of each API key to who holds it."""
     return {
         "name": API_APP,
         "route_prefix": "/",
@@ -96,7 +99,7 @@ def api_application(keys: Mapping[str, str], api_settings: Mapping[str, Any]) ->
                 "name": "api",
                 "num_replicas": 1,
                 "max_ongoing_requests": 200,
-                "user_config": {"keys": dict(keys)},
+                "user_config": {"keys": {key: list(caller) for key, caller in callers.items()}},
                 "ray_actor_options": {"num_cpus": 0.1},
                 **_HEALTH,
             }

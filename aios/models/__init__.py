@@ -15,14 +15,18 @@ from aios.models.build import Built, PythonModel, build
 from aios.models.engine import Engine
 from aios.models.loading import load_engine
 from aios.models.manifest import Manifest
+from aios.models.mlflow_models import MlflowModel, from_mlflow, is_mlflow_uri
 from aios.models.synthetic import synthetic_batch
 
 __all__ = [
     "Built",
     "Engine",
     "Manifest",
+    "MlflowModel",
     "PythonModel",
     "build",
+    "from_mlflow",
+    "is_mlflow_uri",
     "load_engine",
     "synthetic_batch",
     "verify",

@@ -29,5 +29,6 @@ class Given(Record):
             fault = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in fault["loc"]) or "its values"
             raise UsageError(
-                f"{type(self).__name__}: {where}: {fault['msg']} (got {fault['input']!r:.80})"
+                f"{type(self).__name__}: {where}: {fault['msg']} (got {fault['input']!r:.80})",
+                field=where,
             ) from None

@@ -12,7 +12,7 @@ from aios.presentation import Rows, Shown, moment
 from aios.records.base import Name, Record
 
 Outcome = Literal["passed", "failed", "not_enough_data"]
-RunStatus = Literal["running", "registered", "refused", "failed", "cancelled"]
+RunStatus = Literal["running", "registered", "refused", "finished", "failed", "cancelled"]
 Answered = Literal["approved", "rejected"]
 UNDECLARED = "undeclared"
 """The use of a model whose owner has not said what it is for."""
@@ -39,12 +39,14 @@ class Snapshot(Shown, Record):
     """Which data a version was made from: enough to find it again and to see that it changed.
 
     `digest` is sha256 over the content of all rows and columns, whatever the number of files
-    or their order. `version` is that of a Delta table, else None.
+    or their order. `version` is that of a Delta table (of `predictions` that of the log), else
+    None; `feedback_version` that of the feedback that was joined to predictions.
     """
 
     kind: Literal["parquet", "csv", "delta", "predictions", "frame"]
     location: str
     version: int | None = None
+    feedback_version: int | None = None
     rows: int = Field(ge=0)
     duplicate_rows: int = Field(default=0, ge=0)
     columns: dict[str, ColumnProfile]
@@ -266,6 +268,7 @@ class DataSource(Record):
     kind: Literal["parquet", "csv", "delta", "predictions", "frame"]
     location: str = Field(min_length=1, max_length=2000)
     version: int | None = Field(default=None, ge=0)
+    feedback_version: int | None = Field(default=None, ge=0)
 
 
 class Domain(Record):
@@ -281,9 +284,10 @@ class RunSpec(Record):
     """All that a training run was asked to do; with the snapshot it is enough to repeat it.
 
     `assesses` names a version that exists and is only assessed, on this data: nothing is
-    trained then. `environment` holds what the author's machine knew: git commit and dirty
-    flag, installed packages, Python, platform. `rollout` is a plan with its endpoint, started
-    once the version is cleared.
+    trained then. `reproduces` names one that is made again, to see whether it comes out the
+    same; nothing is registered. `environment` holds what the author's machine knew: git
+    commit and dirty flag, installed packages, Python, platform. `rollout` is a plan with its
+    endpoint, started once the version is cleared.
     """
 
     model: Name
@@ -301,6 +305,7 @@ class RunSpec(Record):
     tracking_uri: str | None = None
     rollout: dict[str, Any] | None = None
     assesses: str | None = None
+    reproduces: str | None = None
 
 
 class Trial(Record):

@@ -1,13 +1,17 @@
-"""What exists and what is wanted: versions, aliases, endpoints, traffic plans, rollouts, keys.
+"""What exists and what is wanted: versions, aliases, endpoints, traffic plans, rollouts, keys;
+and what rules go by: profiles, policies, assessments, approvals, training runs, servings.
 
 The kernel is the only writer; the control API reads. Invariants: every change happens inside
 `Registry.change` and is one transaction with its audit entry and, if it has an operation id,
 its remembered result; version numbers of a model and revisions of an endpoint have no gaps
-and are never used twice; an endpoint has at most one running rollout. It must not know Ray,
-HTTP, or how a model is loaded or a rollout decided.
+and are never used twice; an endpoint has at most one running rollout and, while
+deployed, one open serving; nothing becomes stable that the guard does not clear, except in a
+rollback to what was cleared before. It must not know Ray, HTTP, how a model is loaded, a
+rollout decided, or what a policy asks for.
 """
 
-from aios.registry.change import Change
+from aios.registry.change import Change, Guard
+from aios.registry.reads import Reads
 from aios.registry.registry import Registry
 from aios.registry.rows import ApiKey, AuditEntry, EndpointState, Evidence, RolloutRow
 
@@ -17,6 +21,8 @@ __all__ = [
     "Change",
     "EndpointState",
     "Evidence",
+    "Guard",
+    "Reads",
     "Registry",
     "RolloutRow",
 ]

@@ -1,25 +1,31 @@
 """One audited change: everything that may be written inside `Registry.change`."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import ValidationError
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from aios.errors import IllegalTransition, UnknownName, UsageError
-from aios.records import Artifact, EndpointSpec, ModelVersion, Record, TrafficPlan
+from aios.errors import IllegalTransition, NotApproved, UnknownName, UsageError
+from aios.records import Artifact, Clearance, EndpointSpec, ModelVersion, Serving, TrafficPlan
 from aios.records.base import NAME_PATTERN
-from aios.registry.reads import Reads, listed, newest_revision, newest_version, shown
-from aios.registry.rows import ApiKey, RolloutRow, RolloutStatus
+from aios.registry.approvals import ApprovalWrites
+from aios.registry.base import listed, shown, valid
+from aios.registry.governed import GovernedWrites
+from aios.registry.reads import Reads, newest_revision
+from aios.registry.references import newest_version
+from aios.registry.rows import ApiKey, RolloutRow, RolloutStatus, ServingCause
+from aios.registry.runs import RunWrites
+from aios.registry.servings import cleared_before, close_serving, open_serving
 from aios.store import tables as t
 
-_Kind = TypeVar("_Kind", bound=Record)
+Guard = Callable[[Reads, ModelVersion], Clearance]
+"""Says whether a version may become stable now, from what the registry holds."""
 
 
-class Change(Reads):
+class Change(GovernedWrites, ApprovalWrites, RunWrites, Reads):
     """An open change. All reads are here too, and see what the change has written so far.
 
     No other change runs meanwhile, so what was read is still true when the change commits.
@@ -28,14 +34,15 @@ class Change(Reads):
     """
 
     def __init__(
-        self, connection: Connection, at_s: float, actor: str, done: dict[str, Any] | None
+        self, connection: Connection, at_s: float, actor: str, guard: Guard | None
     ) -> None:
         self.at_s = at_s
         self.actor = actor
-        self.done = done
+        self.done: dict[str, Any] | None = None
         self.result: dict[str, Any] = {}
         self.notes: dict[str, Any] = {}
         self._connection = connection
+        self._guard = guard
 
     def remember(self, result: dict[str, Any]) -> None:
         """Keep the result under the change's operation id, for a repeated request."""
@@ -62,7 +69,7 @@ class Change(Reads):
         Raises:
             UsageError: the name or a value cannot be taken.
         """
-        version = _valid(
+        version = valid(
             ModelVersion,
             name=name,
             version=(newest_version(self._open(), name) or 0) + 1,
@@ -86,48 +93,76 @@ class Change(Reads):
         Raises:
             UnknownModel: there is no such version.
             UsageError: the alias is not a name.
+            NotApproved: it would be `stable`, is that of no endpoint, and is not cleared.
         """
         if not re.fullmatch(NAME_PATTERN, alias) or len(alias) > 63:
             raise UsageError(f"alias {shown(alias)} is not a name; use letters, digits, - and _")
-        self.version(f"{name}:{version}")
+        found = self.version(f"{name}:{version}")
+        if alias == "stable" and not self._is_stable(name, version):
+            self.require_clearance(found)
         here = (t.aliases.c.name == name) & (t.aliases.c.alias == alias)
         if not self._open().execute(update(t.aliases).where(here).values(version=version)).rowcount:
             row = {"name": name, "alias": alias, "version": version}
             self._open().execute(insert(t.aliases).values(**row))
 
+    def require_clearance(self, version: ModelVersion) -> dict[str, Any]:
+        """What lets this version become stable now, as a `Serving` keeps it.
+
+        Raises:
+            NotApproved: something is missing; the message and `details["missing"]` say all of it.
+        """
+        if self._guard is None:
+            return {}
+        clearance = self._guard(self, version)
+        if not clearance.allowed:
+            raise NotApproved(
+                f"{version.ref} may not become stable (tier {clearance.tier}): "
+                + "; ".join(clearance.missing),
+                ref=version.ref,
+                tier=clearance.tier,
+                missing=list(clearance.missing),
+            )
+        return clearance.cleared_by
+
     def put_endpoint(
-        self, spec: EndpointSpec, stable_version: int, *, rejected: bool = False
+        self,
+        spec: EndpointSpec,
+        stable_version: int,
+        *,
+        rejected: bool = False,
+        cause: ServingCause = "deploy",
     ) -> None:
         """Create an endpoint, or give it another spec or stable version.
 
-        The version that was stable becomes the previous one; if it was `rejected`, there is
-        none afterwards, because a rollback must never lead to it.
+        A new stable version must be cleared, and a new `Serving` begins. Only a `rollback` to
+        one that served here before by the rules, and was not taken back, needs no clearance:
+        it must work at any time. `rejected` takes back the version that was stable: no
+        rollback will lead to it before it is cleared and stable again.
 
         Raises:
             UnknownModel: there is no such version of the spec's model.
+            NotApproved: the version is not cleared; says everything that is missing.
         """
-        self.version(f"{spec.model}:{stable_version}")
+        version = self.version(f"{spec.model}:{stable_version}")
         connection = self._open()
         table = t.endpoints
+        old = connection.execute(select(table).where(table.c.name == spec.name)).first()
+        if old is None or (old.model, old.stable_version) != (spec.model, stable_version):
+            self._serve(spec.name, version, rejected, cause)
         values: dict[str, Any] = {
             "spec": spec.model_dump(mode="json"),
             "model": spec.model,
             "stable_version": stable_version,
             "updated_s": self.at_s,
         }
-        old = connection.execute(select(table).where(table.c.name == spec.name)).first()
         if old is None:
-            new = {"name": spec.name, "previous_version": None, "created_s": self.at_s}
+            new = {"name": spec.name, "created_s": self.at_s}
             connection.execute(insert(table).values(**new, **values))
-            return
-        if old.model != spec.model:
-            values["previous_version"] = None
-        elif old.stable_version != stable_version:
-            values["previous_version"] = None if rejected else old.stable_version
-        connection.execute(update(table).where(table.c.name == spec.name).values(**values))
+        else:
+            connection.execute(update(table).where(table.c.name == spec.name).values(**values))
 
     def remove_endpoint(self, name: str) -> None:
-        """Remove an endpoint. Its plans and rollouts stay as history.
+        """Remove an endpoint. Its plans, servings and rollouts stay as history.
 
         Raises:
             UnknownEndpoint: it is not deployed.
@@ -135,7 +170,9 @@ class Change(Reads):
         """
         self.endpoint(name)
         self._refuse_running(name, "removed")
-        self._open().execute(delete(t.endpoints).where(t.endpoints.c.name == name))
+        connection = self._open()
+        close_serving(connection, name, self.at_s, bad=False)
+        connection.execute(delete(t.endpoints).where(t.endpoints.c.name == name))
 
     def publish(self, plan: TrafficPlan) -> None:
         """Make a traffic plan the newest one of its endpoint.
@@ -217,7 +254,7 @@ class Change(Reads):
             "finished_s": finished_s,
             "stage": old.stage if stage is None else stage,
         }
-        new = _valid(RolloutRow, **fields)
+        new = valid(RolloutRow, **fields)
         self._open().execute(
             update(t.rollouts)
             .where(t.rollouts.c.id == rollout_id)
@@ -233,7 +270,7 @@ class Change(Reads):
         Raises:
             UsageError: the id or digest was used before, or a value cannot be taken.
         """
-        key = _valid(
+        key = valid(
             ApiKey,
             id=key_id,
             identity=identity,
@@ -260,6 +297,36 @@ class Change(Reads):
             raise UnknownName(f"no key {shown(key_id)}; active: {known}")
         unrevoked = here & t.keys.c.revoked_s.is_(None)
         self._open().execute(update(t.keys).where(unrevoked).values(revoked_s=self.at_s))
+
+    def _serve(
+        self, endpoint: str, version: ModelVersion, rejected: bool, cause: ServingCause
+    ) -> None:
+        """Close what served on an endpoint and open what serves now, if it may."""
+        connection = self._open()
+        cleared_by = None
+        if cause == "rollback":
+            cleared_by = cleared_before(connection, endpoint, version.name, version.version)
+        if cleared_by is None:
+            cleared_by = self.require_clearance(version)
+        serving = Serving(
+            endpoint=endpoint,
+            model=version.name,
+            version=version.version,
+            cause=cause,
+            by=self.actor,
+            cleared_by=cleared_by,
+            from_s=self.at_s,
+        )
+        close_serving(connection, endpoint, self.at_s, bad=rejected)
+        open_serving(connection, serving)
+        if cleared_by:
+            self.note(cleared_by=cleared_by)
+
+    def _is_stable(self, model: str, version: int) -> bool:
+        """Whether a version is the stable one of some endpoint, with what this change wrote."""
+        here = (t.endpoints.c.model == model) & (t.endpoints.c.stable_version == version)
+        query = select(t.endpoints.c.name).where(here)
+        return self._open().execute(query).first() is not None
 
     def _refuse_running(self, endpoint: str, wish: str) -> None:
         for running in self.active_rollouts():
@@ -288,16 +355,5 @@ class Change(Reads):
             raise UsageError("this change is over; read from the registry")
         yield self._connection
 
-    def _now_s(self) -> float:
+    def now_s(self) -> float:
         return self.at_s
-
-
-def _valid(kind: type[_Kind], **fields: Any) -> _Kind:
-    try:
-        return kind(**fields)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise UsageError(
-            f"{kind.__name__}: {where} = {shown(str(fault['input']))}: {fault['msg']}"
-        ) from None

@@ -1,38 +1,33 @@
 """All questions to the registry: the same in and outside a change."""
 
 import json
-import re
-from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
-from pydantic import ValidationError
 from sqlalchemy import Connection, Row, func, select
 
-from aios.errors import StoreCorrupt, UnknownEndpoint, UnknownModel, UnknownRollout, UsageError
-from aios.records import ModelVersion, Record, TrafficPlan
+from aios.errors import StoreCorrupt, UnknownEndpoint, UnknownRollout, UsageError
+from aios.records import ModelVersion, TrafficPlan
+from aios.registry.approvals import ApprovalReads
+from aios.registry.base import from_row, listed, record, shown
+from aios.registry.governed import GovernedReads
+from aios.registry.references import aliases_of, require_model, version_row
 from aios.registry.rows import ApiKey, AuditEntry, EndpointState, Evidence, RolloutRow
+from aios.registry.runs import RunReads
+from aios.registry.servings import PREVIOUS_VERSION, ServingReads
 from aios.store import tables as t
 
-_Kind = TypeVar("_Kind", bound=Record)
+_ENDPOINTS = select(
+    *(t.endpoints.c[name] for name in ("spec", "stable_version", "created_s", "updated_s")),
+    PREVIOUS_VERSION,
+    select(func.coalesce(func.max(t.plans.c.revision), 0))
+    .where(t.plans.c.endpoint == t.endpoints.c.name)
+    .scalar_subquery()
+    .label("revision"),
+)
 
-_LARGEST_VERSION = 2**31 - 1
-"""What an INTEGER column of PostgreSQL holds; a greater number cannot exist."""
 
-_SHOWN_NAMES = 20
-
-
-class Reads(ABC):
-    """Queries over one connection at a time; where it comes from is the subclass's matter."""
-
-    @abstractmethod
-    def _reading(self) -> AbstractContextManager[Connection]:
-        """A connection on a consistent snapshot."""
-
-    @abstractmethod
-    def _now_s(self) -> float:
-        """Wall time in Unix seconds."""
+class Reads(GovernedReads, ApprovalReads, RunReads, ServingReads):
+    """Everything that can be asked."""
 
     def version(self, reference: str) -> ModelVersion:
         """The version that `loan:7`, `loan@stable` (an alias) or `loan` (the newest) names.
@@ -41,14 +36,7 @@ class Reads(ABC):
             UnknownModel: there is none; the message lists what there is.
         """
         with self._reading() as connection:
-            name, number = _resolve(connection, reference)
-            query = select(t.versions).where(
-                t.versions.c.name == name, t.versions.c.version == number
-            )
-            row = connection.execute(query).first()
-            if row is None:
-                _unknown_version(connection, name, number)
-            return from_row(ModelVersion, row)
+            return from_row(ModelVersion, version_row(connection, reference))
 
     def versions(self, name: str | None = None) -> list[ModelVersion]:
         """All versions of a model, or of all models, oldest first.
@@ -62,7 +50,7 @@ class Reads(ABC):
         with self._reading() as connection:
             found = [from_row(ModelVersion, row) for row in connection.execute(query)]
             if name is not None and not found:
-                _unknown_model(connection, name)
+                require_model(connection, name)
         return found
 
     def aliases(self, name: str) -> dict[str, int]:
@@ -72,9 +60,8 @@ class Reads(ABC):
             UnknownModel: no model has this name.
         """
         with self._reading() as connection:
-            if newest_version(connection, name) is None:
-                _unknown_model(connection, name)
-            return _aliases(connection, name)
+            require_model(connection, name)
+            return aliases_of(connection, name)
 
     def endpoint(self, name: str) -> EndpointState:
         """The desired state of an endpoint.
@@ -83,7 +70,7 @@ class Reads(ABC):
             UnknownEndpoint: it is not deployed; the message lists those that are.
         """
         with self._reading() as connection:
-            row = connection.execute(_endpoints_query().where(t.endpoints.c.name == name)).first()
+            row = connection.execute(_ENDPOINTS.where(t.endpoints.c.name == name)).first()
             if row is None:
                 _unknown_endpoint(connection, name)
             return from_row(EndpointState, row)
@@ -91,8 +78,16 @@ class Reads(ABC):
     def endpoints(self) -> list[EndpointState]:
         """The desired state of all endpoints, by name."""
         with self._reading() as connection:
-            rows = connection.execute(_endpoints_query().order_by(t.endpoints.c.name))
+            rows = connection.execute(_ENDPOINTS.order_by(t.endpoints.c.name))
             return [from_row(EndpointState, row) for row in rows]
+
+    def rollback_target(self, endpoint: str) -> int | None:
+        """The version that a rollback of an endpoint leads to; see `EndpointState`.
+
+        Raises:
+            UnknownEndpoint: it is not deployed.
+        """
+        return self.endpoint(endpoint).previous_version
 
     def plan(self, name: str) -> TrafficPlan | None:
         """The newest traffic plan of an endpoint; None if none was published yet.
@@ -168,12 +163,18 @@ class Reads(ABC):
         columns = [t.keys.c[name] for name in ApiKey.model_fields]
         query = select(*columns).where(
             t.keys.c.revoked_s.is_(None),
-            t.keys.c.expires_s.is_(None) | (t.keys.c.expires_s > self._now_s()),
+            t.keys.c.expires_s.is_(None) | (t.keys.c.expires_s > self.now_s()),
         )
         with self._reading() as connection:
             return [
                 from_row(ApiKey, row) for row in connection.execute(query.order_by(t.keys.c.id))
             ]
+
+    def knows_key(self, digest: str) -> bool:
+        """Whether this key was ever added, also if it was revoked or has expired since."""
+        with self._reading() as connection:
+            query = select(t.keys.c.id).where(t.keys.c.digest == digest)
+            return connection.execute(query).first() is not None
 
     def audit(self, limit: int = 100, subject: str | None = None) -> list[AuditEntry]:
         """The newest audit entries, newest first, of one subject or of all."""
@@ -206,50 +207,10 @@ class Reads(ABC):
         return result
 
 
-def newest_version(connection: Connection, name: str) -> int | None:
-    """The highest version number of a model; None if there is no such model."""
-    query = select(func.max(t.versions.c.version)).where(t.versions.c.name == name)
-    return connection.execute(query).scalar()
-
-
 def newest_revision(connection: Connection, endpoint: str) -> int:
     """The revision of the newest plan under that name, also of a removed endpoint; 0 if none."""
     query = select(func.max(t.plans.c.revision)).where(t.plans.c.endpoint == endpoint)
     return connection.execute(query).scalar() or 0
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names for a message, shortened, never empty."""
-    every = list(names)
-    more = f" and {len(every) - _SHOWN_NAMES} more" if len(every) > _SHOWN_NAMES else ""
-    return (", ".join(every[:_SHOWN_NAMES]) + more) or "none"
-
-
-def shown(name: str) -> str:
-    """A name from outside for a message: quoted, escaped and shortened."""
-    return json.dumps(str(name)[:60])
-
-
-def record(kind: type[_Kind], fields: dict[str, Any]) -> _Kind:
-    """A record from stored fields.
-
-    Raises:
-        StoreCorrupt: they do not fit, so something else than this code wrote them.
-    """
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise StoreCorrupt(
-            f"the store holds a {kind.__name__} that cannot be read ({where}: {fault['msg']}); "
-            "restore a backup, or use the aios version that wrote it"
-        ) from None
-
-
-def from_row(kind: type[_Kind], row: Row[*tuple[Any, ...]]) -> _Kind:
-    """A record from a row whose columns have the names of its fields."""
-    return record(kind, row._asdict())
 
 
 def _audit_entry(row: Row[*tuple[Any, ...]]) -> AuditEntry:
@@ -259,56 +220,6 @@ def _audit_entry(row: Row[*tuple[Any, ...]]) -> AuditEntry:
     except ValueError:
         raise StoreCorrupt(f"audit entry {row.seq} was damaged; verify the audit log") from None
     return record(AuditEntry, fields)
-
-
-def _endpoints_query() -> Any:
-    revision = (
-        select(func.coalesce(func.max(t.plans.c.revision), 0))
-        .where(t.plans.c.endpoint == t.endpoints.c.name)
-        .scalar_subquery()
-        .label("revision")
-    )
-    names = ("spec", "stable_version", "previous_version", "created_s", "updated_s")
-    return select(*(t.endpoints.c[name] for name in names), revision)
-
-
-def _resolve(connection: Connection, reference: str) -> tuple[str, int]:
-    if match := re.fullmatch(r"([^:@]+):([0-9]{1,10})", reference):
-        number = int(match[2])
-        if number > _LARGEST_VERSION:
-            _unknown_version(connection, match[1], number)
-        return match[1], number
-    name, at, alias = reference.partition("@")
-    newest = newest_version(connection, name)
-    if newest is None:
-        _unknown_model(connection, name)
-    if not at:
-        return name, newest
-    found = _aliases(connection, name)
-    if alias not in found:
-        raise UnknownModel(
-            f"model {name} has no alias {shown(alias)}; it has: {listed(sorted(found))}"
-        )
-    return name, found[alias]
-
-
-def _aliases(connection: Connection, name: str) -> dict[str, int]:
-    query = select(t.aliases.c.alias, t.aliases.c.version).where(t.aliases.c.name == name)
-    return {row.alias: row.version for row in connection.execute(query.order_by(t.aliases.c.alias))}
-
-
-def _unknown_model(connection: Connection, name: str) -> NoReturn:
-    query = select(t.versions.c.name).distinct().order_by(t.versions.c.name)
-    known = listed(connection.execute(query).scalars())
-    raise UnknownModel(f"no model {shown(name)}; registered: {known}")
-
-
-def _unknown_version(connection: Connection, name: str, number: int) -> NoReturn:
-    newest = newest_version(connection, name)
-    if newest is None:
-        _unknown_model(connection, name)
-    there = "1" if newest == 1 else f"1 to {newest}"
-    raise UnknownModel(f"model {name} has no version {number}; it has {there}")
 
 
 def _unknown_endpoint(connection: Connection, name: str) -> NoReturn:

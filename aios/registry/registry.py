@@ -9,7 +9,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from aios.clock import Clock, SystemClock
 from aios.errors import UsageError
-from aios.registry.change import Change
+from aios.registry.change import Change, Guard
 from aios.registry.reads import Reads
 from aios.store import audit
 from aios.store import tables as t
@@ -27,11 +27,15 @@ class Registry(Reads):
     Args:
         database: upgraded already (`Database.upgrade`).
         clock: where times in rows come from.
+        guard: asked before a version becomes stable; without one, every version may.
     """
 
-    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+    def __init__(
+        self, database: Database, clock: Clock | None = None, guard: Guard | None = None
+    ) -> None:
         self._database = database
         self._clock = clock or SystemClock()
+        self._guard = guard
 
     @contextmanager
     def change(
@@ -65,7 +69,7 @@ class Registry(Reads):
         digest = request_digest or _digest([actor, action, subject, details or {}])
         _check_operation_id(operation_id)
         with self._database.transaction() as connection:
-            change = Change(connection, self._clock.now_s(), actor, done=None)
+            change = Change(connection, self._clock.now_s(), actor, self._guard)
             if operation_id is not None:
                 change.done = change.remembered(operation_id, digest)
             yield change
@@ -91,17 +95,24 @@ class Registry(Reads):
         Returns:
             Whether it was still running; if not, nothing is saved.
         """
-        values: dict[str, Any] = (
-            {"state": state}
-            if stage is None
-            else {
-                "state": state,
-                "stage": stage,
-            }
-        )
+        values: dict[str, Any] = {"state": state}
+        if stage is not None:
+            values["stage"] = stage
         running = (t.rollouts.c.id == rollout_id) & (t.rollouts.c.status == "running")
         with self._database.transaction() as connection:
             done = connection.execute(update(t.rollouts).where(running).values(**values))
+            return bool(done.rowcount)
+
+    def save_run_progress(self, run_id: str, stage: str, results: dict[str, Any]) -> bool:
+        """Save where a training run is, without an audit entry: it decides nothing.
+
+        Returns:
+            Whether it was still active; if not, nothing is saved.
+        """
+        active = (t.runs.c.id == run_id) & (t.runs.c.status == "running")
+        values = {"stage": stage, "results": results}
+        with self._database.transaction() as connection:
+            done = connection.execute(update(t.runs).where(active).values(**values))
             return bool(done.rowcount)
 
     def add_evidence(self, rollout_id: str, era: str, at_s: float, payload: dict[str, Any]) -> None:
@@ -131,7 +142,7 @@ class Registry(Reads):
     def _reading(self) -> AbstractContextManager[Connection]:
         return self._database.reading()
 
-    def _now_s(self) -> float:
+    def now_s(self) -> float:
         return self._clock.now_s()
 
 

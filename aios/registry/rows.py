@@ -9,14 +9,16 @@ from aios.records import EndpointSpec, Name, Record
 RolloutStatus = Literal[
     "running", "promoted", "rolled_back", "aborted", "failed", "finished", "undecided"
 ]
+ServingCause = Literal["deploy", "rollout", "rollback"]
 
 
 class EndpointState(Record):
     """The desired state of an endpoint.
 
-    `previous_version` is what `stable_version` replaced, for a rollback; None after the first
-    deployment or a change of model. `revision` is that of the newest traffic plan, 0 if none
-    was ever published.
+    `previous_version` is what a rollback leads to: the newest other version of this model that
+    was stable here since the endpoint was deployed, by the rules and not only because glass
+    was broken, and was not taken back. None if there is none. `revision` is that of the
+    newest traffic plan, 0 if none was ever published.
     """
 
     spec: EndpointSpec

@@ -100,9 +100,9 @@ def _while_starting(plan: Plan, state: State, facts: Facts, now_s: float) -> Ste
         return _end(state, "failed", reason, now_s)
     if facts.challenger_ready:
         ahead = 1.0 if state.commanded is not None else plan.stages()[0].weight_fraction
-        waits = _await_approval(plan, state, ahead, facts, now_s)
-        if waits is not None:
-            return waits
+        held = _await_approval(plan, state, ahead, facts, now_s)
+        if held is not None:
+            return held
         if state.commanded is not None:
             return _promote(state, f"promoted by command: {state.commanded}", now_s)
         return _enter(plan, state, 0, now_s)
@@ -160,8 +160,8 @@ def _while_serving(
     waiting = _waiting_for(plan, stage, state, fresh, verdicts, down)
     if not waiting or (state.commanded is not None and not down):
         ahead = 1.0 if state.commanded is not None else _ahead(plan, state)
-        waits = _await_approval(plan, state, ahead, facts, now_s)
-        return waits if waits is not None else _leave(plan, stage, state, fresh, now_s)
+        held = _await_approval(plan, state, ahead, facts, now_s)
+        return held if held is not None else _leave(plan, stage, state, fresh, now_s)
     if state.stage_s > plan.stage_limit_s(stage):
         reason = f"undecided after {state.stage_s:.0f} s in the stage: {waiting}"
         return _end(state, "undecided", reason, now_s)

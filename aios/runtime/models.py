@@ -7,7 +7,7 @@ from typing import Any
 
 from aios.contracts import Contract
 from aios.errors import UsageError
-from aios.models import build
+from aios.models import build, from_mlflow, is_mlflow_uri
 from aios.records import ModelVersion
 from aios.runtime.objects import spinner
 from aios.runtime.tables import ModelVersions
@@ -32,18 +32,27 @@ class Models:
         tags: Mapping[str, str] | None = None,
         lineage: Mapping[str, Any] | None = None,
         tolerance: float = 1e-4,
+        tracking_uri: str | None = None,
+        trust: bool = False,
+        outputs: Mapping[str, Any] | None = None,
     ) -> ModelVersion:
         """Convert, check and store a model as the next version of `name`.
 
         Args:
             model: a fitted scikit-learn estimator or pipeline, a torch module, the path of an
-                `.onnx` file, or `aios.PythonModel("module:Class", config)`: trusted code.
+                `.onnx` file, `aios.PythonModel("module:Class", config)`: trusted code, or a model
+                in MLflow: `models:/loan@champion`, `models:/loan/3`, `runs:/<id>/model`.
             contract: what goes in and out.
             sample: records or a DataFrame on which the converted model must answer as the
                 original does.
             metrics: what you measured, shown with the version.
-            tags, lineage: kept with the version; lineage says where it came from.
+            tags, lineage: kept with the version; lineage says where it came from. A model from
+                MLflow adds its facts as `mlflow`.
             tolerance: largest difference allowed on the sample, absolute plus relative.
+            tracking_uri: where MLflow is; None takes `MLFLOW_TRACKING_URI`.
+            outputs: contract output -> model output, or (model output, column), where names do
+                not say it.
+            trust: let code inside a model from MLflow run: pickles are refused without it.
 
         Raises:
             ArtifactRejected: the converted model answers differently; names the worst row.
@@ -58,7 +67,12 @@ class Models:
             tempfile.TemporaryDirectory(prefix="aios-build-") as folder,
             spinner(f"registering {name}"),
         ):
-            built = build(model, contract, sample, Path(folder), tolerance=tolerance)
+            if is_mlflow_uri(model):
+                fetched = from_mlflow(model, Path(folder), tracking_uri=tracking_uri, trust=trust)
+                model, lineage = fetched.model, {**(lineage or {}), "mlflow": fetched.facts}
+            built = build(
+                model, contract, sample, Path(folder), tolerance=tolerance, outputs=outputs
+            )
             digest = built.artifact.digest
             content = ArtifactStore(folder, Path(folder)).read_tar(digest)
             self._transport.change("PUT", f"/api/v1/artifacts/{digest}", content=content)

@@ -1,18 +1,41 @@
 """`Runtime`: the one object a user holds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import ValidationError
 
+from aios.contracts import Contract
 from aios.errors import UsageError
 from aios.presentation import Shown
-from aios.records import Autoscale, Cached, Default, EndpointSpec, ModelVersion, Rule
+from aios.records import (
+    ApprovalRequest,
+    Assessment,
+    Autoscale,
+    BreakGlass,
+    Cached,
+    Clearance,
+    Default,
+    Domain,
+    EndpointSpec,
+    ModelProfile,
+    ModelVersion,
+    Rule,
+    Serving,
+)
 from aios.rollout import BlueGreen, Canary, Shadow
+from aios.runtime.explanation import Explanation, reproduce
+from aios.runtime.governance import Audit, Card, History, Inbox, PolicyText
+from aios.runtime.keys import Keys
+from aios.runtime.lineage import Lineage
 from aios.runtime.models import Models
 from aios.runtime.objects import Endpoint, Live, Rollout
 from aios.runtime.tables import Status, Table
+from aios.runtime.training import Run, start_run
 from aios.runtime.transport import Transport
+from aios.training.reproduce import Reproduction
 
 
 class Runtime(Live):
@@ -26,6 +49,8 @@ class Runtime(Live):
         self.address = self._transport.address
         self.key = key
         self.models = Models(self._transport)
+        self.audit = Audit(self._transport)
+        self.keys = Keys(self._transport)
 
     def deploy(
         self,
@@ -142,10 +167,237 @@ class Runtime(Live):
         columns = ["role", "name", "version", "pid", "node", "state", "in_flight", "revision"]
         return Table("processes", self._transport.get("/api/v1/ps"), columns)
 
-    def audit(self, limit: int = 100, subject: str | None = None) -> Table:
-        """The newest audit entries, newest first."""
-        found = self._transport.get("/api/v1/audit", limit=limit, subject=subject)
-        return Table("audit", found, ["seq", "at_s", "actor", "action", "subject"])
+    # -- training ---------------------------------------------------------------------
+
+    def retrain(
+        self, model: str, recipe: Any, *, data: Any, wait_s: float = 3600.0, **settings: Any
+    ) -> ModelVersion:
+        """Train, check and register the next version of a model; waits for it.
+
+        A version whose gates did not all pass is registered too, so that its evidence is
+        kept, and cannot serve: `rt.clearance(version.ref)` says what is missing.
+
+        Args:
+            settings: as in `start_retrain`.
+
+        Raises:
+            PermanentError: the run failed; says in which stage and why. Nothing is registered.
+            DeadlineExceeded: it goes on after `wait_s`.
+        """
+        return self.start_retrain(model, recipe, data=data, **settings).wait(wait_s)
+
+    def start_retrain(
+        self,
+        model: str,
+        recipe: Any,
+        *,
+        data: Any,
+        contract: Contract | None = None,
+        search: Mapping[str, Domain] | None = None,
+        trials: int = 1,
+        seed: int = 0,
+        resources: Mapping[str, float] | None = None,
+        rollout: tuple[str, Canary | BlueGreen | Shadow] | None = None,
+        tracking_uri: str | None = None,
+        trial_time_limit_s: float = 600.0,
+        memory_limit_bytes: int | None = None,
+    ) -> Run:
+        """Begin a training run and return at once; it survives restarts of anything.
+
+        Args:
+            recipe: a subclass of `aios.Recipe`. Its source text is what runs.
+            data: a DataFrame, a path or URL of Parquet or CSV, or `aios.DataSource(...)`.
+            contract: of the version; default: that of the model's newest version.
+            search: setting -> `aios.loguniform(...)` and the like; `trials` of them are tried.
+            resources: `cpus` and `gpus` of one trial.
+            rollout: (endpoint, plan) to begin once the version may serve.
+            tracking_uri: MLflow server that gets run, trials, metrics and model.
+            trial_time_limit_s, memory_limit_bytes: bounds of one trial.
+
+        Raises:
+            UsageError: recipe, data or search cannot be taken, or the model's use is prohibited.
+        """
+        return start_run(
+            self._transport,
+            model,
+            recipe,
+            data,
+            contract=contract,
+            search=search,
+            trials=trials,
+            seed=seed,
+            resources=resources,
+            rollout=rollout,
+            tracking_uri=tracking_uri,
+            trial_time_limit_s=trial_time_limit_s,
+            memory_limit_bytes=memory_limit_bytes,
+        )
+
+    def assess(self, ref: str, recipe: Any, *, data: Any, wait_s: float = 3600.0) -> Assessment:
+        """Run the gates over a version that exists, on this data; waits for it.
+
+        The recipe says which column is the label, which are protected and how rows are split;
+        nothing is trained. Only the holdout counts: a version that was trained on rows of it
+        looks better than it is.
+        """
+        found = self.models.get(ref)
+        run = start_run(self._transport, found.name, recipe, data, assesses=found.ref)
+        run.wait(wait_s)
+        return self.assessment(found.ref)
+
+    def runs(self, model: str | None = None) -> Table:
+        """Training runs that go on or went on, oldest first."""
+        found = self._transport.get("/api/v1/runs", name=model)
+        columns = ["id", "model", "version", "status", "stage", "created_by", "error"]
+        return Table("runs", found, columns)
+
+    def run(self, run_id: str) -> Run:
+        """A training run that somebody started, by the id that `runs` lists.
+
+        Raises:
+            UnknownName: there is none; says which go on.
+        """
+        self._transport.get(f"/api/v1/runs/{run_id}")
+        return Run(self._transport, run_id)
+
+    # -- governance -------------------------------------------------------------------
+
+    def declare(
+        self,
+        model: str,
+        *,
+        use: str,
+        purpose: str = "",
+        owner: str = "",
+        limits: Sequence[str] = (),
+        protected: Sequence[str] = (),
+    ) -> ModelProfile:
+        """Say what a model is for: it decides which gates and approvals its versions need.
+
+        Raises:
+            UsageError: the policy knows no such use, or prohibits it.
+        """
+        body = {
+            "use": use,
+            "purpose": purpose,
+            "owner": owner,
+            "limits": list(limits),
+            "protected": list(protected),
+        }
+        found = self._transport.change("PUT", f"/api/v1/models/{model}/profile", body)
+        return ModelProfile.model_validate(found)
+
+    def policy(self) -> PolicyText:
+        """The policy in force: tiers, their gates and approvals, and which use is in which."""
+        return PolicyText(self._transport.get("/api/v1/policy"))
+
+    def set_policy(self, path: str | Path) -> PolicyText:
+        """Put a policy file in force. Assessments made under another one count no more.
+
+        Raises:
+            UsageError: it is no policy; names the field.
+        """
+        try:
+            text = Path(path).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"the policy {path} cannot be read: {error}") from None
+        self._transport.change("PUT", "/api/v1/policy", {"text": text})
+        return self.policy()
+
+    def assessment(self, ref: str) -> Assessment:
+        """What the gates found over a version, newest.
+
+        Raises:
+            UnknownName: it was never assessed.
+        """
+        return Assessment.model_validate(self._transport.get(f"/api/v1/models/{ref}/assessment"))
+
+    def clearance(self, ref: str) -> Clearance:
+        """Whether a version may become stable now, and everything that is missing if not."""
+        return Clearance.model_validate(self._transport.get(f"/api/v1/models/{ref}/clearance"))
+
+    def card(self, ref: str) -> Card:
+        """A version's model card, as of its newest assessment."""
+        return Card(ref, self.assessment(ref).card)
+
+    def approvals(self) -> Inbox:
+        """What waits for somebody's approval."""
+        found = self._transport.get("/api/v1/approvals")
+        return Inbox([ApprovalRequest.model_validate(fields) for fields in found])
+
+    def approve(self, subject: str, *, reason: str) -> ApprovalRequest:
+        """Say yes, with your name: to a version (`loan:2`) or to a rollout's next step (its id).
+
+        Raises:
+            Forbidden: you made it, or your role may not approve.
+            IllegalTransition: it is void, expired, answered, or you have answered before.
+        """
+        return self._answer(subject, "approve", reason)
+
+    def reject(self, subject: str, *, reason: str) -> ApprovalRequest:
+        """Say no, with your name. One no is enough."""
+        return self._answer(subject, "reject", reason)
+
+    def _answer(self, subject: str, answer: str, reason: str) -> ApprovalRequest:
+        path = f"/api/v1/approvals/{subject}/{answer}"
+        return ApprovalRequest.model_validate(
+            self._transport.change("POST", path, {"reason": reason})
+        )
+
+    def break_glass(self, model: str, *, reason: str, lasts_s: float = 900.0) -> BreakGlass:
+        """Let a model serve around its gates for up to 15 minutes; administrators only.
+
+        It is in the audit log, and in red in `rt.status()` as long as it lasts. A version that
+        served only because of it is never what a rollback leads to.
+        """
+        body = {"reason": reason, "lasts_s": lasts_s}
+        found = self._transport.change("POST", f"/api/v1/models/{model}/break-glass", body)
+        return BreakGlass.model_validate(found)
+
+    def history(self, endpoint: str, at: float | datetime | None = None) -> History:
+        """What an endpoint served and what let it: always, or at one time (Unix seconds)."""
+        at_s = at.timestamp() if isinstance(at, datetime) else at
+        found = self._transport.get(f"/api/v1/endpoints/{endpoint}/history", at_s=at_s)
+        return History(endpoint, [Serving.model_validate(fields) for fields in found])
+
+    def lineage(self, ref: str) -> Lineage:
+        """What a version came from and what became of it, as a graph: data, run, version, gates,
+        approvals, rollouts, endpoints. It prints as a tree; `.openlineage()` gives it to a data
+        catalogue, `.save(path)` as a page.
+
+        Raises:
+            UnknownModel: there is no such version.
+        """
+        return Lineage(self._transport.get(f"/api/v1/models/{ref}/lineage"))
+
+    def explain(self, request_id: str, row: int = 0) -> Explanation:
+        """Why an answer was given: what was asked, which version answered, on which data it was
+        trained, which gates and whose approval let it serve, and what each feature added.
+
+        Takes a few seconds, the first time up to 15: the model is asked again, in a process of
+        its own.
+
+        Args:
+            request_id: of the answer (`answer.request_id`, header `x-request-id`).
+            row: which record of the request, from 0.
+
+        Raises:
+            UnknownName: it is not in the prediction log. Answers are written there every 5 s,
+                and only the endpoint's `record_fraction` of them.
+        """
+        path = "/api/v1/explanation"
+        return Explanation(self._transport.get(path, request_id=request_id, row=row))
+
+    def reproduce(self, ref: str, *, wait_s: float = 3600.0) -> Reproduction:
+        """Make a version again, from its own data, recipe, seed and settings, and compare:
+        identical, equal within a tolerance, or what differs. Nothing is registered.
+
+        Raises:
+            UsageError: it was registered by hand.
+            PermanentError: it cannot be made again, such as when its data are gone; says why.
+            DeadlineExceeded: the run goes on after `wait_s`.
+        """
+        return reproduce(self._transport, ref, wait_s)
 
     def metrics(self) -> str:
         """Prometheus's text format, of all endpoints."""

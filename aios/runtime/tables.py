@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from aios.presentation import Rows, Shown, duration, moment
+from aios.presentation import ALARM, Rows, Shown, duration, moment
 from aios.records import ModelVersion
 
 Look = tuple[str, Sequence[str], Rows]
@@ -145,6 +145,7 @@ class Status(Shown):
         self.models: int = fields["models"]
         self.versions: int = fields["versions"]
         self.problem: str | None = fields["problem"]
+        self.broken_glass: list[dict[str, Any]] = fields["broken_glass"]
         self.uptime_s: float = fields["now_s"] - fields["started_s"]
 
     def _shown(self) -> Look:
@@ -155,6 +156,9 @@ class Status(Shown):
             f"{_counted(self.models, 'model')}, {_counted(self.versions, 'version')}"
             f"{rollouts}{problem}"
         )
+        for broken in self.broken_glass:
+            who, why = broken["by"], broken["reason"]
+            title += f"\n{ALARM}glass is broken for {broken['name']} by {who}: {why}"
         return endpoints_table(self.endpoints, title)
 
 

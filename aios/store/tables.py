@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Double,
     ForeignKey,
@@ -13,7 +14,7 @@ from sqlalchemy import (
     text,
 )
 
-from aios.store.canonical import JsonText, SafeText
+from aios.store.columns import JsonText, SafeText
 
 SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
 """SQLite numbers rows by itself only in a column of type INTEGER."""
@@ -75,7 +76,6 @@ endpoints = Table(
     Column("spec", JsonText, nullable=False),
     Column("model", SafeText, nullable=False),
     Column("stable_version", Integer, nullable=False),
-    Column("previous_version", Integer),
     Column("created_s", Double, nullable=False),
     Column("updated_s", Double, nullable=False),
     ForeignKeyConstraint(["model", "stable_version"], ["versions.name", "versions.version"]),
@@ -136,4 +136,157 @@ keys = Table(
     Column("created_s", Double, nullable=False),
     Column("expires_s", Double),
     Column("revoked_s", Double),
+)
+
+profiles = Table(
+    "profiles",
+    tables,
+    Column("name", SafeText, primary_key=True),
+    Column("use", SafeText, nullable=False),
+    Column("purpose", SafeText, nullable=False),
+    Column("owner", SafeText, nullable=False),
+    Column("limits", JsonText, nullable=False),
+    Column("protected", JsonText, nullable=False),
+    Column("declared_s", Double, nullable=False),
+    Column("declared_by", SafeText, nullable=False),
+)
+
+policies = Table(
+    "policies",
+    tables,
+    Column("seq", SEQUENCE, primary_key=True),
+    Column("digest", SafeText, nullable=False),
+    Column("content", JsonText, nullable=False),
+    Column("at_s", Double, nullable=False),
+    Column("by", SafeText, nullable=False),
+    Index("policies_by_digest", "digest", "seq"),
+)
+
+snapshots = Table(
+    "snapshots",
+    tables,
+    Column("seq", SEQUENCE, primary_key=True),
+    Column("digest", SafeText, nullable=False),
+    Column("location", SafeText, nullable=False),
+    Column("content", JsonText, nullable=False),
+    Column("taken_s", Double, nullable=False),
+    Index("snapshots_by_digest", "digest", "seq"),
+)
+
+assessments = Table(
+    "assessments",
+    tables,
+    Column("seq", SEQUENCE, primary_key=True),
+    Column("id", SafeText, nullable=False, unique=True),
+    Column("name", SafeText, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("run", SafeText),
+    Column("artifact_digest", SafeText, nullable=False),
+    Column("snapshot_digest", SafeText, nullable=False),
+    Column("policy_digest", SafeText, nullable=False),
+    Column("digest", SafeText, nullable=False),
+    Column("results", JsonText, nullable=False),
+    Column("card", SafeText, nullable=False),
+    Column("at_s", Double, nullable=False),
+    Column("by", SafeText, nullable=False),
+    ForeignKeyConstraint(["name", "version"], ["versions.name", "versions.version"]),
+    Index("assessments_by_version", "name", "version", "seq"),
+)
+
+approvals = Table(
+    "approvals",
+    tables,
+    Column("seq", SEQUENCE, primary_key=True),
+    Column("id", SafeText, nullable=False, unique=True),
+    Column("subject", SafeText, nullable=False),
+    Column("name", SafeText, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("digest", SafeText, nullable=False),
+    Column("needed", Integer, nullable=False),
+    Column("author", SafeText, nullable=False),
+    Column("requested_s", Double, nullable=False),
+    Column("expires_s", Double, nullable=False),
+    ForeignKeyConstraint(["name", "version"], ["versions.name", "versions.version"]),
+    Index("approvals_by_subject", "subject", "seq"),
+    Index("approvals_by_expiry", "expires_s"),
+)
+
+decisions = Table(
+    "decisions",
+    tables,
+    Column("seq", SEQUENCE, primary_key=True),
+    Column("request_id", SafeText, ForeignKey("approvals.id"), nullable=False),
+    Column("by", SafeText, nullable=False),
+    Column("answer", SafeText, nullable=False),
+    Column("reason", SafeText, nullable=False),
+    Column("at_s", Double, nullable=False),
+    Index("one_answer_each", "request_id", "by", unique=True),
+)
+
+break_glass = Table(
+    "break_glass",
+    tables,
+    Column("id", SafeText, primary_key=True),
+    Column("name", SafeText, nullable=False),
+    Column("by", SafeText, nullable=False),
+    Column("reason", SafeText, nullable=False),
+    Column("from_s", Double, nullable=False),
+    Column("until_s", Double, nullable=False),
+    Index("break_glass_by_end", "until_s", "name"),
+)
+
+servings = Table(
+    "servings",
+    tables,
+    Column("id", SEQUENCE, primary_key=True),
+    Column("endpoint", SafeText, nullable=False),
+    Column("model", SafeText, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("cause", SafeText, nullable=False),
+    Column("by", SafeText, nullable=False),
+    Column("cleared_by", JsonText, nullable=False),
+    Column("break_glass", Boolean, nullable=False),
+    Column("from_s", Double, nullable=False),
+    Column("until_s", Double),
+    Column("bad", Boolean, nullable=False),
+    ForeignKeyConstraint(["model", "version"], ["versions.name", "versions.version"]),
+    Index("servings_by_endpoint", "endpoint", "id"),
+    Index("servings_by_version", "model", "version", "endpoint"),
+    Index(
+        "one_open_serving",
+        "endpoint",
+        unique=True,
+        sqlite_where=text("until_s IS NULL"),
+        postgresql_where=text("until_s IS NULL"),
+    ),
+)
+
+runs = Table(
+    "runs",
+    tables,
+    Column("id", SafeText, primary_key=True),
+    Column("model", SafeText, nullable=False),
+    Column("status", SafeText, nullable=False),
+    Column("stage", SafeText, nullable=False),
+    Column("spec", JsonText, nullable=False),
+    Column("results", JsonText, nullable=False),
+    Column("version", Integer),
+    Column("error", SafeText),
+    Column("created_s", Double, nullable=False),
+    Column("finished_s", Double),
+    Column("created_by", SafeText, nullable=False),
+    Index("runs_by_model", "model", "created_s"),
+    Index(
+        "running_runs",
+        "created_s",
+        sqlite_where=text("status = 'running'"),
+        postgresql_where=text("status = 'running'"),
+    ),
+)
+
+audit_checkpoints = Table(
+    "audit_checkpoints",
+    tables,
+    Column("number", SEQUENCE, primary_key=True, autoincrement=False),
+    Column("content", SafeText, nullable=False),
 )

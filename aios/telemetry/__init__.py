@@ -5,6 +5,6 @@ kernel (exposes them). Knows nothing of endpoints, arms or rollouts, and never b
 fails the request that it measures.
 """
 
-from aios.telemetry.sketches import Sketch
+from aios.telemetry.sketches import FrequentTexts, Sketch
 
-__all__ = ["Sketch"]
+__all__ = ["FrequentTexts", "Sketch"]

@@ -57,7 +57,7 @@ def colour(name: str) -> str:
 
 def timeline(story: Story) -> "Figure":
     """Traffic per arm, what went wrong, and latency, over one time axis with the rollouts."""
-    figure = _figure(WIDTH_IN, 8.2)
+    figure = blank_figure(WIDTH_IN, 8.2)
     lanes, traffic, wrong, latency = figure.subplots(
         4, 1, sharex=True, height_ratios=(0.75, 2.2, 1.1, 2.0)
     )
@@ -78,7 +78,7 @@ def evidence(rollout: RolloutTold) -> "Figure | None":
     rules = rollout.rules
     if not rules:
         return None
-    figure = _figure(WIDTH_IN, 2.5)
+    figure = blank_figure(WIDTH_IN, 2.5)
     panels = figure.subplots(1, max(len(rules), 3), squeeze=False)[0]
     for axes, rule in zip(panels, rules, strict=False):
         _draw_rule(axes, rollout, rule)
@@ -119,7 +119,7 @@ def _unique_ids(svg: str, prefix: str) -> str:
     return re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
 
 
-def _figure(width_in: float, height_in: float) -> "Figure":
+def blank_figure(width_in: float, height_in: float) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -171,7 +171,7 @@ def _draw_lanes(axes: "Axes", story: Story) -> None:
         )
     axes.set_ylim(-0.95 if story.events else -0.5, 0.5)
     axes.set_axis_off()
-    _title(axes, "Rollouts")
+    entitle(axes, "Rollouts")
 
 
 def _tone(rollout: RolloutTold) -> str:
@@ -215,9 +215,9 @@ def _draw_traffic(axes: "Axes", story: Story, edges: Bins) -> None:
             label="copies to a shadow",
         )
     axes.set_ylim(0, max(1.0, float(np.sum(stacked, axis=0).max()) * 1.08))
-    _style(axes)
-    _title(axes, "Answers per second, by arm")
-    _legend(axes)
+    tidy(axes)
+    entitle(axes, "Answers per second, by arm")
+    add_legend(axes)
 
 
 def _draw_wrong(axes: "Axes", story: Story, edges: Bins) -> None:
@@ -234,9 +234,9 @@ def _draw_wrong(axes: "Axes", story: Story, edges: Bins) -> None:
         total = round(float(values.sum() * width))
         axes.stairs(values, edges, fill=True, color=colour(name), label=f"{text}: {total:,}", lw=0)
     axes.set_ylim(0, max(1.0, float(max(hidden.max(), degraded.max(), failed.max())) * 1.15))
-    _style(axes)
-    _title(axes, "What went wrong, per second")
-    _legend(axes)
+    tidy(axes)
+    entitle(axes, "What went wrong, per second")
+    add_legend(axes)
 
 
 def _arm_seconds(story: Story, edges: Bins, field: str, arms: tuple[str, ...]) -> Bins:
@@ -262,9 +262,9 @@ def _draw_latency(axes: "Axes", rows: Outcomes, edges: Bins) -> None:
         axes.plot(edges[:-1], values, color=colour(name), lw=1.6, label=text)
     axes.set_yscale("log")
     _label_one_two_five(axes)
-    _style(axes)
-    _title(axes, "Latency seen by clients, ms (log scale)")
-    _legend(axes)
+    tidy(axes)
+    entitle(axes, "Latency seen by clients, ms (log scale)")
+    add_legend(axes)
 
 
 def _label_one_two_five(axes: "Axes") -> None:
@@ -288,7 +288,7 @@ def _draw_rule(axes: "Axes", rollout: RolloutTold, rule: str) -> None:
         axes.set_xlim(0, rollout.finished_s - rollout.started_s)
     for at_s, stage in rollout.stages:
         _mark_stage(axes, at_s - rollout.started_s, stage)
-    _style(axes)
+    tidy(axes)
     axes.set_xlabel("seconds", fontsize=8, color=colour("muted"))
     axes.set_title(rule, loc="left", fontsize=9.5, color=colour("ink"))
     tone = {"worse": "bad", "not_worse": "good"}.get(state, "muted")
@@ -344,7 +344,7 @@ def _mark_stage(axes: "Axes", at_s: float, stage: str) -> None:
     )
 
 
-def _style(axes: "Axes") -> None:
+def tidy(axes: "Axes") -> None:
     axes.set_facecolor("none")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(colour("grid"))
@@ -356,11 +356,11 @@ def _style(axes: "Axes") -> None:
     axes.margins(x=0)
 
 
-def _title(axes: "Axes", text: str) -> None:
+def entitle(axes: "Axes", text: str) -> None:
     axes.set_title(text, loc="left", fontsize=10.5, color=colour("ink"))
 
 
-def _legend(axes: "Axes") -> None:
+def add_legend(axes: "Axes") -> None:
     axes.legend(
         loc="lower right",
         bbox_to_anchor=(1.0, 0.98),

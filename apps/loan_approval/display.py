@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+import aios
 from apps.loan_approval.outcomes import Stats
 from apps.loan_approval.replay import Replay
 
@@ -15,6 +16,7 @@ WINDOW_S = 2.0
 """Rates and latency are over the last two seconds: steady, and soon after a change."""
 
 REFRESH_PER_S = 4
+RUN_LOOK_S = 0.5
 LINE_EVERY_S = 5.0
 """Without a terminal, how often a line of figures is printed at most."""
 
@@ -154,3 +156,23 @@ def _verdict_line(verdict: Mapping[str, Any]) -> "RenderableType":
 
 def _number(value: float | None) -> str:
     return "?" if value is None else f"{value:.3g}"
+
+
+def watch_run(run: aios.Run, about: str, console: "Console") -> Any:
+    """Show a training run until its version is registered, or it ended otherwise.
+
+    On a terminal its trials come up one by one; else a line per stage.
+    """
+    from rich.live import Live
+
+    status = run.status()
+    with Live(status, console=console, refresh_per_second=REFRESH_PER_S, transient=True) as live:
+        stage = ""
+        while not status.registered:
+            if not console.is_terminal and status.stage != stage:
+                stage = status.stage
+                console.print(f"{about}: {stage}")
+            live.update(status)
+            time.sleep(RUN_LOOK_S)
+            status = run.status()
+    return status

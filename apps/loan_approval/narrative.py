@@ -11,13 +11,13 @@ from apps.loan_approval.outcomes import Outcomes, Stats
 GOOD_OUTCOMES = ("promoted", "finished")
 
 
-class _Told(BaseModel):
+class Told(BaseModel):
     """Frozen; takes the runtime's JSON as it is and leaves out what the report does not show."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Verdict(_Told):
+class Verdict(Told):
     """What the sequential test said about one rule at one look; None is unbounded."""
 
     rule: str
@@ -29,7 +29,7 @@ class Verdict(_Told):
     needed: int | None = None
 
 
-class Look(_Told):
+class Look(Told):
     """One look of the rollout at its evidence, as `Rollout.evidence()` gives it."""
 
     at_s: float
@@ -45,7 +45,7 @@ class Look(_Told):
         return value
 
 
-class RolloutTold(_Told):
+class RolloutTold(Told):
     """One rollout.
 
     `about` says what is special about the new version. `rule` is the abort rule that was
@@ -119,7 +119,7 @@ class RolloutTold(_Told):
         return list(dict.fromkeys(v.rule for look in self.evidence for v in look.verdicts))
 
 
-class ModelTold(_Told):
+class ModelTold(Told):
     """One version: its figures on the holdout, and the fraction of each group it approves."""
 
     version: int
@@ -128,14 +128,14 @@ class ModelTold(_Told):
     approval_rates: dict[str, float] = {}
 
 
-class Event(_Told):
+class Event(Told):
     """Something that happened to the system, such as a process being killed."""
 
     at_s: float
     text: str
 
 
-class ArmSecond(_Told):
+class ArmSecond(Told):
     """What one arm did in one second, inside the runtime, as `Endpoint.series()` gives it."""
 
     at_s: float

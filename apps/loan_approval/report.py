@@ -1,12 +1,13 @@
 """The report of one run: a page that needs nothing but itself, and its charts as pictures."""
 
-import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from apps.loan_approval import charts
+from apps.loan_approval.dossier import Dossier
+from apps.loan_approval.dossier_report import governed_charts, governed_section
+from apps.loan_approval.markup import decimal, milliseconds, percent, table
 from apps.loan_approval.narrative import RolloutTold, Story
 
 
@@ -18,12 +19,13 @@ class Report:
     pictures: tuple[Path, ...]
 
 
-def write_report(story: Story, folder: Path) -> Report:
+def write_report(story: Story, folder: Path, dossier: Dossier | None = None) -> Report:
     """Write `report.html`, `timeline.png` and one `evidence-<version>.png` per rollout.
 
     Args:
-        story: what happened.
+        story: what happened in the first act.
         folder: made if missing; files of an earlier run are replaced.
+        dossier: what came out of the second, with a `governed-<chart>.png` for each chart.
 
     Raises:
         aios.UsageError: matplotlib is not installed.
@@ -39,6 +41,10 @@ def write_report(story: Story, folder: Path) -> Report:
             pictures.append(charts.save_png(figure, folder / f"evidence-v{rollout.to_version}.png"))
             drawn = charts.as_svg(figure, f"evidence v{rollout.to_version}")
         evidence.append(_evidence_section(rollout, drawn))
+    governed = {} if dossier is None else governed_charts(dossier)
+    pictures += [
+        charts.save_png(drawn, folder / f"governed-{name}.png") for name, drawn in governed.items()
+    ]
     page = _PAGE.format(
         style=_style(),
         headline=escape(_headline(story)),
@@ -47,6 +53,7 @@ def write_report(story: Story, folder: Path) -> Report:
         rollouts=_rollout_table(story),
         evidence="".join(evidence),
         models=_model_table(story),
+        governed="" if dossier is None else governed_section(dossier, governed),
         foot=escape(story.machine),
     )
     path = folder / "report.html"
@@ -72,7 +79,7 @@ def _tiles(story: Story) -> str:
         ("requests", f"{stats.sent:,}", f"{stats.rate_per_s:,.0f} per second"),
         ("failed", f"{stats.failed:,}", "must be 0"),
         ("degraded", f"{stats.degraded:,}", "answered by a fallback"),
-        ("latency p50", _milliseconds(stats.p50_s), f"p99 {_milliseconds(stats.p99_s)}"),
+        ("latency p50", milliseconds(stats.p50_s), f"p99 {milliseconds(stats.p99_s)}"),
         (
             "harm to rollback",
             f"{max(waits_s):.1f} s" if waits_s else "none",
@@ -111,7 +118,7 @@ def _rollout_table(story: Story) -> str:
         "took",
         "harm to rollback",
     )
-    return _table(heads, rows, raw=(2,), numbers=(5, 6))
+    return table(heads, rows, raw=(2,), numbers=(5, 6))
 
 
 def _badge(rollout: RolloutTold) -> str:
@@ -150,52 +157,18 @@ def _model_table(story: Story) -> str:
         (
             f"v{model.version}",
             model.kind,
-            *(_figure(model.metrics.get(name)) for name in metrics),
-            *(_percent(model.approval_rates.get(group)) for group in groups),
+            *(decimal(model.metrics.get(name)) for name in metrics),
+            *(percent(model.approval_rates.get(group)) for group in groups),
         )
         for model in story.models
     ]
     if story.lender_rates:
         blank = ("" for _ in metrics)
-        rates = (_percent(story.lender_rates.get(group)) for group in groups)
+        rates = (percent(story.lender_rates.get(group)) for group in groups)
         rows.append(("", "the lenders themselves", *blank, *rates))
     heads = ["", "model", *(name.replace("_", " ") for name in metrics)]
     heads += [f"approves {g}" + (f" (n={sizes[g]})" if g in sizes else "") for g in groups]
-    return _table(heads, rows, numbers=tuple(range(2, len(heads))))
-
-
-def _table(
-    heads: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    raw: tuple[int, ...] = (),
-    numbers: tuple[int, ...] = (),
-) -> str:
-    """`raw` are columns that hold markup; `numbers` stand to the right."""
-
-    def cell(tag: str, place: int, text: str) -> str:
-        side = ' class="number"' if place in numbers else ""
-        return f"<{tag}{side}>{text if place in raw and tag == 'td' else escape(text)}</{tag}>"
-
-    head = "".join(cell("th", place, text) for place, text in enumerate(heads))
-    body = "".join(
-        f"<tr>{''.join(cell('td', place, text) for place, text in enumerate(row))}</tr>"
-        for row in rows
-    )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide">{table}</div>'
-
-
-def _milliseconds(value_s: float) -> str:
-    return "–" if math.isnan(value_s) else f"{value_s * 1000:.1f} ms"
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
+    return table(heads, rows, numbers=tuple(range(2, len(heads))))
 
 
 def _style() -> str:
@@ -248,6 +221,7 @@ and each stage counts afresh.</p>
 <p>Figures on applications that no model was trained on. Race is not among the inputs; the
 approval rates show what the models do all the same.</p>
 {models}
+{governed}
 <footer>{foot}</footer>
 </body></html>
 """

@@ -1,8 +1,8 @@
-"""The loan story: six versions, one endpoint, and not one failed request.
+"""The loan story in two acts, and not one failed request.
 
-`aios demo` (or `make demo`) tells it on a private runtime: real applications are replayed
+`aios demo` (or `make demo`) tells it on a private runtime. First, real applications are replayed
 as HTTP traffic while a better model is promoted, three bad ones are turned back, and the
-process of a canary is killed.
+process of a canary is killed. Then `governed` retrains a model that decides about people.
 """
 
 import os
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aios
-from apps.loan_approval import data, report, training
+from apps.loan_approval import data, governed, report, training
 from apps.loan_approval.display import Screen
+from apps.loan_approval.dossier import Dossier
 from apps.loan_approval.narrative import ArmSecond, Event, ModelTold, RolloutTold, Story
 from apps.loan_approval.replay import Replay
 
@@ -73,7 +74,8 @@ def main(out: Path, rate_per_s: float) -> int:
     """Tell the story, print what happened, write the report to `out`.
 
     Returns:
-        0 if no request failed and every rollout ended as it should, else 1.
+        0 if no request failed, every rollout ended as it should, and the rules let serve
+        and held back what they should; else 1.
     """
     from rich.console import Console
 
@@ -96,9 +98,10 @@ def main(out: Path, rate_per_s: float) -> int:
             told = [tell(rt, chapter, screen) for chapter in CHAPTERS]
             time.sleep(3)
         story = collect(rt, replay, versions, holdout, told)
+        dossier = governed.tell(rt, frame, out, console)
     console.print("the runtime is down; drawing the report")
-    written = report.write_report(story, out)
-    return finish(story, console, written)
+    written = report.write_report(story, out, dossier)
+    return finish(story, dossier, console, written)
 
 
 FALLBACK = (
@@ -218,8 +221,8 @@ def collect(
     )
 
 
-def finish(story: Story, console: "Console", written: report.Report) -> int:
-    """Print the table of what happened; 0 if it happened as it should."""
+def finish(story: Story, dossier: Dossier, console: "Console", written: report.Report) -> int:
+    """Print the tables of what happened; 0 if it happened as it should."""
     from rich.table import Table
 
     table = Table(title="what happened", title_justify="left")
@@ -236,6 +239,7 @@ def finish(story: Story, console: "Console", written: report.Report) -> int:
             rollout.reason or "",
         )
     console.print(table)
+    console.print(governed.as_table(dossier))
     stats = story.stats
     arms = ", ".join(f"{arm} {count}" for arm, count in stats.by_arm.items())
     console.print(
@@ -243,12 +247,14 @@ def finish(story: Story, console: "Console", written: report.Report) -> int:
         f"{stats.degraded}; connections renewed {stats.reconnected}; "
         f"p50 {stats.p50_s * 1000:.1f} ms, p99 {stats.p99_s * 1000:.1f} ms"
     )
+    console.print(dossier.audit)
     console.print(f"report: {written.html}")
     surprises = [
         f"v{chapter.version} ended {rollout.outcome}, expected {' or '.join(chapter.expected)}"
         for chapter, rollout in zip(CHAPTERS, story.rollouts, strict=True)
         if rollout.outcome not in chapter.expected
     ]
+    surprises += dossier.surprises
     for surprise in surprises:
         console.print(f"[red]{surprise}[/red]")
     return 1 if stats.failed or surprises else 0

@@ -1,20 +1,29 @@
 """The README's examples, in the order of the page, on the session's runtime."""
 
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 import aios
 from tests.readme_blocks import blocks, needs_runtime
 
-DOORS = {"with aios.local() as rt:": "if rt:", "rt = aios.connect()": "rt"}
-"""What opens a runtime, and what stands there when the test brings one."""
+CONNECT = "rt = aios.connect()"
+DOORS = (("with aios.local() as rt:", "if rt:"), (CONNECT, "rt"), (CONNECT, "rt"))
+"""What opens a runtime in each example, and what stands there when the test brings one."""
 
 
-def test_the_examples_run_as_printed(rt: aios.Runtime, capsys: Any) -> None:
+def test_the_examples_run_as_printed(
+    rt: aios.Runtime, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     examples = [block for block in blocks("python") if needs_runtime(block)]
-    assert len(examples) == 2
+    assert len(examples) == 3
+    (recipe,) = [block for block in blocks("python") if "(aios.Recipe)" in block]
+    (tmp_path / "repays.py").write_text(recipe)
+    monkeypatch.syspath_prepend(tmp_path)
     namespace: dict[str, Any] = {"rt": rt}
     try:
-        for example, (door, instead) in zip(examples, DOORS.items(), strict=True):
+        for example, (door, instead) in zip(examples, DOORS, strict=True):
             assert example.count(door) == 1
             exec(compile(example.replace(door, instead), "README.md", "exec"), namespace)
         said = capsys.readouterr().out
@@ -22,6 +31,9 @@ def test_the_examples_run_as_printed(rt: aios.Runtime, capsys: Any) -> None:
         assert 'row 0, field "income": "much" is not an integer' in said
         assert 'field "debt"' in said
         assert "credit:1 1\n" in said, "the version asked for, and what the rollback went back to"
+        assert namespace["version"].ref == "credit:3"
+        assert "credit:3" in said
+        assert "audit log: sound" in said
         assert namespace["rollout"].status().outcome == "promoted"
     finally:
         rt.remove("credit")

@@ -8,6 +8,7 @@ import pytest
 
 from aios.errors import StoreUnavailable
 from aios.store.database import Database
+from tests.conformance_governed import GovernedConformance
 from tests.conformance_registry import RegistryConformance
 from tests.postgres_server import running_postgres
 
@@ -47,6 +48,10 @@ def create(server_url: str, template: str = "template1") -> str:
 
 
 class TestRegistryOnPostgres(RegistryConformance):
+    pass
+
+
+class TestGovernedOnPostgres(GovernedConformance):
     pass
 
 

@@ -14,9 +14,11 @@ from aios.kernel.kernel import Kernel
 from aios.kernel.serve_client import AppStatus, ReplicaStatus
 from aios.records import ArmReport, TrafficPlan, WindowReport
 from aios.rollout import Canary
+from aios.security import Caller
 from aios.telemetry import Sketch
 
 KEY = ("local", "a" * 64)
+ANN = Caller("ann", "admin")
 CONTRACT = Contract(inputs={"a": Number(min=0, max=10)}, outputs={"approve": Number()})
 NARROW = Contract(inputs={"a": Number(min=0, max=5)}, outputs={"approve": Number()})
 QUICK = Canary(steps=(0.2, 1.0), bake_s=2, abort_when=("errors worse",), no_data_s=4)
@@ -69,12 +71,51 @@ class FakeServe:
         return AppStatus(name, "RUNNING", "", (replica,))
 
 
+class FakeWorkbench:
+    """Stages give what the test lays down for them, and remember what they were told: a result,
+    an error, or a function of what they are told that gives one of these."""
+
+    def __init__(self) -> None:
+        self.gives: dict[str, Any] = {}
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.cancelled: list[str] = []
+
+    def run(
+        self, run_id: str, stage: str, spec: Any, results: dict[str, Any], extra: dict[str, Any]
+    ) -> dict[str, Any]:
+        return self._given(stage, extra)
+
+    def trials(self, run_id: str) -> list[dict[str, Any]]:
+        return []
+
+    def cancel(self, run_id: str) -> None:
+        self.cancelled.append(run_id)
+
+    def find_answer(self, endpoints: Any, request_id: str, row: int) -> dict[str, Any]:
+        return self._given("find_answer", {"endpoints": list(endpoints), "row": row})
+
+    def explain(
+        self, run_id: str, version: dict[str, Any], inputs: dict[str, Any], recipe: Any
+    ) -> dict[str, Any]:
+        return self._given("explain", {"run": run_id, "version": version["version"]})
+
+    def _given(self, name: str, told: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append((name, told))
+        found = self.gives[name]
+        if callable(found):
+            found = found(told)
+        if isinstance(found, Exception):
+            raise found
+        return dict(found)
+
+
 class FakeFlows:
     """Remembers which flows were started; the test takes the looks."""
 
     def __init__(self) -> None:
         self.started: list[str] = []
         self.launched = False
+        self._calls: dict[str, Any] = {}
 
     def flow(self, name: str, function: Any) -> Any:
         return function
@@ -87,6 +128,12 @@ class FakeFlows:
     def start(self, flow: Any, *arguments: Any, flow_id: str) -> None:
         if flow_id not in self.started:
             self.started.append(flow_id)
+            self._calls[flow_id] = (flow, arguments)
+
+    def carry_out(self, flow_id: str) -> Any:
+        """What the flow does, now and in this thread; its result."""
+        flow, arguments = self._calls[flow_id]
+        return flow(*arguments)
 
     def close(self) -> None:
         self.launched = False
@@ -174,15 +221,20 @@ class World:
         self.clock = clock or ManualClock(1_000_000.0)
         self.serve = FakeServe()
         self.replicas: list[Replica] = []
+        self.bench = FakeWorkbench()
         self.restart()
 
     def restart(self, flows: FakeFlows | None = None) -> None:
         """As after SIGKILL: nothing of the old kernel is closed or told."""
         self.flows = flows or FakeFlows()
-        self.kernel = Kernel(self.settings, self.serve, self.clock, KEY, self.flows)
+        self.kernel = Kernel(self.settings, self.serve, self.clock, KEY, self.flows, self.bench)
 
     def do(self, command: str, operation_id: str | None = None, /, **arguments: Any) -> Any:
-        return self.kernel.execute(command, arguments, "ann", operation_id)
+        return self.kernel.execute(command, arguments, ANN, operation_id)
+
+    def ask(self, caller: Caller, command: str, /, **arguments: Any) -> Any:
+        """As `do`, on behalf of somebody else."""
+        return self.kernel.execute(command, arguments, caller, None)
 
     def register(self, name: str = "loan", contract: Contract = CONTRACT, count: int = 1) -> None:
         for number in range(count):

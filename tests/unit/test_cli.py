@@ -1,25 +1,32 @@
 """The `aios` command: whatever a user gets wrong is one line that says what to do."""
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from governed_world import governed
 from typer.testing import CliRunner
 
 from aios.cli import app, main
+from aios.kernel.sealing import CHECKPOINTS, KEY, Sealing, audit_folder
+from aios.store.database import Database
 
 PROGRAM = [sys.executable, "-c", "from aios.cli import main; main()"]
 STATUS = (
     b'{"started_s": 0, "now_s": 5, "models": 1, "versions": 2, "endpoints": [], "rollouts": [],'
-    b' "problem": null}'
+    b' "problem": null, "broken_glass": []}'
 )
 
 
@@ -34,19 +41,35 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Api(BaseHTTPRequestHandler):
-    """Answers as the control API does; `slow` says nothing for a while."""
+    """Answers as the control API does, with what is `given` by method and path; `slow` says
+    nothing for a while. `asked` keeps the bodies of changes."""
 
     slow = threading.Event()
+    given: ClassVar[dict[str, Any]] = {}
+    asked: ClassVar[list[tuple[str, Any]]] = []
 
     def do_GET(self) -> None:
         if self.slow.is_set() and self.path != "/v2/health/ready":
             self.server.asked.set()  # type: ignore[attr-defined]
             self.server.over.wait(20)  # type: ignore[attr-defined]
-        self.send_response(200)
-        self.send_header("content-length", str(len(STATUS)))
+        self._answer()
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.asked.append((f"{self.command} {self.path}", json.loads(body)))
+        self._answer()
+
+    do_PUT = do_DELETE = do_POST
+
+    def _answer(self) -> None:
+        found = self.given.get(f"{self.command} {self.path.partition('?')[0]}")
+        content = STATUS if found is None else json.dumps(found).encode()
+        problem = isinstance(found, dict) and "code" in found
+        self.send_response(400 if problem else 200)
+        self.send_header("content-length", str(len(content)))
         self.end_headers()
         with contextlib.suppress(ConnectionError):
-            self.wfile.write(STATUS)
+            self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -63,6 +86,8 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
         yield server
     finally:
         Api.slow.clear()
+        Api.given.clear()
+        Api.asked.clear()
         server.over.set()  # type: ignore[attr-defined]
         server.shutdown()
         thread.join()
@@ -251,7 +276,7 @@ def test_ctrl_c_is_one_line_and_130(api: ThreadingHTTPServer) -> None:
 def test_help_reads_well() -> None:
     ran = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "100"})
     assert ran.exit_code == 0
-    for command in ("up", "down", "status", "ps", "demo"):
+    for command in ("up", "down", "status", "ps", "demo", "audit", "lineage", "explain", "keys"):
         assert f"│ {command} " in ran.output
         told = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "100"}).output
         assert f"Usage: aios {command}" in told or f"Usage: root {command}" in told
@@ -264,3 +289,178 @@ def test_an_unknown_command_or_option_is_named() -> None:
         ran = CliRunner().invoke(app, arguments)
         assert ran.exit_code == 2
         assert named in ran.output
+
+
+# -- who may serve, and what happened -------------------------------------------------
+
+ASKING = {
+    "id": "q1",
+    "subject": "loan:2",
+    "name": "loan",
+    "version": 2,
+    "digest": "e" * 64,
+    "needed": 1,
+    "author": "ann",
+    "requested_s": 1.0,
+    "expires_s": 2.0,
+    "decisions": [{"by": "bea", "answer": "approved", "reason": "fine", "at_s": 1.5}],
+}
+REPRODUCED = {
+    "ref": "loan:2",
+    "verdict": "different",
+    "tolerance": 1e-6,
+    "metrics": {"auc": [0.8, 0.7]},
+    "causes": [{"what": "seed", "original": 7, "again": 8}],
+}
+RUN = {
+    "id": "r",
+    "model": "loan",
+    "status": "finished",
+    "stage": "refit",
+    "version": None,
+    "error": None,
+    "metrics": {},
+    "config": None,
+    "trials": [],
+    "done": [],
+}
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    ran = CliRunner().invoke(app, list(arguments))
+    assert ran.exit_code == code, ran.output
+    return ran.output
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a runtime that is down; its audit log is sealed."""
+    world = governed(tmp_path_factory.mktemp("governed"))
+    database = Database(world.settings.store_url)
+    assert Sealing(world.settings, database, world.clock).verify()["sound"]
+    database.close()
+    return Path(world.settings.home)
+
+
+def test_an_audit_log_is_proved_offline(home: Path) -> None:
+    said = run("audit", "verify", "--home", str(home))
+    assert "audit log: sound" in said
+    assert "checked" in said
+
+
+def test_an_edited_copy_of_an_audit_log_is_found_and_ends_with_1(
+    home: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.db"
+    with sqlite3.connect(home / "aios.db") as source, sqlite3.connect(copy) as target:
+        source.backup(target)
+    folder = audit_folder(home)
+    where = (
+        *("--database", str(copy), "--checkpoints", str(folder / CHECKPOINTS)),
+        *("--public-key", str(folder / f"{KEY}.pub")),
+    )
+    assert "sound" in run("audit", "verify", *where)
+    assert "not looked at" in run("audit", "verify", "--database", str(copy)), "and says so"
+    with contextlib.closing(sqlite3.connect(copy)) as edited, edited:
+        for (trigger,) in list(
+            edited.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        ):
+            edited.execute(f"DROP TRIGGER {trigger}")
+        edited.execute("UPDATE audit SET actor = 'eve' WHERE seq = 3")
+    assert "NOT SOUND from entry 3" in run("audit", "verify", *where, code=1)
+
+
+def test_checkpoints_that_are_gone_are_no_weaker_check_but_an_error(
+    capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(home, tmp_path / "robbed")
+    (audit_folder(tmp_path / "robbed") / CHECKPOINTS).unlink()
+    assert CHECKPOINTS in refused(capsys, "audit", "verify", "--home", str(tmp_path / "robbed"))
+
+
+def test_an_answer_goes_out_with_its_reason(api: ThreadingHTTPServer) -> None:
+    for word in ("approve", "reject"):
+        Api.given[f"POST /api/v1/approvals/loan:2/{word}"] = ASKING
+        assert "1 of 1 approvals" in run(word, "loan:2", "--reason", "I looked")
+        assert Api.asked[-1] == (f"POST /api/v1/approvals/loan:2/{word}", {"reason": "I looked"})
+    assert "--reason" in run("approve", "loan:2", code=2), "nobody answers without one"
+
+
+def test_a_refusal_is_one_line(
+    capsys: pytest.CaptureFixture[str], api: ThreadingHTTPServer
+) -> None:
+    Api.given["POST /api/v1/approvals/loan:2/approve"] = {
+        "code": "Forbidden",
+        "detail": "ann made loan:2 and may not answer about it; somebody else must",
+    }
+    assert "ann made loan:2" in refused(capsys, "approve", "loan:2", "--reason", "mine")
+
+
+def test_lists_print(api: ThreadingHTTPServer) -> None:
+    Api.given |= {"GET /api/v1/approvals": [ASKING], "GET /api/v1/runs": [RUN]}
+    Api.given |= {"GET /api/v1/endpoints/loan/history": [], "GET /api/v1/keys": []}
+    Api.given["GET /api/v1/audit"] = [
+        {"seq": 1, "at_s": 1.0, "actor": "ann", "action": "deploy", "subject": "loan"}
+    ]
+    assert "loan:2" in run("approvals")
+    assert "refit" in run("runs")
+    assert "what loan served: nothing" in run("history", "loan")
+    assert "keys: none" in run("keys", "list")
+    assert "deploy" in run("audit", "log", "--limit", "5")
+
+
+def test_a_lineage_prints_or_is_written_to_files(api: ThreadingHTTPServer, tmp_path: Path) -> None:
+    node = {"id": "version loan:2", "kind": "version", "label": "may serve", "at_s": 1.0}
+    version = {**node, "good": True, "facts": {}}
+    Api.given["GET /api/v1/models/loan:2/lineage"] = {
+        "ref": "loan:2",
+        "edges": [],
+        "nodes": [version | {"id": "endpoint loan", "kind": "endpoint"}],
+    }
+    assert "endpoint loan: may serve" in run("lineage", "loan:2")
+    page, events = tmp_path / "page.html", tmp_path / "events.json"
+    assert run("lineage", "loan:2", "--html", str(page), "--openlineage", str(events)) == ""
+    assert "<b>" in page.read_text()
+    assert json.loads(events.read_text()) == []
+
+
+def test_what_comes_out_different_ends_with_1(api: ThreadingHTTPServer) -> None:
+    Api.given |= {
+        "POST /api/v1/models/loan:2/reproduce": {"id": "r"},
+        "GET /api/v1/runs/r": RUN,
+        "GET /api/v1/runs/r/reproduction": REPRODUCED,
+    }
+    assert "not made again" in run("reproduce", "loan:2", code=1)
+    Api.given["GET /api/v1/runs/r/reproduction"] = REPRODUCED | {"verdict": "identical"}
+    assert "byte for byte" in run("reproduce", "loan:2")
+
+
+def test_a_run_that_fails_reproduces_nothing(
+    capsys: pytest.CaptureFixture[str], api: ThreadingHTTPServer
+) -> None:
+    Api.given |= {
+        "POST /api/v1/models/loan:2/reproduce": {"id": "r"},
+        "GET /api/v1/runs/r": RUN | {"status": "failed", "error": "the data are gone"},
+    }
+    assert "the data are gone" in refused(capsys, "reproduce", "loan:2")
+
+
+def test_a_policy_travels_as_yaml(api: ThreadingHTTPServer, tmp_path: Path) -> None:
+    text = "name: ours\ntiers: {}\nuses: {}\nundeclared: minimal\n"
+    Api.given |= {
+        "GET /api/v1/policy": {"name": "ours", "digest": "a" * 64, "text": text},
+        "PUT /api/v1/policy": {},
+    }
+    (tmp_path / "policy.yaml").write_text(run("policy", "show"))
+    assert "policy ours" in run("policy", "set", str(tmp_path / "policy.yaml"))
+    assert Api.asked[-1][1]["text"].strip() == text.strip()
+
+
+def test_a_new_key_is_all_that_goes_to_standard_output(api: ThreadingHTTPServer) -> None:
+    made = {"key": "aios_secret", "id": "k1", "identity": "bea", "role": "approver"}
+    Api.given["POST /api/v1/keys"] = {**made, "expires_s": None}
+    ran = CliRunner().invoke(app, ["keys", "add", "bea", "--role", "approver"])
+    assert (ran.exit_code, ran.stdout) == (0, "aios_secret\n")
+    assert "bea is approver" in ran.stderr
+    assert "k1 is revoked" in run("keys", "revoke", "k1")
+    assert Api.asked[-1][0] == "DELETE /api/v1/keys/k1"

@@ -56,6 +56,8 @@ class Engine:
 
     def _second(self, given: Any) -> Any:
         self.note(f"second-{given['name']}")
+        if given["name"] == "outer":
+            self.start("inner")
         return len(given)
 
     def start(self, flow_id: str, *arguments: Any) -> None:
@@ -96,6 +98,17 @@ def test_a_flow_sees_results_as_json_brings_them_back(shared: Engine) -> None:
     shared.start("o3")
     shared.wait()
     assert shared.results["o3"] == [{"name": "o3", "pair": [1, 2]}, 2]
+
+
+def test_a_step_starts_a_flow_that_stands_by_itself(shared: Engine) -> None:
+    shared.start("outer")
+    give_up_s = time.monotonic() + 10
+    while len(shared.results.keys() & {"outer", "inner"}) < 2:
+        assert time.monotonic() < give_up_s, shared.results
+        time.sleep(0.02)
+    shared.ended.clear()
+    assert shared.results["outer"][1] == shared.results["inner"][1] == 2
+    assert shared.notes().count("second-inner") == 1
 
 
 def test_an_empty_flow_id_is_refused(shared: Engine) -> None:

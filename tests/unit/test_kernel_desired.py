@@ -39,7 +39,7 @@ def test_the_api_is_always_there_and_knows_the_key(world: World) -> None:
     world.tick()
     assert list(world.serve.apps) == ["aios--api"]
     (api,) = world.serve.apps["aios--api"]["deployments"]
-    assert api["user_config"]["keys"] == {KEY[1]: KEY[0]}
+    assert api["user_config"]["keys"] == {KEY[1]: [KEY[0], "admin"]}
 
 
 def test_an_endpoint_gets_its_route_and_its_replicas_the_plan_with_the_keys(world: World) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from aios.store.database import Database
+from tests.conformance_governed import GovernedConformance
 from tests.conformance_registry import RegistryConformance
 
 
@@ -18,7 +19,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class TestRegistryOnSqlite(RegistryConformance):
+class OnSqlite:
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/aios.db"
@@ -27,3 +28,11 @@ class TestRegistryOnSqlite(RegistryConformance):
     def migrated_url(self, tmp_path: Path, template: Path) -> str:
         shutil.copy(template, tmp_path / "migrated.db")
         return f"sqlite:///{tmp_path}/migrated.db"
+
+
+class TestRegistryOnSqlite(OnSqlite, RegistryConformance):
+    pass
+
+
+class TestGovernedOnSqlite(OnSqlite, GovernedConformance):
+    pass

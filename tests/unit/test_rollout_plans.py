@@ -107,7 +107,7 @@ def test_plans_round_trip_as_json_and_share_out_the_error_probability() -> None:
 def test_an_approval_is_asked_for_only_before_a_weight_of_the_plan() -> None:
     assert Canary(steps=(0.1, 1.0), approve_before=(0.1, 1.0)).approve_before == (0.1, 1.0)
     assert BlueGreen(approve_before=(1.0,)).weights() == (1.0,)
-    with pytest.raises(UsageError, match="approve_before has 0.3.*it has: 0.1, 1"):
+    with pytest.raises(UsageError, match=r"approve_before has 0\.3.*it has: 0\.1, 1"):
         Canary(steps=(0.1, 1.0), approve_before=(0.3,))
     with pytest.raises(UsageError, match="it has: none"):
         Shadow(approve_before=(1.0,))

@@ -27,6 +27,7 @@ ENDPOINT = {
     "status": "RUNNING",
     "ready": True,
     "problem": None,
+    "broken_glass": [],
     "replicas": 2,
     "requests": 12345,
     "failed": 0,
@@ -62,6 +63,7 @@ STATUS = {
     "endpoints": [ENDPOINT],
     "rollouts": [ROLLOUT],
     "problem": None,
+    "broken_glass": [],
 }
 
 

@@ -232,6 +232,7 @@ def test_a_known_path_with_a_wrong_method_is_405_with_allow(method, path, allow)
         "Bearer " + "k" * 10_000,
         "Bearer aios_tést_" + "é" * 43,
     ],
+    ids=range(10),
 )
 def test_without_a_valid_key_it_is_401_before_the_body_is_read(given_key):
     reply = ask(headers={"authorization": given_key})

@@ -1,0 +1,122 @@
+"""Who may do what: roles, permissions, and the one function that decides.
+
+Deny by default: a role, permission or command that is not in these tables is never permitted.
+
+| role | for | may |
+| --- | --- | --- |
+| viewer | a service or a colleague | read, predict |
+| operator | whoever is on call | also stop harm: roll back, abort, cancel |
+| deployer | a data scientist or a pipeline | also register, train, declare, deploy, roll out |
+| approver | who answers for a model | read, predict, approve or reject, verify the audit log |
+| auditor | who checks all others | read, verify the audit log; no predictions |
+| admin | who runs the installation | everything |
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, get_args
+
+Role = Literal["admin", "approver", "auditor", "deployer", "operator", "viewer"]
+Permission = Literal[
+    "approve",
+    "audit",
+    "break_glass",
+    "declare",
+    "deploy",
+    "keys",
+    "policy",
+    "predict",
+    "read",
+    "register",
+    "rollout",
+    "stop",
+    "train",
+]
+_DEPLOYING = frozenset[Permission]({"declare", "deploy", "register", "rollout", "train"})
+
+ROLES: Mapping[str, frozenset[Permission]] = {
+    "admin": frozenset(get_args(Permission)),
+    "approver": frozenset({"approve", "audit", "predict", "read"}),
+    "auditor": frozenset({"audit", "read"}),
+    "deployer": frozenset({"predict", "read", "stop", *_DEPLOYING}),
+    "operator": frozenset({"predict", "read", "stop"}),
+    "viewer": frozenset({"predict", "read"}),
+}
+"""What each role may do. An approver cannot also change what is approved, nor an auditor
+anything that is audited."""
+
+COMMANDS: Mapping[str, Permission] = {
+    "add_key": "keys",
+    "approvals": "read",
+    "approve": "approve",
+    "assess": "train",
+    "assessment": "read",
+    "audit": "read",
+    "audit_verify": "audit",
+    "break_glass": "break_glass",
+    "cancel_run": "stop",
+    "card": "read",
+    "clearance": "read",
+    "command_rollout": "rollout",
+    "declare": "declare",
+    "deploy": "deploy",
+    "endpoint": "read",
+    "endpoints": "read",
+    "evidence": "read",
+    "explain": "read",
+    "feedback": "predict",
+    "history": "read",
+    "keys": "keys",
+    "lineage": "read",
+    "metrics": "read",
+    "model": "read",
+    "models": "read",
+    "plans": "read",
+    "policy": "read",
+    "profile": "read",
+    "ps": "read",
+    "register": "register",
+    "reject": "approve",
+    "remove": "deploy",
+    "reproduce": "train",
+    "reproduction": "read",
+    "revoke_key": "keys",
+    "rollback": "stop",
+    "rollout": "read",
+    "rollouts": "read",
+    "run": "read",
+    "runs": "read",
+    "series": "read",
+    "set_policy": "policy",
+    "start_rollout": "rollout",
+    "start_run": "train",
+    "status": "read",
+    "upload": "register",
+}
+"""The permission that each command and query of the kernel needs."""
+
+
+class Caller(NamedTuple):
+    """Who calls: the identity and the role of an API key."""
+
+    identity: str
+    role: str
+
+
+def permits(role: str, permission: str) -> bool:
+    """Whether a role has a permission: the only place where that is decided."""
+    return permission in ROLES.get(role, frozenset())
+
+
+def needed(command: str, arguments: Mapping[str, Any]) -> Permission | None:
+    """The permission that a command needs; None if there is none that would do.
+
+    To abort a rollout is to stop harm, and easier than to promote one.
+    """
+    if command == "command_rollout" and arguments.get("command") == "abort":
+        return "stop"
+    return COMMANDS.get(command)
+
+
+def holders(permission: str) -> list[str]:
+    """The roles that have a permission, for messages."""
+    return [role for role in ROLES if permits(role, permission)]

@@ -1,0 +1,225 @@
+"""Thin Ray shell: the stages of a run in a process of its own, started for it and ended with it."""
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from aios.errors import (
+    AiosError,
+    DeadlineExceeded,
+    IllegalTransition,
+    ModelFailed,
+    UsageError,
+    from_problem,
+)
+from aios.monitoring.recorded import find_answer
+from aios.records import ModelVersion, RecipeSource, RunSpec
+from aios.training.explaining import explain_answer
+from aios.training.pipeline import run_stage
+from aios.training.search import check_gpus, free_cores, share
+from aios.training.workspace import Workspace
+
+ATTEMPTS = 3
+"""How often a stage is begun when its process dies: of a lost node, or of its own doing."""
+_PREFIX = "aios-run-"
+EXPLAIN_S = 60.0
+"""Bound of looking an answer up and of explaining it; a new process takes 5 s to be there."""
+
+
+class StageActor:
+    """Carries out stages, one after the other: what one imported the next has.
+
+    An actor, because what a stage starts (trials, their reservations) ends with it.
+    """
+
+    def run(
+        self,
+        stage: str,
+        spec: dict[str, Any],
+        results: dict[str, Any],
+        workspace: Workspace,
+        extra: dict[str, Any],
+    ) -> dict[str, Any]:
+        """`{"result": ...}`, or `{"problem": ...}` for an error raised on purpose."""
+        try:
+            found = run_stage(stage, RunSpec.model_validate(spec), results, workspace, extra)
+        except AiosError as error:
+            return {"problem": error.to_problem()}
+        return {"result": found}
+
+
+def _told(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """What a function found, as JSON; see `StageActor.run`."""
+    try:
+        return {"result": function(*arguments).model_dump(mode="json")}
+    except AiosError as error:
+        return {"problem": error.to_problem()}
+
+
+@dataclass
+class _Process:
+    """A run's actor, and whether somebody ended it."""
+
+    actor: Any
+    cancelled: bool = False
+
+
+class Workbench:
+    """Runs stages as Ray actors, one per run. Ray must be initialised; threads may share it.
+
+    Args:
+        runs_url: the folder in which every run has its own, named by its id.
+        artifacts_url, log_url: the stores; see `Workspace`.
+        cache: a local folder on every node.
+    """
+
+    def __init__(self, runs_url: str, artifacts_url: str, log_url: str, cache: str | Path) -> None:
+        self._runs_url = runs_url.rstrip("/")
+        self._artifacts_url = artifacts_url
+        self._log_url = log_url
+        self._cache = str(cache)
+        self._lock = threading.Lock()
+        self._processes: dict[str, _Process] = {}
+
+    def workspace(self, run_id: str) -> Workspace:
+        """The run's folder."""
+        return Workspace(
+            url=f"{self._runs_url}/{run_id}",
+            artifacts_url=self._artifacts_url,
+            cache=self._cache,
+            log_url=self._log_url,
+        )
+
+    def trials(self, run_id: str) -> list[dict[str, Any]]:
+        """The trials of a run so far, as `records.Trial` has them."""
+        return [trial.model_dump(mode="json") for trial in self.workspace(run_id).trials()]
+
+    def run(
+        self, run_id: str, stage: str, spec: RunSpec, results: dict[str, Any], extra: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Carry out one stage and return its result as JSON.
+
+        Raises:
+            IllegalTransition: the run was cancelled meanwhile.
+            ModelFailed: the stage's process died each time it was begun.
+            AiosError: whatever the stage raised.
+        """
+        arguments = (stage, spec.model_dump(mode="json"), results, self.workspace(run_id), extra)
+        # It fits in its own process and, for that, reserves what a trial does.
+        alone = stage == "refit" and (spec.gpus or spec.memory_limit_bytes or spec.cpus > 1)
+        for _ in range(ATTEMPTS):
+            process = self._process(run_id, spec if alone else None)
+            try:
+                answer = ray.get(process.actor.run.remote(*arguments))
+            except ray.exceptions.RayActorError:
+                self._drop(run_id, process)
+                if process.cancelled:
+                    raise IllegalTransition(f"run {run_id} was cancelled in {stage}") from None
+                continue
+            except ray.exceptions.RayTaskError as error:
+                raise ModelFailed(f"{stage} failed unexpectedly: {error.cause!r:.500}") from error
+            if alone or stage == "assess" or "problem" in answer:
+                self.cancel(run_id)
+            if "problem" in answer:
+                raise from_problem(answer["problem"])
+            found: dict[str, Any] = answer["result"]
+            return found
+        limit = spec.memory_limit_bytes
+        raise UsageError(
+            f"the process of {stage} ended {ATTEMPTS} times; the recipe most likely wants more "
+            f"memory than {'there is' if limit is None else f'its {limit:,} bytes'}: read "
+            "train.batches() instead of train.frame(), or raise the limit"
+        )
+
+    def cancel(self, run_id: str) -> None:
+        """End what runs for this run, if anything does."""
+        with self._lock:
+            process = self._processes.pop(run_id, None)
+        if process is not None:
+            process.cancelled = True
+            ray.kill(process.actor)
+
+    def find_answer(self, endpoints: Collection[str], request_id: str, row: int) -> dict[str, Any]:
+        """One answer in the prediction log; see `monitoring.recorded`.
+
+        Raises:
+            UnknownName: it is not there.
+            StoreUnavailable, DeadlineExceeded: the log cannot be read now.
+        """
+        return _asked("find_answer", find_answer, self._log_url, list(endpoints), request_id, row)
+
+    def explain(
+        self, run_id: str, version: dict[str, Any], inputs: dict[str, Any], recipe: RecipeSource
+    ) -> dict[str, Any]:
+        """Why a version answers so, against rows of a run, as `training.explaining.Reasons`.
+
+        Raises:
+            ModelFailed, DeadlineExceeded: the process that asks the model died, or hangs.
+        """
+        told = ModelVersion.model_validate(version)
+        return _asked("explain", explain_answer, told, inputs, recipe, self.workspace(run_id))
+
+    def _process(self, run_id: str, alone: RunSpec | None) -> _Process:
+        """The run's process; a new one with what a trial reserves where `alone` is given."""
+        if alone is not None:
+            self.cancel(run_id)
+        with self._lock:
+            if run_id not in self._processes:
+                needs: dict[str, Any] = {"num_cpus": 0}
+                if alone is not None:
+                    check_gpus(alone.gpus)
+                    needs = {
+                        "num_cpus": share(alone.cpus, free_cores())[1],
+                        "num_gpus": alone.gpus,
+                    }
+                self._processes[run_id] = _Process(_start_actor(run_id, needs))
+            return self._processes[run_id]
+
+    def _drop(self, run_id: str, process: _Process) -> None:
+        with self._lock:
+            if self._processes.get(run_id) is process:
+                del self._processes[run_id]
+
+
+def _start_actor(run_id: str, needs: dict[str, Any]) -> Any:
+    """A fresh process of a run; those that a former kernel left are ended first.
+
+    Detached, because Ray gives back what an actor's trials reserve only if the actor is, or at
+    the end of the whole job, which is the kernel's.
+    """
+    prefix = f"{_PREFIX}{run_id}-"
+    for name in ray.util.list_named_actors():
+        if name.startswith(prefix):
+            with contextlib.suppress(ValueError):  # it ended meanwhile
+                ray.kill(ray.get_actor(name))
+    options = {"lifetime": "detached", "name": prefix + uuid.uuid4().hex[:8], "max_restarts": 0}
+    return ray.remote(StageActor).options(**options, **needs).remote()
+
+
+def _asked(name: str, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Call a function in a process of Ray's, which is reused by the next such call.
+
+    Raises:
+        AiosError: whatever the function raised.
+        ModelFailed: its process died.
+        DeadlineExceeded: it takes longer than `EXPLAIN_S`; it is ended.
+    """
+    task = ray.remote(_told).options(name=name, num_cpus=0, max_retries=1)
+    pending = task.remote(function, *arguments)
+    try:
+        answer = ray.get(pending, timeout=EXPLAIN_S)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(pending, force=True)
+        raise DeadlineExceeded(f"{name} took longer than {EXPLAIN_S:.0f} s and was ended") from None
+    except ray.exceptions.RayError as error:
+        raise ModelFailed(f"{name} failed unexpectedly: {error!s:.500}") from error
+    if "problem" in answer:
+        raise from_problem(answer["problem"])
+    found: dict[str, Any] = answer["result"]
+    return found
