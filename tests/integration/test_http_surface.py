@@ -1,6 +1,7 @@
 """The whole HTTP surface through the real ingress: the official client, bad input, fuzz."""
 
 import concurrent.futures
+import re
 import socket
 import time
 from collections import Counter
@@ -217,13 +218,27 @@ def send_until_answered(rt, target, size_bytes, *, chunked):
                 try:
                     answer = connection.recv(65_536)
                     if answer:
-                        return answer, sent
+                        return whole(connection, answer), sent
                 except BlockingIOError:
                     pass
                 connection.settimeout(20)
         except ConnectionError:
             connection.settimeout(20)
-        return connection.recv(65_536), sent
+        return whole(connection, connection.recv(65_536)), sent
+
+
+def whole(connection, answer):
+    """The answer with its body, which may come in a packet of its own."""
+    connection.settimeout(20)
+    while (more := missing_bytes(answer)) and (part := connection.recv(more)):
+        answer += part
+    return answer
+
+
+def missing_bytes(answer):
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    return int(length[1]) - len(body) if length else 0
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -128,7 +128,8 @@ def carried_out(world: World, run_id: str, stage: str) -> Iterator[None]:
         if world.kernel.registry.run(run_id).stage == stage:
             break
         tick.wait(0.01)
-    assert world.kernel.registry.run(run_id).stage == stage
+    else:
+        raise AssertionError(f"it never came to {stage}")
     yield
     thread.join(10)
     assert not thread.is_alive()
