@@ -31,7 +31,7 @@ from aios.errors import (
     UsageError,
 )
 from aios.models import PythonModel
-from aios.records import Autoscale, Cached, DataSource, Default, Rule
+from aios.records import Autoscale, Cached, DataSource, Default, GateResult, Rule
 from aios.rollout import BlueGreen, Canary, Shadow
 from aios.runtime.lifecycle import connect, local
 from aios.runtime.objects import Answer, Endpoint, Rollout
@@ -57,6 +57,7 @@ __all__ = [
     "Default",
     "Endpoint",
     "Forbidden",
+    "GateResult",
     "IllegalTransition",
     "Integer",
     "ModelFailed",

@@ -15,7 +15,8 @@ from aios.errors import AiosError, UsageError
 from aios.kernel import sealing
 from aios.runtime import lifecycle
 from aios.security import Role
-from aios.store import verification
+from aios.store import audit, verification
+from aios.store.database import Database
 
 WIDE_COLUMNS = 120
 """A narrower terminal, or a pipe, gets lines instead of a table whose cells are cut off."""
@@ -353,6 +354,26 @@ def audit_verify(
     _print(verdict)
     if not verdict.sound:
         raise typer.Exit(1)
+
+
+@audit_app.command("restrict")
+def audit_restrict(
+    role: Annotated[str, typer.Argument(help="The role that aios runs as from now on.")],
+    database: Annotated[
+        str | None,
+        typer.Option(help="URL with the owner's name; default home's.", metavar="URL"),
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Let a PostgreSQL role run aios without a right to change the audit log. Run it as the
+    owner of the tables, after every upgrade."""
+    store = Database(database or Settings.load(home=home).store_url)
+    try:
+        store.upgrade()
+        audit.restrict(store, role)
+    finally:
+        store.close()
+    _print(f"{role} may do all that aios does, but not change or remove audit entries")
 
 
 def _write(file: Path, text: str) -> None:

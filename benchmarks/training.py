@@ -15,7 +15,7 @@ against one per core, in turn. Search alone is timed, by looking at the run ten 
 
 Caveat: client, kernel, Ray and trials share the machine's cores.
 
-    python -m benchmarks.training [--rounds 5] [--trials 20] [--cpu-s 2.0]
+    python -m benchmarks.training [--rounds 5] [--trials 20] [--cpu-s 2.0 5.0]
 """
 
 import argparse
@@ -34,7 +34,7 @@ from benchmarks.machine import describe
 
 SEED = 7
 SPACE = {"n_estimators": (50, 300), "max_depth": (2, 5), "learning_rate": (0.01, 0.3)}
-HEAVY_TRIALS = 8
+HEAVY_TRIALS = 20
 LOOK_S = 0.1
 REGISTERED = 10
 
@@ -215,7 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--cpu-s", type=float, default=2.0)
+    parser.add_argument("--cpu-s", type=float, nargs="*", default=[2.0, 5.0])
     arguments = parser.parse_args()
     print(describe())
     with tempfile.TemporaryDirectory() as folder, aios.local() as rt:
@@ -224,7 +224,8 @@ def main() -> None:
         frame[[data.KEY, *data.FEATURES, data.LABEL]].to_parquet(path, index=False)
         print(measure_register(rt), flush=True)
         print(measure_ratio(rt, path, arguments.rounds, arguments.trials), flush=True)
-        print(measure_speed_up(rt, path, arguments.rounds, arguments.cpu_s), flush=True)
+        for cpu_s in arguments.cpu_s:
+            print(measure_speed_up(rt, path, arguments.rounds, cpu_s), flush=True)
 
 
 if __name__ == "__main__":

@@ -57,29 +57,6 @@ def append(
     return last_seq + 1
 
 
-def append_alone(
-    database: Database,
-    *,
-    at_s: float,
-    actor: str,
-    action: str,
-    subject: str,
-    details: dict[str, Any],
-) -> int:
-    """Add an entry that goes with no change: a denied attempt, a secret that was read.
-
-    Names come from whoever tried, so what `append` would refuse is escaped and cut instead.
-
-    Raises:
-        UsageError: this thread is inside a write transaction, or details are not JSON.
-        StoreUnavailable: it could not be written: then refuse what it was to tell of.
-    """
-    names = {"actor": actor, "action": action, "subject": subject}
-    spelled = {what: _printable(name) for what, name in names.items()}
-    with database.transaction() as connection:
-        return append(connection, at_s=at_s, details=details, **spelled)
-
-
 def head(connection: Connection) -> tuple[int, str]:
     """Number and hash of the newest entry; (0, START) when there is none."""
     row = connection.execute(_NEWEST).first()
@@ -170,11 +147,6 @@ _GRANTS = (
     "REVOKE ALL ON {schema}.audit, {schema}.audit_checkpoints FROM {role}, PUBLIC",
     "GRANT SELECT, INSERT ON {schema}.audit, {schema}.audit_checkpoints TO {role}",
 )
-
-
-def _printable(name: str) -> str:
-    spelled = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-    return spelled[:_LONGEST_NAME] or "(none)"
 
 
 def _seal(previous: str, entry: dict[str, Any]) -> str:

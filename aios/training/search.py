@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from statistics import median
 from typing import Any
 
 from aios.errors import AiosError, ClusterUnavailable, UsageError
@@ -32,11 +33,12 @@ from aios.training.trials import (
 
 MOST_ROUNDS = 10_000
 """Rounds after which ASHA ends a trial in any case."""
-_TUNE_START_S = 8.0
-"""What it takes until Tune's processes have imported all that a trial needs (measured: 6 to 12 s
-on two cores). Trials that take less together run one after the other in one process."""
+_TUNE_START_S = 6.0
+"""What it takes until Tune's processes have imported all that a trial needs, and then some: what
+they save must be more."""
 _LONG_TRIAL_S = 3.0
-"""Of one trial, which may hold the import of a library."""
+"""After a trial this long the rest is Tune's. A first one that is shorter says nothing yet: it
+may hold the import of a library."""
 _ENOUGH_CORES, _LEAST_CORES, _RELEASE_S = 0.5, 0.01, 10.0
 _CRASHES = 1
 """How often a trial begins again after its process died; a second time it is its own doing."""
@@ -56,9 +58,9 @@ def search(task: Task, spec: RunSpec) -> dict[str, Any]:
     """The best settings that were found, with all trials: JSON of `config`, `trials`, `best`
     (a trial's number), `metric`, `mode`, `value`.
 
-    Trials begin in this process. If those that are left would take longer than Tune takes to
-    start its processes, it gets them. Where there is nothing to compare (no search space, or
-    one trial) nothing is fitted: `best` and `value` are None.
+    Trials begin in this process. If beside each other those that are left would be done so much
+    sooner that it pays to start Tune's processes, it gets them. Where there is nothing to
+    compare (no search space, or one trial) nothing is fitted: `best` and `value` are None.
 
     Raises:
         UsageError: no trial came to a value; says what the first one failed of.
@@ -161,7 +163,7 @@ def _try_here(task: Task, spec: RunSpec) -> None:
 
     done = ended_trials(task.workspace.trials())
     study = informed_study(task, spec, done)
-    quickest_s = math.inf
+    seconds: list[float] = []
     for number in range(len(done), spec.trials):
         asked = study.ask(distributions(spec.search))
         begun = Trial(number=number, config=asked.params, state="running")
@@ -181,16 +183,22 @@ def _try_here(task: Task, spec: RunSpec) -> None:
             study.tell(asked, state=optuna.trial.TrialState.FAIL)
         else:
             study.tell(asked, ended.value)
-        quickest_s = min(quickest_s, took_s)
-        left = spec.trials - number - 1
-        if not _has_cluster():
-            continue
-        if took_s > _LONG_TRIAL_S or quickest_s * left > _TUNE_START_S:
+        seconds.append(took_s)
+        left_s = median(seconds[1:] or [0.0]) * (spec.trials - number - 1)
+        saved_s = left_s * (1 - 1 / _cores())
+        if _has_cluster() and (took_s > _LONG_TRIAL_S or saved_s > _TUNE_START_S):
             return
 
 
 def _has_cluster() -> bool:
     return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
+def _cores() -> float:
+    """The cores of the cluster, or of this machine where there is none."""
+    if not _has_cluster():
+        return float(os.cpu_count() or 1)
+    return max(1.0, float(sys.modules["ray"].cluster_resources().get("CPU", 1.0)))
 
 
 def _workers(recipe: Recipe) -> int:

@@ -347,7 +347,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for seq in range(1, COUNT + 1):
         who = {"actor": "ana", "action": "test", "subject": f"loan{seq % 3}"}
-        audit.append_alone(database, at_s=1000.5 + seq, details={"n": seq}, **who)
+        with database.transaction() as connection:
+            audit.append(connection, at_s=1000.5 + seq, details={"n": seq}, **who)
         if seq % EVERY == 0:
             assert checkpointer.seal() == 1
     database.close()

@@ -1,7 +1,7 @@
 """The checks that a version must pass, each a pure function with its source cited.
 
     GATES["fairness"].params(max=0.1)
-    run_gates(candidate, context, {"quality": {"margin": 0.02}, "card": {}})
+    run_gates(candidate, context, {"quality": {"margin": 0.02}, "lending.gates:exposure": {}})
 
 Called by: `training`, which runs them, and `policy`, which names them. Invariants: a gate
 never raises through `run_gates`; what cannot be judged is `not_enough_data`; the same
@@ -10,5 +10,6 @@ Must not know: policies, approvals, the registry.
 """
 
 from aios.governance.gates.catalogue import GATES, GateKind, run_gates
+from aios.governance.gates.own import is_own
 
-__all__ = ["GATES", "GateKind", "run_gates"]
+__all__ = ["GATES", "GateKind", "is_own", "run_gates"]

@@ -13,10 +13,13 @@ from aios.governance.gates.data_quality import judge_data_quality
 from aios.governance.gates.documents import judge_card, judge_explanation
 from aios.governance.gates.fairness import judge_fairness
 from aios.governance.gates.latency import judge_latency
+from aios.governance.gates.own import is_own, judge_own
 from aios.governance.gates.quality import judge_quality
 from aios.governance.gates.robustness import judge_robustness
 from aios.governance.gates.verdicts import verdict
 from aios.records import GateResult, Given
+
+Judge = Callable[[Candidate, Context], GateResult]
 
 
 @dataclass(frozen=True)
@@ -55,21 +58,32 @@ def run_gates(
     Args:
         candidate: what is judged.
         context: what it is measured against.
-        wanted: the gates' names, each with its parameters.
+        wanted: the gates' names, each with its parameters; `module:function` for one's own.
 
     Raises:
         UsageError: a gate does not exist or takes no such parameter; nothing was run.
     """
-    unknown = [name for name in wanted if name not in GATES]
-    if unknown:
-        raise UsageError(f"no gate {', '.join(unknown)}; there are {', '.join(GATES)}")
-    given = {name: GATES[name].params(**values) for name, values in wanted.items()}
-    return tuple(_run(name, candidate, context, values) for name, values in given.items())
+    judges = [_judge(name, values) for name, values in wanted.items()]
+    return tuple(
+        _run(name, judge, candidate, context) for name, judge in zip(wanted, judges, strict=True)
+    )
 
 
-def _run(name: str, candidate: Candidate, context: Context, values: Given) -> GateResult:
+def _judge(name: str, values: Mapping[str, Any]) -> Judge:
+    if is_own(name):
+        return lambda candidate, context: judge_own(name, candidate, context, values)
+    if name not in GATES:
+        raise UsageError(
+            f"no gate {name}; there are {', '.join(GATES)}, or your own module:function"
+        )
+    kind = GATES[name]
+    given = kind.params(**values)
+    return lambda candidate, context: kind.judge(candidate, context, given)
+
+
+def _run(name: str, judge: Judge, candidate: Candidate, context: Context) -> GateResult:
     try:
-        return GATES[name].judge(candidate, context, values)
+        return judge(candidate, context)
     except NotEnoughEvidence as error:
         return verdict(name, "not_enough_data", error.message)
     except AiosError as error:

@@ -23,22 +23,23 @@ def verdict(
     return GateResult(
         gate=gate,
         outcome=outcome,
-        value=_plain(value),
-        threshold=_plain(threshold),
+        value=plain(value),
+        threshold=plain(threshold),
         reason=reason,
-        evidence=_plain(evidence),
+        evidence=plain(evidence),
     )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value as JSON has it: arrays as lists, what is not finite as null."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
