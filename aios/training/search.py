@@ -10,8 +10,9 @@ import logging
 import math
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from statistics import median
 from typing import Any
 
@@ -37,8 +38,8 @@ _TUNE_START_S = 6.0
 """What it takes until Tune's processes have imported all that a trial needs, and then some: what
 they save must be more."""
 _LONG_TRIAL_S = 3.0
-"""After a trial this long the rest is Tune's. A first one that is shorter says nothing yet: it
-may hold the import of a library."""
+"""After this time in one trial the others go to Tune beside it. A first one that is shorter says
+nothing yet: it may hold the import of a library."""
 _ENOUGH_CORES, _LEAST_CORES, _RELEASE_S = 0.5, 0.01, 10.0
 _CRASHES = 1
 """How often a trial begins again after its process died; a second time it is its own doing."""
@@ -168,26 +169,72 @@ def _try_here(task: Task, spec: RunSpec) -> None:
         asked = study.ask(distributions(spec.search))
         begun = Trial(number=number, config=asked.params, state="running")
         task.workspace.add_trial(begun)
-        begun_s = time.monotonic()
-        result: dict[str, Any] = {}
-        try:
-            with limited_time(task.workspace, str(number), task.time_limit_s):
-                for found in task.rounds(begun.config, f"checkpoints/{number}"):
-                    result = {**found, "ended": True, "told": found}
-        except AiosError as error:
-            result = {"fault": error.message}
-        took_s = time.monotonic() - begun_s
-        ended = as_ended(begun, {**result, "time_total_s": took_s}, task.metric, slow=False)
-        task.workspace.add_trial(ended)
+        with _Beside(task, spec, begun) as beside:
+            ended = _tried(task, begun)
+            task.workspace.add_trial(ended)
+            beside.tell(ended)
+        if beside.begun:
+            return
         if ended.value is None:
             study.tell(asked, state=optuna.trial.TrialState.FAIL)
         else:
             study.tell(asked, ended.value)
-        seconds.append(took_s)
+        seconds.append(ended.seconds or 0.0)
         left_s = median(seconds[1:] or [0.0]) * (spec.trials - number - 1)
         saved_s = left_s * (1 - 1 / _cores())
-        if _has_cluster() and (took_s > _LONG_TRIAL_S or saved_s > _TUNE_START_S):
+        if _has_cluster() and (seconds[-1] > _LONG_TRIAL_S or saved_s > _TUNE_START_S):
             return
+
+
+def _tried(task: Task, begun: Trial) -> Trial:
+    """A trial as it ended in this process."""
+    begun_s = time.monotonic()
+    result: dict[str, Any] = {}
+    try:
+        with limited_time(task.workspace, str(begun.number), task.time_limit_s):
+            for found in task.rounds(begun.config, f"checkpoints/{begun.number}"):
+                result = {**found, "ended": True, "told": found}
+    except AiosError as error:
+        result = {"fault": error.message}
+    result["time_total_s"] = time.monotonic() - begun_s
+    return as_ended(begun, result, task.metric, slow=False)
+
+
+class _Beside:
+    """Gives the other trials to Tune while a long one goes on here; waits for Tune at the end.
+
+    Not where memory is limited: the limit is this process's, and would hit Tune's own.
+    """
+
+    def __init__(self, task: Task, spec: RunSpec, here: Trial) -> None:
+        self._task, self._spec, self._here = task, spec, here
+        self._ended: list[Trial] = []
+        self._fault: BaseException | None = None
+        self._timer = threading.Timer(_LONG_TRIAL_S, self._run)
+        self.begun = False
+
+    def __enter__(self) -> "_Beside":
+        if _has_cluster() and _cores() > 1 and self._spec.memory_limit_bytes is None:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self._timer.cancel()
+        if self._timer.ident is not None:
+            self._timer.join()
+        if self._fault is not None:
+            raise self._fault
+
+    def tell(self, ended: Trial) -> None:
+        """The trial here is over."""
+        self._ended.append(ended)
+
+    def _run(self) -> None:
+        self.begun = True
+        try:
+            _try_on_cluster(self._task, self._spec, self._here.number, self._ended)
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            self._fault = error
 
 
 def _has_cluster() -> bool:
@@ -206,10 +253,19 @@ def _workers(recipe: Recipe) -> int:
     return int(getattr(recipe, "workers", 0))
 
 
-def _try_on_cluster(task: Task, spec: RunSpec) -> None:
-    """The trials that are left, by Ray Tune, as many beside each other as the cluster has room."""
+def _try_on_cluster(
+    task: Task, spec: RunSpec, here: int | None = None, ended_here: Sequence[Trial] = ()
+) -> None:
+    """The trials that are left, by Ray Tune, as many beside each other as the cluster has room.
+
+    Args:
+        task, spec: the run's.
+        here: the number of a trial that this process is busy with, if it is.
+        ended_here: gets that trial once it has ended.
+    """
     done = ended_trials(task.workspace.trials())
-    left = spec.trials - len(done)
+    taken = {trial.number for trial in done} | ({here} if here is not None else set())
+    left = spec.trials - len(taken)
     if left <= 0:
         return
     # Optuna and Tune read these when they are imported.
@@ -237,7 +293,7 @@ def _try_on_cluster(task: Task, spec: RunSpec) -> None:
             num_samples=left,
             max_concurrent_trials=count,
             reuse_actors=True,
-            search_alg=_proposals(task, spec, done),
+            search_alg=_proposals(task, spec, done, taken, ended_here),
             scheduler=AsyncHyperBandScheduler(max_t=MOST_ROUNDS, grace_period=2)
             if in_rounds
             else FIFOScheduler(),
@@ -253,7 +309,13 @@ def _try_on_cluster(task: Task, spec: RunSpec) -> None:
     tuner.fit()
 
 
-def _proposals(task: Task, spec: RunSpec, done: Sequence[Trial]) -> Any:
+def _proposals(
+    task: Task,
+    spec: RunSpec,
+    done: Sequence[Trial],
+    taken: Set[int],
+    ended_here: Sequence[Trial],
+) -> Any:
     """Optuna's TPE, told of the trials that ended before. It tells of trials as they begin and
     end: a Tune callback would do that too, and make Tune import every tracker that is
     installed (MLflow alone takes 3 s)."""
@@ -261,6 +323,10 @@ def _proposals(task: Task, spec: RunSpec, done: Sequence[Trial]) -> Any:
 
     class Proposals(OptunaSearch):  # type: ignore[misc]
         def suggest(self, trial_id: str) -> dict[str, Any] | None:
+            for trial in ended_here:
+                if trial.value is not None and trial.number not in told:
+                    told.add(trial.number)
+                    self.add_evaluated_point(trial.config, trial.value)
             config: dict[str, Any] | None = super().suggest(trial_id)
             if config is not None and trial_id not in begun:
                 begun[trial_id] = Trial(number=free.pop(0), config=config, state="running")
@@ -276,7 +342,8 @@ def _proposals(task: Task, spec: RunSpec, done: Sequence[Trial]) -> Any:
             task.workspace.add_trial(as_ended(begun[trial_id], given, task.metric, slow))
 
     begun: dict[str, Trial] = {}
-    free = sorted(set(range(len(done) + spec.trials)) - {trial.number for trial in done})
+    told = {trial.number for trial in done}
+    free = [number for number in range(len(done) + spec.trials) if number not in taken]
     known = [trial for trial in done if trial.value is not None]
     return Proposals(
         distributions(spec.search),
@@ -285,7 +352,7 @@ def _proposals(task: Task, spec: RunSpec, done: Sequence[Trial]) -> Any:
         points_to_evaluate=[trial.config for trial in known] or None,
         evaluated_rewards=[trial.value for trial in known] or None,
         # The same seed would propose again what was tried.
-        seed=spec.seed + len(done),
+        seed=spec.seed + len(taken),
     )
 
 

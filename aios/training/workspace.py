@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from aios.errors import StoreUnavailable, UsageError
 from aios.records import Trial
 
 TRIALS = "trials.jsonl"
+_ADDING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,12 @@ class Workspace:
         return [found[number] for number in sorted(found)]
 
     def add_trial(self, trial: Trial) -> None:
-        """Tell of a trial, at its start and at its end. One process per run does."""
-        line = trial.model_dump_json().encode() + b"\n"
+        """Tell of a trial, at its start and at its end. One process per run does, in any of its
+        threads."""
+        with _ADDING:
+            self._add_line(trial.model_dump_json().encode() + b"\n")
+
+    def _add_line(self, line: bytes) -> None:
         files, root = self._files()
         if not self._is_local(files):
             self.write(TRIALS, (self.read(TRIALS) or b"") + line)

@@ -26,6 +26,15 @@ class Slow(Logistic):
         return super().fit(config, train)
 
 
+class LongFirst(Logistic):
+    """The trial in the stage's own process outlasts the others."""
+
+    def fit(self, config: dict[str, Any], train: Any) -> Any:
+        if str(self.checkpoints).endswith("/0"):
+            time.sleep(25)
+        return super().fit(config, train)
+
+
 class Unruly(Logistic):
     """One trial hangs, one raises, one ends its process each time, the others are good."""
 
@@ -184,6 +193,23 @@ def test_a_cancelled_search_ends_at_once_and_frees_its_cores(bench: Bench) -> No
     searching.join(10)
     assert "cancelled" in str(errors[0])
     wait_for(lambda: [1] if ray.available_resources().get("CPU") == 2.0 else [], 1)
+
+
+@pytest.mark.parametrize(
+    "bench", [(LongFirst, {"search": {"C": loguniform(0.01, 10)}, "trials": 7})], indirect=True
+)
+def test_the_others_do_not_wait_for_a_long_first_trial(bench: Bench) -> None:
+    bench.run(*PREPARED)
+    ended: list[Any] = []
+    searching = threading.Thread(target=lambda: ended.append(bench.run("search")))
+    searching.start()
+    others = wait_for(lambda: finished(bench), 3)
+    assert 0 not in [trial["number"] for trial in others]
+    searching.join(120)
+    trials = ended[0]["trials"]
+    assert [trial["number"] for trial in trials] == list(range(7))
+    assert {trial["state"] for trial in trials} == {"finished"}
+    assert len({trial["config"]["C"] for trial in trials}) == 7, "nothing is tried twice"
 
 
 @pytest.mark.parametrize(
