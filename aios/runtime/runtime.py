@@ -378,7 +378,7 @@ class Runtime(Live):
         its own.
 
         Args:
-            request_id: of the answer (`answer.request_id`, header `x-request-id`).
+            request_id: of the answer (`answer.request_id`, header `x-aios-request-id`).
             row: which record of the request, from 0.
 
         Raises:

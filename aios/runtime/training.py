@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,10 @@ class RunStatus(Shown):
 
     @property
     def registered(self) -> bool:
-        """Whether the version exists, also when a rollout is still to come."""
-        return self.finished or "register" in self.fields["done"]
+        """Whether the version exists and is logged where it is tracked, also when a rollout is
+        still to come."""
+        left = set(self.fields["stages"]) - set(self.fields["done"])
+        return self.finished or left <= {"rollout"}
 
     @property
     def summary(self) -> str:
@@ -103,7 +106,8 @@ class Run(Live):
         """Wait until its version is registered, and return that.
 
         A version whose gates did not all pass is returned too: `rt.assessment(ref)` says
-        which, and it cannot serve.
+        which, and it cannot serve. Where it could not be tracked or rolled out, a warning says
+        why.
 
         Raises:
             DeadlineExceeded: it runs on after `timeout_s`; it is not touched.
@@ -114,6 +118,8 @@ class Run(Live):
             while True:
                 status = self.status()
                 if status.registered and status.outcome not in ("failed", "cancelled"):
+                    if status.error is not None:
+                        warnings.warn(f"run {self.id}: {status.error}", stacklevel=3)
                     ref = f"{status.model}:{status.version}"
                     found = self._transport.get(f"/api/v1/models/{ref}")
                     return ModelVersion.model_validate(found)

@@ -5,10 +5,10 @@ Deny by default: a role, permission or command that is not in these tables is ne
 | role | for | may |
 | --- | --- | --- |
 | viewer | a service or a colleague | read, predict |
-| operator | whoever is on call | also stop harm: roll back, abort, cancel |
+| operator | whoever is on call | also explain answers, and stop harm: roll back, abort, cancel |
 | deployer | a data scientist or a pipeline | also register, train, declare, deploy, roll out |
-| approver | who answers for a model | read, predict, approve or reject, verify the audit log |
-| auditor | who checks all others | read, verify the audit log; no predictions |
+| approver | who answers for a model | read, predict, explain, approve or reject, verify the log |
+| auditor | who checks all others | read, explain, verify the audit log; no predictions |
 | admin | who runs the installation | everything |
 """
 
@@ -22,6 +22,7 @@ Permission = Literal[
     "break_glass",
     "declare",
     "deploy",
+    "explain",
     "keys",
     "policy",
     "predict",
@@ -35,14 +36,14 @@ _DEPLOYING = frozenset[Permission]({"declare", "deploy", "register", "rollout", 
 
 ROLES: Mapping[str, frozenset[Permission]] = {
     "admin": frozenset(get_args(Permission)),
-    "approver": frozenset({"approve", "audit", "predict", "read"}),
-    "auditor": frozenset({"audit", "read"}),
-    "deployer": frozenset({"predict", "read", "stop", *_DEPLOYING}),
-    "operator": frozenset({"predict", "read", "stop"}),
+    "approver": frozenset({"approve", "audit", "explain", "predict", "read"}),
+    "auditor": frozenset({"audit", "explain", "read"}),
+    "deployer": frozenset({"explain", "predict", "read", "stop", *_DEPLOYING}),
+    "operator": frozenset({"explain", "predict", "read", "stop"}),
     "viewer": frozenset({"predict", "read"}),
 }
 """What each role may do. An approver cannot also change what is approved, nor an auditor
-anything that is audited."""
+anything that is audited. An explanation shows what somebody asked, so a viewer gets none."""
 
 COMMANDS: Mapping[str, Permission] = {
     "add_key": "keys",
@@ -62,7 +63,7 @@ COMMANDS: Mapping[str, Permission] = {
     "endpoint": "read",
     "endpoints": "read",
     "evidence": "read",
-    "explain": "read",
+    "explain": "explain",
     "feedback": "predict",
     "history": "read",
     "keys": "keys",

@@ -12,6 +12,7 @@ from aios.security import Caller, needed, permits
 from aios.security.permissions import COMMANDS, ROLES
 
 EVERYBODY = "viewer operator deployer approver auditor admin"
+EXPLAINING = "admin approver auditor deployer operator"
 PREDICTING = "viewer operator deployer approver admin"
 DEPLOYING = "deployer admin"
 STOPPING = "operator deployer admin"
@@ -38,7 +39,7 @@ EXPECTED = {
     "endpoint": EVERYBODY,
     "endpoints": EVERYBODY,
     "evidence": EVERYBODY,
-    "explain": EVERYBODY,
+    "explain": EXPLAINING,
     "feedback": PREDICTING,
     "history": EVERYBODY,
     "keys": ADMIN,
@@ -111,7 +112,7 @@ ROUTES = {
     "POST /api/v1/runs/{run_id}/cancel": ({}, STOPPING),
     "GET /api/v1/runs/{run_id}/reproduction": (None, EVERYBODY),
     "GET /api/v1/endpoints/{name}/history": (None, EVERYBODY),
-    "GET /api/v1/explanation": (None, EVERYBODY),
+    "GET /api/v1/explanation": (None, EXPLAINING),
     "GET /api/v1/status": (None, EVERYBODY),
     "GET /api/v1/ps": (None, EVERYBODY),
     "GET /api/v1/audit": (None, EVERYBODY),

@@ -20,6 +20,7 @@ VIEW: dict[str, Any] = {
     "config": None,
     "metric": "auc",
     "mode": "max",
+    "stages": ["snapshot", "split", "search", "refit", "assess", "register", "track", "rollout"],
     "done": ["snapshot", "split"],
     "spec": {"trials": 4},
     "trials": [
@@ -116,12 +117,21 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_sent(
     assert transport.sent == []
 
 
-def test_waiting_ends_when_the_version_exists_also_if_a_rollout_is_to_come() -> None:
-    waiting = {**VIEW, "stage": "waiting for approval", "version": 4, "done": ["register"]}
-    version = ask(FakeTransport(VIEW, waiting)).wait(10)
-    assert version.ref == "loan:4"
+def test_waiting_ends_when_the_version_is_tracked_also_if_a_rollout_is_to_come() -> None:
+    done = VIEW["stages"][:-2]
+    untracked = {**VIEW, "stage": "track", "version": 4, "done": done}
+    waiting = {**untracked, "stage": "rollout", "done": [*done, "track"]}
+    transport = FakeTransport(VIEW, untracked, waiting)
+    assert Run(transport, "loan-run-1").wait(10).ref == "loan:4"
+    assert transport.get("/api/v1/runs/loan-run-1") == waiting, "it did not return before"
     refused = {**VIEW, "status": "refused", "version": 4}
-    assert ask(FakeTransport(refused)).wait(10).ref == "loan:4"
+    assert Run(FakeTransport(refused), "loan-run-1").wait(10).ref == "loan:4"
+
+
+def test_a_version_that_could_not_be_tracked_comes_with_a_warning() -> None:
+    view = {**VIEW, "status": "registered", "version": 4, "error": "track: no MLflow server"}
+    with pytest.warns(UserWarning, match="run loan-run-1: track: no MLflow server"):
+        assert Run(FakeTransport(view), "loan-run-1").wait(10).ref == "loan:4"
 
 
 def test_waiting_for_a_run_that_failed_says_where_and_why() -> None:
