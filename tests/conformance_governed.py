@@ -216,6 +216,11 @@ class GovernedConformance:
                 change.add_snapshot(made)
                 change.add_snapshot(made)
         assert registry.snapshot("d" * 64) == made
+        # A sketch of the same rows is another one each time.
+        other = {"income": made.columns["income"].model_copy(update={"sketch": "QUtM"})}
+        with registry.change(subject="loan", **WHO) as change:
+            change.add_snapshot(made.model_copy(update={"columns": other, "taken_s": 9.0}))
+        assert registry.snapshot("d" * 64) == made
         with database.reading() as connection:
             assert connection.execute(text("SELECT COUNT(*) FROM snapshots")).scalar() == 3
         with pytest.raises(UnknownName, match="dddddddddddd of s3://loans"):

@@ -130,7 +130,7 @@ def front_matter(card: ModelCard) -> dict[str, Any]:
         return matter
     dataset = {
         "type": card.snapshot.kind,
-        "name": one_line(card.snapshot.location),
+        "name": one_line(card.snapshot.source),
         "split": "holdout",
         "revision": card.snapshot.digest,
     }
@@ -190,13 +190,12 @@ def _training(card: ModelCard) -> Sequence[str]:
     snapshot = card.snapshot
     if snapshot is None:
         return ("## Training Details", "### Training Data", _NOT_STATED)
-    version = "" if snapshot.version is None else f", version {snapshot.version}"
     shown = list(snapshot.columns.items())[:MOST_COLUMNS]
     left_out = len(snapshot.columns) - len(shown)
     return (
         "## Training Details",
         "### Training Data",
-        f"{snapshot.kind}: {plain(snapshot.location)}{version}. {snapshot.rows:,} rows "
+        f"From {plain(snapshot.source)}. {snapshot.rows:,} rows "
         f"({snapshot.duplicate_rows:,} duplicates), taken {moment(snapshot.taken_s)}, content "
         f"sha256 `{snapshot.digest}`.",
         table(

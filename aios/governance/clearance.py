@@ -175,7 +175,10 @@ def _unpassed(tier: Tier, assessment: Assessment) -> Iterator[str]:
             yield f"the gate {gate} was not run over {assessment.ref}: {again}"
         for result in results:
             if result.outcome == "failed":
-                yield f"the gate {gate} failed ({result.reason}): train a better version"
+                yield (
+                    f"the gate {gate} failed ({result.reason}): mend that and {again}, or train a "
+                    "better version"
+                )
             elif result.outcome != "passed":
                 yield (
                     f"the gate {gate} had not enough data ({result.reason}): {again} with more rows"

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import Field
 
-from aios.errors import AiosError, UnknownName
+from aios.errors import AiosError
+from aios.kernel.lineage import origin
 from aios.kernel.runs import Workbench
 from aios.records import (
     ApprovalRequest,
@@ -14,7 +15,6 @@ from aios.records import (
     ModelVersion,
     Record,
     Serving,
-    Snapshot,
     TrainingRun,
 )
 from aios.registry import Reads, RolloutRow
@@ -66,7 +66,7 @@ class Explaining:
     def _explained(self, request_id: str, row: int) -> dict[str, Any]:
         answer = self._workbench.find_answer(_ever_deployed(self._reads), request_id, row)
         version = _version_of(self._reads, answer)
-        run, snapshot = _origin(self._reads, version)
+        run, snapshot = origin(self._reads, version)
         served, rollout = _service(self._reads, version, answer)
         assessment = _assessment(self._reads, version, served, answer["at_s"])
         request = _approval(self._reads, version, served, assessment)
@@ -131,19 +131,6 @@ def _version_of(reads: Reads, answer: dict[str, Any]) -> ModelVersion:
     earlier = [one for one in servings if one.from_s <= answer["at_s"]]
     model = (earlier or servings[:1])[-1].model
     return reads.version(f"{model}:{answer['version']}")
-
-
-def _origin(reads: Reads, version: ModelVersion) -> tuple[TrainingRun | None, Snapshot | None]:
-    run_id, digest = version.lineage.get("run"), version.lineage.get("snapshot")
-    try:
-        run = reads.run(run_id) if isinstance(run_id, str) else None
-    except UnknownName:
-        run = None  # `lineage=` of somebody who registered by hand may say anything
-    try:
-        snapshot = reads.snapshot(digest) if isinstance(digest, str) else None
-    except UnknownName:
-        snapshot = None
-    return run, snapshot
 
 
 def _service(

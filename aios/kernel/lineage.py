@@ -6,7 +6,7 @@ from typing import Any
 from aios.errors import UnknownName
 from aios.kernel.clearing import guard
 from aios.presentation import duration
-from aios.records import ModelVersion, Serving
+from aios.records import ModelVersion, Serving, Snapshot, TrainingRun
 from aios.registry import Reads, RolloutRow
 
 
@@ -76,16 +76,28 @@ class _Graph:
         return found
 
 
-def _origin(reads: Reads, graph: _Graph, version: ModelVersion) -> str | None:
-    """Snapshot and run. `lineage=` of somebody who registered by hand may say anything, so what
-    it names and the registry does not know is left out."""
-    before = _snapshot(reads, graph, version.lineage.get("snapshot"))
-    run_id = version.lineage.get("run")
-    if not isinstance(run_id, str):
-        return before
+def origin(reads: Reads, version: ModelVersion) -> tuple[TrainingRun | None, Snapshot | None]:
+    """The run that made a version, and its data as that run took them. `lineage=` of somebody
+    who registered by hand may say anything, so what it names and the registry does not know is
+    left out."""
+    run_id, digest = version.lineage.get("run"), version.lineage.get("snapshot")
     try:
-        run = reads.run(run_id)
+        run = reads.run(run_id) if isinstance(run_id, str) else None
     except UnknownName:
+        run = None
+    taken = {} if run is None else run.results.get("snapshot", {}).get("snapshot", {})
+    if digest is not None and taken.get("digest") == digest:
+        return run, Snapshot.model_validate(taken)
+    try:
+        return run, reads.snapshot(digest) if isinstance(digest, str) else None
+    except UnknownName:
+        return run, None
+
+
+def _origin(reads: Reads, graph: _Graph, version: ModelVersion) -> str | None:
+    run, snapshot = origin(reads, version)
+    before = None if snapshot is None else _snapshot(graph, snapshot)
+    if run is None:
         return before
     facts = {
         "run": run.id,
@@ -103,22 +115,15 @@ def _origin(reads: Reads, graph: _Graph, version: ModelVersion) -> str | None:
     return graph.add("run", run.id, label, run.created_s, None, facts, before)
 
 
-def _snapshot(reads: Reads, graph: _Graph, digest: object) -> str | None:
-    if not isinstance(digest, str):
-        return None
-    try:
-        snapshot = reads.snapshot(digest)
-    except UnknownName:
-        return None
-    at = "" if snapshot.version is None else f" version {snapshot.version}"
+def _snapshot(graph: _Graph, snapshot: Snapshot) -> str:
     return graph.add(
         "snapshot",
-        digest[:12],
-        f"{snapshot.kind} {snapshot.location}{at}, {snapshot.rows:,} rows",
+        snapshot.digest[:12],
+        f"{snapshot.source}, {snapshot.rows:,} rows",
         snapshot.taken_s,
         None,
         {
-            "digest": digest,
+            "digest": snapshot.digest,
             "kind": snapshot.kind,
             "location": snapshot.location,
             "version": snapshot.version,

@@ -28,7 +28,8 @@ class Given(Record):
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in fault["loc"]) or "its values"
+            told = fault["msg"].removeprefix("Value error, ")
             raise UsageError(
-                f"{type(self).__name__}: {where}: {fault['msg']} (got {fault['input']!r:.80})",
+                f"{type(self).__name__}: {where}: {told} (got {fault['input']!r:.80})",
                 field=where,
             ) from None

@@ -3,13 +3,14 @@
 request -> version -> training run -> data snapshot -> gates -> approvals -> rollout.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from aios.presentation import Rows, Shown, moment
-from aios.records.base import Name, Record
+from aios.records.base import Given, Name, Record
 
 Outcome = Literal["passed", "failed", "not_enough_data"]
 RunStatus = Literal["running", "registered", "refused", "finished", "failed", "cancelled"]
@@ -35,6 +36,17 @@ class ColumnProfile(Record):
     top: dict[str, int] = {}
 
 
+def source_words(kind: str, location: str, version: int | None) -> str:
+    """Data in words. Where a DataFrame was laid down says nothing to those who read it.
+
+    >>> source_words("delta", "/data/loans", 3), source_words("frame", "/tmp/x.parquet", None)
+    ('delta /data/loans version 3', 'a DataFrame')
+    """
+    if kind == "frame":
+        return "a DataFrame"
+    return f"{kind} {location}" + ("" if version is None else f" version {version}")
+
+
 class Snapshot(Shown, Record):
     """Which data a version was made from: enough to find it again and to see that it changed.
 
@@ -53,9 +65,13 @@ class Snapshot(Shown, Record):
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     taken_s: float
 
+    @property
+    def source(self) -> str:
+        """In words, where it came from."""
+        return source_words(self.kind, self.location, self.version)
+
     def _shown(self) -> tuple[str, Sequence[str], Rows]:
-        version = "" if self.version is None else f" version {self.version}"
-        title = f"{self.kind} {self.location}{version}, {self.rows:,} rows, {self.digest[:12]}"
+        title = f"{self.source}, {self.rows:,} rows, {self.digest[:12]}"
         headings = ("column", "type", "nulls", "distinct", "low", "high")
         rows = [
             [name, column.dtype, column.nulls, column.distinct, column.low, column.high]
@@ -261,7 +277,7 @@ class RecipeSource(Record):
     folder: str | None = None
 
 
-class DataSource(Record):
+class DataSource(Given):
     """Where rows come from. `frame` was uploaded as Parquet by the SDK; `predictions` is an
     endpoint's prediction log joined with its feedback, `location` the endpoint's name."""
 
@@ -269,6 +285,19 @@ class DataSource(Record):
     location: str = Field(min_length=1, max_length=2000)
     version: int | None = Field(default=None, ge=0)
     feedback_version: int | None = Field(default=None, ge=0)
+
+    @field_validator("location")
+    @classmethod
+    def _no_secret(cls, location: str) -> str:
+        if re.search(r"://[^/]*:[^/]*@", location):
+            raise ValueError(
+                "holds a password, which would be kept with the version; give it to the cluster's "
+                "machines as a variable instead"
+            )
+        return location
+
+    def __str__(self) -> str:
+        return source_words(self.kind, self.location, self.version)
 
 
 class Domain(Record):

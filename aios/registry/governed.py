@@ -135,14 +135,15 @@ class GovernedWrites(Writing, GovernedReads):
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
         """Keep what is known of a data set. The same one again, from the same place and in the
-        same version, is kept once."""
+        same version, is kept once, as it was first taken."""
         connection = self._open()
         same = select(t.snapshots.c.content).where(
             t.snapshots.c.digest == snapshot.digest, t.snapshots.c.location == snapshot.location
         )
         self.note(snapshot=snapshot.digest)
+        versions = (snapshot.version, snapshot.feedback_version)
         for content in connection.execute(same).scalars():
-            if record(Snapshot, content | {"taken_s": snapshot.taken_s}) == snapshot:
+            if (content["version"], content["feedback_version"]) == versions:
                 return
         row = {"digest": snapshot.digest, "location": snapshot.location}
         content = snapshot.model_dump(mode="json")

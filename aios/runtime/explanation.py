@@ -221,9 +221,7 @@ def _short(value: object) -> str:
 def _data(snapshot: Snapshot | None) -> str:
     if snapshot is None:
         return "not known"
-    version = "" if snapshot.version is None else f" version {snapshot.version}"
-    told = f"{snapshot.kind} {snapshot.location}{version}, {snapshot.rows:,} rows"
-    return f"{told}, sha256 {snapshot.digest[:12]}"
+    return f"{snapshot.source}, {snapshot.rows:,} rows, sha256 {snapshot.digest[:12]}"
 
 
 def _cleared(served: Serving) -> str:

@@ -138,7 +138,7 @@ def _params(facts: RunFacts) -> dict[str, Any]:
         "trials": spec.trials,
         "recipe": spec.recipe.path,
         "recipe_sha256": spec.recipe.sha256,
-        "data": f"{spec.data.kind} {shown(spec.data.location)}",
+        "data": shown(str(spec.data)),
     }
     if facts.snapshot is not None:
         plain["data_sha256"] = facts.snapshot.digest

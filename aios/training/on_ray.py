@@ -22,7 +22,7 @@ from aios.monitoring.recorded import find_answer
 from aios.records import ModelVersion, RecipeSource, RunSpec
 from aios.training.explaining import explain_answer
 from aios.training.pipeline import run_stage
-from aios.training.search import check_gpus, free_cores, share
+from aios.training.search import check_room, free_cores, share
 from aios.training.workspace import Workspace
 
 ATTEMPTS = 3
@@ -173,7 +173,7 @@ class Workbench:
             if run_id not in self._processes:
                 needs: dict[str, Any] = {"num_cpus": 0}
                 if alone is not None:
-                    check_gpus(alone.gpus)
+                    check_room(alone.cpus, alone.gpus)
                     needs = {
                         "num_cpus": share(alone.cpus, free_cores())[1],
                         "num_gpus": alone.gpus,

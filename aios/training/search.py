@@ -126,18 +126,26 @@ def free_cores() -> float:
     )
 
 
-def check_gpus(wanted: float) -> float:
-    """The GPUs of the cluster.
+def check_room(cpus: float, gpus: float) -> float:
+    """The GPUs of the cluster, with those that it could grow to.
 
     Raises:
-        UsageError: there are fewer than wanted, so that one would wait for ever.
+        UsageError: it will never have so many cores or GPUs, so that one would wait for ever.
     """
-    import ray
+    has = {"cores": _most("CPU"), "GPUs": _most("GPU")}
+    for (name, most), wanted in zip(has.items(), (cpus, gpus), strict=True):
+        if most < wanted:
+            raise UsageError(f"a fit wants {wanted:g} {name}, and the cluster has {most:g}")
+    return has["GPUs"]
 
-    found = float(ray.cluster_resources().get("GPU", 0.0))
-    if found < wanted:
-        raise UsageError(f"a fit wants {wanted:g} GPUs, and the cluster has {found:g}")
-    return found
+
+def _most(resource: str) -> float:
+    """What the cluster has of it, or has with all machines that its autoscaler may start."""
+    import ray
+    from ray._private.state import state
+
+    now = float(ray.cluster_resources().get(resource, 0.0))
+    return max(now, float((state.get_max_resources_from_cluster_config() or {}).get(resource, 0)))
 
 
 def _may_try_here(task: Task, spec: RunSpec) -> bool:
@@ -243,9 +251,7 @@ def _has_cluster() -> bool:
 
 def _cores() -> float:
     """The cores of the cluster, or of this machine where there is none."""
-    if not _has_cluster():
-        return float(os.cpu_count() or 1)
-    return max(1.0, float(sys.modules["ray"].cluster_resources().get("CPU", 1.0)))
+    return max(1.0, _most("CPU")) if _has_cluster() else float(os.cpu_count() or 1)
 
 
 def _workers(recipe: Recipe) -> int:
@@ -279,9 +285,9 @@ def _try_on_cluster(
     recipe = load_recipe(spec.recipe)
     workers = _workers(recipe)  # which take cores of their own
     count, cores = share(spec.cpus * max(workers, 1), free_cores())
+    gpus = check_room(spec.cpus, spec.gpus)
     needs = {"cpu": _LEAST_CORES if workers else cores}
     if spec.gpus:
-        gpus = check_gpus(spec.gpus)
         needs["gpu"] = 0.0 if workers else spec.gpus
         count = min(count, int(gpus // (spec.gpus * max(workers, 1))) or 1)
     in_rounds = inspect.isgeneratorfunction(recipe.fit)

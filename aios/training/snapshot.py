@@ -40,7 +40,7 @@ def take_snapshot(source: DataSource, folder: str, log_url: str, taken_s: float)
             if source.kind != "predictions"
             else (": no prediction has been recorded, or none has feedback")
         )
-        raise UsageError(f"{source.location} ({source.kind}) has no rows{why}")
+        raise UsageError(f"{source} has no rows{why}")
     return Snapshot(
         kind=found.kind,
         location=found.location,

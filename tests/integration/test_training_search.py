@@ -241,6 +241,12 @@ def test_a_gpu_that_is_not_there_is_told_instead_of_waited_for(bench: Bench) -> 
         bench.run(*PREPARED, "search", "refit")
 
 
+@pytest.mark.parametrize("bench", [(Logistic, {"cpus": 99.0})], indirect=True)
+def test_more_cores_than_there_are_is_told_instead_of_made_less(bench: Bench) -> None:
+    with pytest.raises(UsageError, match="wants 99 cores, and the cluster has 2"):
+        bench.run(*PREPARED, "search", "refit")
+
+
 def finished(bench: Bench) -> list[dict[str, Any]]:
     return [trial for trial in bench.workbench.trials("r1") if trial["state"] == "finished"]
 

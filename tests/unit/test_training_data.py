@@ -345,6 +345,13 @@ def broken(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
 
 
+def test_a_password_in_a_location_is_refused_and_not_kept() -> None:
+    with pytest.raises(UsageError, match="location: holds a password"):
+        DataSource(kind="delta", location="s3://ann:pw@bucket/x")
+    assert str(DataSource(kind="delta", location="s3://bucket/x", version=3)).endswith("version 3")
+    assert str(DataSource(kind="frame", location="/tmp/0adf.parquet")) == "a DataFrame"
+
+
 def test_a_source_that_cannot_be_read_is_named_with_what_to_do(tmp_path: Path) -> None:
     broken(tmp_path, "bad.parquet", b"PAR1 not really")
     broken(tmp_path, "bad.csv", b"a,b\n1,2\n3\n")
@@ -366,10 +373,10 @@ def test_a_source_that_cannot_be_read_is_named_with_what_to_do(tmp_path: Path) -
         ("parquet", "cut.parquet", "cut.parquet cannot be read as parquet"),
         ("csv", "bad.csv", "bad.csv cannot be read as csv: .*Expected 2 columns"),
         ("csv", "empty.csv", "empty.csv cannot be read as csv"),
-        ("csv", "headed.csv", "headed.csv .csv. has no rows"),
+        ("csv", "headed.csv", "csv .*headed.csv has no rows"),
         ("csv", "twice.csv", "more than one column named a"),
         ("csv", "mixed", "mixed do not fit together"),
-        ("parquet", "none.parquet", "none.parquet .parquet. has no rows"),
+        ("parquet", "none.parquet", "parquet .*none.parquet has no rows"),
         ("delta", "nothing", "no Delta table at .*nothing"),
         ("delta", "bad.csv", "Delta"),
         ("parquet", "nosuch://bucket/x", "cannot be read"),
