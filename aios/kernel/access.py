@@ -14,6 +14,7 @@ DENIALS_PER_WINDOW = 10
 WINDOW_S = 60.0
 """A program with the wrong key tries again and again; ten entries a minute tell as much as a
 thousand, and cannot fill the disk."""
+_LONGEST_WHY = 500
 _THINGS = ("name", "endpoint", "ref", "id", "version", "subject", "identity")
 
 
@@ -52,9 +53,7 @@ class Access:
         if permission is not None and permits(caller.role, permission):
             return
         roles = [] if permission is None else holders(permission)
-        if self._takes_entry(caller.identity):
-            told = {"command": command, "role": caller.role, "needs": permission}
-            self._write(caller.identity, _thing(command, arguments), told)
+        self._note(command, arguments, caller, {"needs": permission})
         raise Forbidden(
             f"{caller.identity} has the role {caller.role}, which may not {command}: that needs "
             f"{' or '.join(roles) or 'a role that no key can have'}; "
@@ -64,9 +63,21 @@ class Access:
             roles=roles,
         )
 
+    def refused(self, command: str, arguments: Mapping[str, Any], caller: Caller, why: str) -> None:
+        """Note an attempt that the role permits and a rule does not, such as to approve one's
+        own version or to serve one that has not passed its gates."""
+        self._note(command, arguments, caller, {"why": why[:_LONGEST_WHY]})
+
     def close(self) -> None:
         """Write down what was only counted so far."""
         self._write_counts(float("inf"))
+
+    def _note(
+        self, command: str, arguments: Mapping[str, Any], caller: Caller, more: dict[str, Any]
+    ) -> None:
+        if self._takes_entry(caller.identity):
+            told = {"command": command, "role": caller.role, **more}
+            self._write(caller.identity, _thing(command, arguments), told)
 
     def _takes_entry(self, identity: str) -> bool:
         now_s = self._clock.monotonic_s()

@@ -3,8 +3,18 @@
 import numpy as np
 
 from aios.contracts import Codec, Contract, compatibility
-from aios.errors import ContractViolation, IllegalTransition, UsageError
+from aios.errors import (
+    ContractViolation,
+    Forbidden,
+    IllegalTransition,
+    UnknownEndpoint,
+    UsageError,
+)
+from aios.governance import Policy
+from aios.kernel.clearing import policy_of
+from aios.kernel.commands import Asked
 from aios.records import Default, EndpointSpec, ModelVersion
+from aios.registry import Change
 
 
 def refuse_unfit_defaults(spec: EndpointSpec, contract: Contract) -> None:
@@ -42,3 +52,35 @@ def refuse_unfit(spec: EndpointSpec, now: ModelVersion, to: ModelVersion) -> Non
         raise UsageError(
             f"{to.ref} cannot replace {now.ref}, its contract is narrower: " + "; ".join(reasons)
         )
+
+
+def refuse_other_model(change: Change, spec: EndpointSpec, asked: Asked) -> None:
+    """The name of an endpoint is what its users know. One that was removed comes back with
+    another model only if that is governed as well, or an administrator says so: else the same
+    bytes under another name would go around the gates.
+
+    Raises:
+        Forbidden: it served a model with gates or approvals, and the new one has none.
+    """
+    policy = policy_of(change)
+    try:
+        before = {one.model for one in change.servings(spec.name)} - {spec.model}
+    except UnknownEndpoint:
+        return
+    governed = [name for name in sorted(before) if not _asks_nothing(policy, change, name)]
+    if not governed or asked.caller.role == "admin":
+        return
+    if not _asks_nothing(policy, change, spec.model):
+        return
+    raise Forbidden(
+        f"endpoint {spec.name!r} served {governed[0]}, which has gates to pass; {spec.model} has "
+        f'none: declare what it is for with rt.declare("{spec.model}", use=...), or ask an '
+        "administrator to deploy it"
+    )
+
+
+def _asks_nothing(policy: Policy, change: Change, model: str) -> bool:
+    try:
+        return policy.tier_of(change.profile(model).use)[1].asks_nothing
+    except UsageError:
+        return False  # a use that the policy does not know may serve nothing

@@ -1,5 +1,7 @@
 """The guard: what the registry holds of a version, put before governance's one decision."""
 
+from typing import Any
+
 from aios.governance import Policy, clearance, default_policy
 from aios.records import Clearance, ModelVersion
 from aios.registry import Reads
@@ -27,3 +29,16 @@ def guard(reads: Reads, version: ModelVersion) -> Clearance:
         reads.now_s(),
         reads.break_glass(version.name),
     )
+
+
+def uncleared(reads: Reads) -> list[dict[str, Any]]:
+    """What serves and would not be let serve today, by endpoint: since a rule, a declaration or
+    an approval changed, or glass was broken for it."""
+    found = []
+    for state in reads.endpoints():
+        version = reads.version(f"{state.spec.model}:{state.stable_version}")
+        clearance = guard(reads, version)
+        if not clearance.allowed:
+            told = {"endpoint": state.spec.name, "ref": version.ref}
+            found.append({**told, "missing": list(clearance.missing)})
+    return found

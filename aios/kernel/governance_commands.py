@@ -10,7 +10,7 @@ from aios.errors import Forbidden, IllegalTransition, UnknownName, UsageError
 from aios.governance import Policy
 from aios.kernel.clearing import guard, policy_of
 from aios.kernel.commands import Asked, Commands, Queries
-from aios.kernel.lineage import lineage
+from aios.kernel.lineage import lineage, made_by
 from aios.kernel.registering import refuse_prohibited, void_reason
 from aios.kernel.requests import MaybeName, Nothing, OfId, OfName, OfReference, read
 from aios.kernel.runs import RunDriver, check_spec
@@ -188,7 +188,7 @@ class GovernanceCommands:
     def _reproduce(self, request: OfReference, asked: Asked) -> dict[str, Any]:
         """Make a version again from its own run: same data, recipe, seed and settings."""
         version = self._registry.version(request.ref)
-        original = self._registry.run(_run_of(version))
+        original = _run_of(self._registry, version)
         if "search" not in original.results:
             raise UsageError(f"run {original.id} did not make {version.ref}: it trained nothing")
         taken = original.results["snapshot"]["snapshot"]
@@ -279,7 +279,7 @@ class GovernanceCommands:
                 f"{f' ({again.error})' if again.error else ''}"
             )
         version = self._registry.version(again.spec.reproduces)
-        original = self._registry.run(_run_of(version))
+        original = _run_of(self._registry, version)
         found = compare(version.ref, (original.spec, original.results), (again.spec, again.results))
         return found.model_dump(mode="json")
 
@@ -307,9 +307,9 @@ def _refuse_other_use(before: ModelProfile, profile: ModelProfile, asked: Asked)
         )
 
 
-def _run_of(version: ModelVersion) -> str:
-    run = version.lineage.get("run")
-    if not isinstance(run, str):
+def _run_of(reads: Reads, version: ModelVersion) -> TrainingRun:
+    run = made_by(reads, version)
+    if run is None:
         raise UsageError(
             f"{version.ref} was registered by hand and not made by a run of rt.retrain, so that "
             "it cannot be made again"

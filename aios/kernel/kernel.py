@@ -17,15 +17,22 @@ from aios.clock import Clock
 from aios.config import Settings
 from aios.contracts import Contract
 from aios.errors import (
+    Forbidden,
     IllegalTransition,
+    NotApproved,
     UnknownEndpoint,
     UnknownName,
 )
 from aios.flows import FlowEngine, Flows
 from aios.kernel import metrics, requests, serve_config, views
 from aios.kernel.access import Access
-from aios.kernel.checks import refuse_other_version, refuse_unfit, refuse_unfit_defaults
-from aios.kernel.clearing import guard, policy_of
+from aios.kernel.checks import (
+    refuse_other_model,
+    refuse_other_version,
+    refuse_unfit,
+    refuse_unfit_defaults,
+)
+from aios.kernel.clearing import guard, policy_of, uncleared
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.explaining import Explaining, ExplainQuery
 from aios.kernel.governance_commands import GovernanceCommands
@@ -151,7 +158,8 @@ class Kernel:
         """Carry out one command or query.
 
         Raises:
-            Forbidden: the caller's role may not; the attempt is in the audit log.
+            Forbidden, NotApproved: role or rules do not let the caller; the attempt is in the
+                audit log.
             AiosError: it cannot be done; the message says why and what to do.
         """
         if command not in self.known:
@@ -162,7 +170,11 @@ class Kernel:
             kind, carry_out = self._commands[command]
             request = requests.read(kind, arguments, command)
             asked = Asked.of(caller, command, arguments, operation_id)
-            return self._carried_out(command, asked) or carry_out(request, asked)
+            try:
+                return self._carried_out(command, asked) or carry_out(request, asked)
+            except (Forbidden, NotApproved) as error:
+                self._access.refused(command, arguments, caller, error.message)
+                raise
         kind, answer = self._queries[command]
         return answer(**dict(requests.read(kind, arguments, command)))
 
@@ -285,6 +297,8 @@ class Kernel:
                         f"a rollout runs on endpoint {spec.name!r}; wait for it or abort it, "
                         "then deploy again"
                     )
+            else:
+                refuse_other_model(change, spec, asked)
             refuse_unfit_defaults(spec, Contract.from_json(version.contract))
             change.put_endpoint(spec, version.version)
             change.set_alias(version.name, "stable", version.version)
@@ -316,8 +330,10 @@ class Kernel:
             state = change.endpoint(state.spec.name)
             now = change.version(f"{state.spec.model}:{state.stable_version}")
             refuse_unfit(state.spec, now, to)
-            if not isinstance(plan, Shadow):
-                # A shadow's answers reach nobody; everything else must be allowed to serve.
+            if isinstance(plan, Shadow):
+                # Its answers reach nobody; everything else must be allowed to serve.
+                refuse_prohibited(policy_of(change), to.name, change.profile(to.name).use)
+            else:
                 change.require_clearance(to)
             row = RolloutRow(
                 id=f"{state.spec.name}-{to.version}-{uuid4().hex[:8]}",
@@ -341,6 +357,12 @@ class Kernel:
         self, endpoint: str, ref: str, plan: dict[str, Any], identity: str, operation_id: str
     ) -> str:
         """The rollout that a training run asked for, on behalf of who started the run."""
+        active = self.registry.keys()
+        if not any(permits(key.role, "rollout") for key in active if key.identity == identity):
+            raise Forbidden(
+                f"{identity}, who asked for the rollout, has no key any more that may start one; "
+                "somebody else must"
+            )
         fields = {"endpoint": endpoint, "version": ref, "plan": plan}
         asked = Asked.of(Caller(identity, "deployer"), "start_rollout", fields, operation_id)
         done = self._carried_out("start_rollout", asked)
@@ -448,6 +470,7 @@ class Kernel:
             "broken_glass": [
                 broken.model_dump(mode="json") for broken in self.registry.broken_glass()
             ],
+            "uncleared": uncleared(self.registry),
             "problem": self.reconciler.problem or self._sealing.problem,
         }
 

@@ -76,15 +76,23 @@ class _Graph:
         return found
 
 
-def origin(reads: Reads, version: ModelVersion) -> tuple[TrainingRun | None, Snapshot | None]:
-    """The run that made a version, and its data as that run took them. `lineage=` of somebody
-    who registered by hand may say anything, so what it names and the registry does not know is
-    left out."""
-    run_id, digest = version.lineage.get("run"), version.lineage.get("snapshot")
+def made_by(reads: Reads, version: ModelVersion) -> TrainingRun | None:
+    """The run that made a version; None if it was registered by hand. `lineage=` may say
+    anything then, so a run is believed only if it says itself that it made these bytes."""
+    run_id = version.lineage.get("run")
     try:
         run = reads.run(run_id) if isinstance(run_id, str) else None
     except UnknownName:
-        run = None
+        return None
+    if run is None or (run.model, run.version) != (version.name, version.version):
+        return None
+    made = run.results.get("refit", {}).get("artifact", {}).get("digest")
+    return run if made == version.artifact.digest else None
+
+
+def origin(reads: Reads, version: ModelVersion) -> tuple[TrainingRun | None, Snapshot | None]:
+    """The run that made a version, and its data as that run took them."""
+    run, digest = made_by(reads, version), version.lineage.get("snapshot")
     taken = {} if run is None else run.results.get("snapshot", {}).get("snapshot", {})
     if digest is not None and taken.get("digest") == digest:
         return run, Snapshot.model_validate(taken)

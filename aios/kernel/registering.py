@@ -53,7 +53,8 @@ def register(registry: Registry, run: TrainingRun) -> None:
             digest=assessed["digest"],
             results=tuple(GateResult.model_validate(one) for one in assessed["results"]),
             card=assessed["card"].replace(CARD_REF, version.ref),
-            at_s=change.at_s,
+            # What was declared while the gates ran, they did not see.
+            at_s=assessed.get("as_of_s", change.at_s),
             by=run.created_by,
         )
         change.add_assessment(assessment)

@@ -12,6 +12,7 @@ from typing import Any
 from aios.clock import Clock
 from aios.errors import IllegalTransition, NotApproved, UsageError
 from aios.flows import FlowInterrupted, Flows
+from aios.kernel.clearing import guard
 from aios.kernel.observations import Observations
 from aios.kernel.reconcile import Reconciler
 from aios.kernel.serve_client import failure_reason
@@ -182,6 +183,10 @@ class RolloutDriver:
             evidence = self._observations.evidence(row.endpoint, state.era)
             plan = parse_plan(row.plan)
             facts = self._facts(row, state)
+            refused = self._refused(row, state)
+            if refused is not None:
+                told = {"command": "abort", "command_reason": refused}
+                facts = facts.model_copy(update=told)
             after, actions = step(plan, state, evidence, facts, self._clock.now_s())
             try:
                 self._advance(row, after, actions)
@@ -253,6 +258,16 @@ class RolloutDriver:
             and all(replica.revision >= plan.revision for replica in replicas),
         )
 
+    def _refused(self, row: RolloutRow, state: State) -> str | None:
+        """Why a version that answers users now may do so no longer; None if it may."""
+        if state.stage not in ("canary", "baking"):
+            return None
+        model = self._registry.endpoint(row.endpoint).spec.model
+        found = guard(self._registry, self._registry.version(f"{model}:{row.to_version}"))
+        if found.allowed:
+            return None
+        return f"{model}:{row.to_version} may serve no longer: {'; '.join(found.missing)}"
+
     def _answers(self, row: RolloutRow, state: State) -> tuple[tuple[float, ...], str | None]:
         """The weights that people said yes to, and why the one asked for last was not approved."""
         approved: list[float] = []
@@ -312,6 +327,8 @@ class RolloutDriver:
         old = change.version(f"{spec.model}:{row.from_version}")
         new = change.version(f"{spec.model}:{row.to_version}")
         if isinstance(action, SetTraffic):
+            if action.arm != "shadow":
+                change.require_clearance(new)
             challenger = Challenger(
                 served=served(new),
                 app=_app(row),

@@ -228,8 +228,10 @@ class RunDriver:
     def _result_of(self, run: TrainingRun, stage: str) -> dict[str, Any]:
         if stage == "rollout":
             return self._roll_out(run)
+        as_of_s = self._clock.now_s()
         extra = self._facts(run) if stage in ("assess", "track") else {}
-        return self._workbench.run(run.id, stage, run.spec, run.results, extra)
+        result = self._workbench.run(run.id, stage, run.spec, run.results, extra)
+        return {**result, "as_of_s": as_of_s} if stage == "assess" else result
 
     def _finish(self, run: TrainingRun, stage: str, result: dict[str, Any]) -> None:
         results = {**run.results, stage: result}
@@ -299,8 +301,13 @@ class RunDriver:
         }
 
     def _stable(self, run: TrainingRun) -> ModelVersion | None:
-        """The version that a candidate is compared with: what serves now, on any endpoint."""
-        serving = [one for one in self._registry.servings_of(run.model) if one.until_s is None]
+        """The version that a candidate is compared with: what the endpoint of its rollout
+        serves, else what any serves; while none is deployed, what did last and was not taken
+        back, so that to remove an endpoint makes no gate easier."""
+        good = [one for one in self._registry.servings_of(run.model) if not one.bad]
+        now = [one for one in good if one.until_s is None]
+        wanted = None if run.spec.rollout is None else run.spec.rollout.get("endpoint")
+        serving = [one for one in now if one.endpoint == wanted] or now or good
         if not serving:
             return None
         found = self._registry.version(f"{run.model}:{serving[-1].version}")

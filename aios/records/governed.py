@@ -216,7 +216,7 @@ class ApprovalRequest(Shown, Record):
         return title, ("by", "answer", "reason", "at"), rows
 
 
-class BreakGlass(Record):
+class BreakGlass(Shown, Record):
     """An administrator's leave to serve a model around its gates, for a few minutes."""
 
     id: str
@@ -225,6 +225,10 @@ class BreakGlass(Record):
     reason: str = Field(min_length=1, max_length=2000)
     from_s: float
     until_s: float
+
+    def _shown(self) -> tuple[str, Sequence[str], Rows]:
+        title = f"glass is broken for {self.name} by {self.by} until {moment(self.until_s)}"
+        return title, ("what", "is"), [["id", self.id], ["reason", self.reason]]
 
 
 class Serving(Record):

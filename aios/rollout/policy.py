@@ -135,7 +135,7 @@ def _while_serving(
 ) -> Step:
     stage = plan.stages()[state.index]
     down = _is_down(facts)
-    if state.commanded is not None and not down and _may_have(plan, 1.0, facts):
+    if state.commanded is not None and not down and _unapproved(plan, 1.0, facts) is None:
         return _promote(state, f"promoted by command: {state.commanded}", now_s)
     state, fresh = _take_reports(state, evidence, passed_s)
     verdicts = judge(plan, stage, fresh, state.baseline) if fresh is not None else {}
@@ -210,21 +210,24 @@ def _ahead(plan: Plan, state: State) -> float:
     return following[0].weight_fraction if following else 1.0
 
 
-def _may_have(plan: Plan, weight: float, facts: Facts) -> bool:
-    return weight not in plan.approve_before or weight in facts.approved
+def _unapproved(plan: Plan, weight: float, facts: Facts) -> float | None:
+    """The lowest weight up to this one that people must still say yes to."""
+    asked = [one for one in plan.approve_before if one <= weight and one not in facts.approved]
+    return min(asked, default=None)
 
 
 def _await_approval(
     plan: Plan, state: State, ahead: float, facts: Facts, now_s: float
 ) -> Step | None:
     """Hold where people must say yes first, and end when they said no; None to go on."""
-    if _may_have(plan, ahead, facts):
+    weight = _unapproved(plan, ahead, facts)
+    if weight is None:
         return None
     if facts.rejected is not None:
-        return _end(state, "aborted", f"not approved before {ahead:.0%}: {facts.rejected}", now_s)
-    asked: list[Action] = [] if state.asked == ahead else [AskApproval(weight_fraction=ahead)]
-    reason = f"waits for an approval before {ahead:.0%}"
-    return state.model_copy(update={"asked": ahead, "reason": reason}), asked
+        return _end(state, "aborted", f"not approved before {weight:.0%}: {facts.rejected}", now_s)
+    asked: list[Action] = [] if state.asked == weight else [AskApproval(weight_fraction=weight)]
+    reason = f"waits for an approval before {weight:.0%}"
+    return state.model_copy(update={"asked": weight, "reason": reason}), asked
 
 
 def _shortfall(rule: str, verdict: Verdict) -> str:

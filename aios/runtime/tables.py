@@ -146,6 +146,7 @@ class Status(Shown):
         self.versions: int = fields["versions"]
         self.problem: str | None = fields["problem"]
         self.broken_glass: list[dict[str, Any]] = fields["broken_glass"]
+        self.uncleared: list[dict[str, Any]] = fields["uncleared"]
         self.uptime_s: float = fields["now_s"] - fields["started_s"]
 
     def _shown(self) -> Look:
@@ -159,6 +160,9 @@ class Status(Shown):
         for broken in self.broken_glass:
             who, why = broken["by"], broken["reason"]
             title += f"\n{ALARM}glass is broken for {broken['name']} by {who}: {why}"
+        for one in self.uncleared:
+            what, why = f"{one['endpoint']} serves {one['ref']}", "; ".join(one["missing"])
+            title += f"\n{ALARM}{what}, which is not cleared now: {why}"
         return endpoints_table(self.endpoints, title)
 
 

@@ -342,7 +342,7 @@ class Endpoint:
         traceparent: str | None,
     ) -> Answer:
         left_s = deadline_s - time.monotonic()
-        challenger = live.challenger
+        challenger = _answering(live)
         try:
             async with asyncio.timeout(max(left_s, 0.0)):
                 if version == live.plan.stable.version:
@@ -360,11 +360,12 @@ class Endpoint:
         )
 
     def versions(self) -> list[int]:
-        """The versions that take part in the current plan, stable first."""
+        """The versions that answer users under the current plan, stable first."""
         live = self.live
         found = [live.plan.stable.version]
-        if live.challenger is not None:
-            found.append(live.challenger.served.version)
+        challenger = _answering(live)
+        if challenger is not None:
+            found.append(challenger.served.version)
         return found
 
     # -- reports ----------------------------------------------------------------------
@@ -397,6 +398,12 @@ class Endpoint:
             latency=self._latency.to_bytes(),
             arms={name: window.report() for name, window in live.windows.items()},
         )
+
+
+def _answering(live: Live) -> Challenger | None:
+    """The challenger, if its answers may reach users; those of a shadow may not."""
+    challenger = live.challenger
+    return challenger if challenger is not None and challenger.arm == "canary" else None
 
 
 def _unanswered(live: Live, version: int, error: Exception, note: str) -> AiosError:

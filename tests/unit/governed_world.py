@@ -91,7 +91,10 @@ def register_trained(world: World, run: str = RUN) -> ModelVersion:
             model="loan",
             stage="register",
             spec=spec,
-            results={"search": {"config": {"depth": 3}}},
+            results={
+                "search": {"config": {"depth": 3}},
+                "refit": {"artifact": {"digest": "b" * 64}},
+            },
             created_s=change.at_s,
             created_by="ann",
         )

@@ -26,7 +26,7 @@ from aios.store.database import Database
 PROGRAM = [sys.executable, "-c", "from aios.cli import main; main()"]
 STATUS = (
     b'{"started_s": 0, "now_s": 5, "models": 1, "versions": 2, "endpoints": [], "rollouts": [],'
-    b' "problem": null, "broken_glass": []}'
+    b' "problem": null, "broken_glass": [], "uncleared": []}'
 )
 
 

@@ -85,6 +85,20 @@ def test_nobody_answers_about_their_own(asked: World) -> None:
     assert len(asked.do("approvals")) == 1
 
 
+def test_what_a_rule_refuses_is_a_denied_attempt_too(asked: World) -> None:
+    with pytest.raises(Forbidden):
+        asked.do("approve", subject="loan:4", reason="mine")
+    with pytest.raises(NotApproved):
+        asked.rollout(version="loan:4")
+    entries = asked.do("audit", limit=2, subject=None)
+    assert [(one["action"], one["details"]["command"]) for one in entries] == [
+        ("denied", "start_rollout"),
+        ("denied", "approve"),
+    ]
+    assert "may not answer about it" in entries[1]["details"]["why"]
+    assert "may not become stable" in entries[0]["details"]["why"]
+
+
 def test_who_asked_for_the_assessment_may_not_answer_either(world: World) -> None:
     govern(world)
     assessing = world.ask(ADMIN, "start_run", spec=spec(assesses="loan:2"))["id"]
@@ -226,7 +240,7 @@ def test_broken_glass_lets_a_model_serve_for_a_quarter_of_an_hour(asked: World) 
     assert list(serving["cleared_by"]) == ["break_glass"]
     actions = [entry["action"] for entry in asked.do("audit", limit=100, subject="loan")]
     assert actions.count("break_glass") == 2
-    assert actions.count("denied") == 2
+    assert actions.count("denied") == 3, "two of a role, one of a missing approval"
 
 
 def test_glass_that_is_whole_again_before_the_promotion_aborts_the_rollout(asked: World) -> None:
@@ -235,7 +249,7 @@ def test_glass_that_is_whole_again_before_the_promotion_aborts_the_rollout(asked
     rollout = asked.rollout(plan, "loan:4")
     view = asked.until(rollout)
     assert view["status"] == "aborted"
-    assert "loan:4 may not become stable" in view["reason"]
+    assert "loan:4 may serve no longer" in view["reason"]
     assert asked.do("endpoint", name="loan")["version"] == 1
 
 

@@ -462,8 +462,10 @@ def test_a_no_aborts_and_gives_the_traffic_back() -> None:
 def test_promote_does_not_go_around_an_approval() -> None:
     command = LIVE.model_copy(update={"command": "promote", "command_reason": "I want to"})
     state, actions = look(until_asked(), (0, 20_000), command, ASKING)
-    assert actions == [AskApproval(weight_fraction=1.0)]
-    assert state.weight_fraction == 0.2
-    yes = LIVE.model_copy(update={"approved": (1.0,)})
+    assert (state.weight_fraction, actions) == (0.2, []), "it asked before 50 % and waits"
+    later = LIVE.model_copy(update={"approved": (1.0,)})
+    state, actions = look(state, (0, 25_000), later, ASKING)
+    assert (state.weight_fraction, actions) == (0.2, []), "a yes to 100 % is none to 50 %"
+    yes = LIVE.model_copy(update={"approved": (0.5, 1.0)})
     state, actions = look(state, (0, 30_000), yes, ASKING)
     assert actions == [Promote(era="r/promoted")]

@@ -28,6 +28,7 @@ ENDPOINT = {
     "ready": True,
     "problem": None,
     "broken_glass": [],
+    "uncleared": [],
     "replicas": 2,
     "requests": 12345,
     "failed": 0,
@@ -64,6 +65,7 @@ STATUS = {
     "rollouts": [ROLLOUT],
     "problem": None,
     "broken_glass": [],
+    "uncleared": [],
 }
 
 

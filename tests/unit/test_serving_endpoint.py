@@ -321,12 +321,15 @@ def test_a_version_can_be_asked_for_by_number_and_only_those_that_take_part():
     async def scenario():
         world = World(ask=answering(0.7))
         await world.endpoint.reconfigure(plan(arm="shadow"))
+        with pytest.raises(UnknownModel, match="does not serve version 2; it serves 1"):
+            await world.predict(version=2)  # nobody cleared a shadow
+        await world.endpoint.reconfigure(plan(2, arm="canary"))
         found = [(await world.predict(version=v)) for v in (1, 2)]
         with pytest.raises(UnknownModel, match="it serves 1, 2"):
             await world.predict(version=3)
         return [(a.version, a.arm, float(a.outputs["p"][0])) for a in found]
 
-    assert run(scenario()) == [(1, "stable", 0.5), (2, "shadow", 0.7)]
+    assert run(scenario()) == [(1, "stable", 0.5), (2, "canary", 0.7)]
 
 
 @pytest.mark.parametrize(

@@ -165,10 +165,10 @@ def test_metadata_and_readiness_need_no_key(path):
 
 def test_metadata_tells_tensors_and_versions():
     world = World(ask=answering())
-    reply = ask("GET", "", world=world, spec={"arm": "shadow"})
+    reply = ask("GET", "", world=world, spec={"arm": "canary"})
     assert reply.json["versions"] == ["1", "2"]
     assert {tensor["name"] for tensor in reply.json["inputs"]} == {"a", "id"}
-    only = ask("GET", "/versions/2", world=World(ask=answering()), spec={"arm": "shadow"})
+    only = ask("GET", "/versions/2", world=World(ask=answering()), spec={"arm": "canary"})
     assert only.json["versions"] == ["2"]
 
 
