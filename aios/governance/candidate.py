@@ -97,17 +97,13 @@ class Context:
     Attributes:
         stable: the version that serves now; None before the first.
         metric: what search maximised or minimised.
-        mode: `max` or `min`.
         deadline_s: the endpoint's time for one answer; None if it has no endpoint.
-        decision_threshold: from this score on the answer is yes, in the output's unit.
         seed: of every draw that a gate makes, so that it finds the same again.
     """
 
     stable: Stable | None = None
     metric: str = "auc"
-    mode: Literal["max", "min"] = "max"
     deadline_s: float | None = None
-    decision_threshold: float = 0.5
     seed: int = 0
 
 

@@ -112,5 +112,7 @@ def _thing(command: str, arguments: Mapping[str, Any]) -> str:
     """What the caller wanted to touch, as the audit log's subject: texts from outside, bounded."""
     for field in _THINGS:
         if isinstance(arguments.get(field), str) and arguments[field]:
-            return str(arguments[field])[:100]
+            spelled = arguments[field][:100]
+            # What cannot stand in the log would leave the attempt out of it.
+            return "".join(one if one.isprintable() else "?" for one in spelled)
     return command

@@ -13,7 +13,7 @@ from aios.errors import IllegalTransition, UsageError
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.requests import Nothing, OfId
 from aios.records import Record
-from aios.registry import Registry
+from aios.registry import Change, Registry
 from aios.security import Role, key_id, new_key
 
 _OWN_ACTORS = ("aios", "aios up", "health", "kernel", "v2")
@@ -30,8 +30,11 @@ class AddKey(Record):
     @field_validator("identity")
     @classmethod
     def _is_a_name(cls, identity: str) -> str:
-        if not identity.isprintable() or identity != " ".join(identity.split()):
-            raise ValueError("must be one line of printable characters without spaces around it")
+        # Letters of other alphabets that look the same would make two people of one.
+        if not (identity.isascii() and identity.isprintable()):
+            raise ValueError("must be one line of ASCII characters, such as an e-mail address")
+        if identity != " ".join(identity.split()):
+            raise ValueError("must have no spaces around it")
         if identity.casefold() in _OWN_ACTORS:
             raise ValueError(f"{identity!r} is what aios calls itself; name a person or service")
         return identity
@@ -60,6 +63,15 @@ class KeyCommands:
         with self._registry.change(actor="aios up", action="add_key", subject=identity) as change:
             change.add_key(f"{identity}-{digest[:8]}", identity, digest, "admin")
 
+    def _refuse_look_alike(self, change: Change, identity: str) -> None:
+        """One person with two spellings could approve what they made."""
+        for known in change.identities():
+            if known != identity and known.casefold() == identity.casefold():
+                raise UsageError(
+                    f"{identity!r} differs from {known!r}, who has a key, by capital letters only: "
+                    f"give {known!r}, or another name"
+                )
+
     def _add(self, request: AddKey, asked: Asked) -> dict[str, Any]:
         plain, digest = new_key(request.identity)
         told = {"id": key_id(plain), **request.model_dump(mode="json")}
@@ -71,6 +83,7 @@ class KeyCommands:
                     f"expires_s = {request.expires_s:g} is in the past; it is a time in Unix "
                     "seconds, such as time.time() + 30 * 86_400"
                 )
+            self._refuse_look_alike(change, request.identity)
             change.add_key(told["id"], request.identity, digest, request.role, request.expires_s)
             change.remember(told)
         self._changed()

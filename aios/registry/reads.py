@@ -158,6 +158,12 @@ class Reads(GovernedReads, ApprovalReads, RunReads, ServingReads):
         with self._reading() as connection:
             return [from_row(Evidence, row) for row in connection.execute(query)]
 
+    def identities(self) -> list[str]:
+        """Everybody who ever had an API key."""
+        query = select(t.keys.c.identity).distinct()
+        with self._reading() as connection:
+            return [str(identity) for identity in connection.execute(query).scalars()]
+
     def keys(self) -> list[ApiKey]:
         """The API keys that may call now: neither revoked nor expired."""
         columns = [t.keys.c[name] for name in ApiKey.model_fields]

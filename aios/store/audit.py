@@ -125,8 +125,9 @@ def restrict(database: Database, role: str) -> None:
             raise UsageError(f"the database has no role {role!r}: CREATE ROLE it first")
         if owners.may_own:
             raise UsageError(
-                f"role {role!r} owns the audit log or can act as its owner, and could undo every "
-                "limit: give a role that is neither superuser nor a member of the owner's"
+                f"role {role!r} owns the audit log, its schema or its database, or can act as the "
+                "owner, and could undo every limit: give a role that is neither superuser nor a "
+                "member of the owner's"
             )
         quote = connection.dialect.identifier_preparer.quote_identifier
         schema, name = quote(owners.schema), quote(role)
@@ -137,7 +138,10 @@ def restrict(database: Database, role: str) -> None:
 _MAY_OWN = text(
     "SELECT current_schema() AS schema, EXISTS (SELECT FROM pg_class c WHERE "
     "c.relnamespace = current_schema()::regnamespace AND c.relname IN "
-    "('audit', 'audit_checkpoints') AND pg_has_role(r.oid, c.relowner, 'MEMBER')) AS may_own "
+    "('audit', 'audit_checkpoints') AND pg_has_role(r.oid, c.relowner, 'MEMBER')) OR EXISTS ("
+    "SELECT FROM pg_namespace n WHERE n.nspname = current_schema() AND pg_has_role(r.oid, n.nspowner, 'MEMBER')) OR EXISTS ("
+    "SELECT FROM pg_database d WHERE d.datname = current_database() AND "
+    "pg_has_role(r.oid, d.datdba, 'MEMBER')) AS may_own "
     "FROM pg_roles r WHERE r.rolname = :role"
 )
 _GRANTS = (

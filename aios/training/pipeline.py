@@ -309,7 +309,6 @@ def _context(job: Job, candidate: Candidate) -> Context:
     return Context(
         stable=_stable(job, candidate.holdout),
         metric=metric,
-        mode=DIRECTIONS[metric],
         deadline_s=job.extra.get("deadline_s"),
         seed=job.spec.seed,
     )

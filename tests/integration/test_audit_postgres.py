@@ -118,7 +118,12 @@ def test_a_restricted_role_runs_aios_and_cannot_touch_the_log(store: Store) -> N
             ):
                 connection.execute(statement)  # type: ignore[arg-type]
     assert store.verdict().sound
-    for role, told in (("nobody-here", "no role"), ("boss", "undo every limit")):
+    store.superuser("CREATE ROLE landlord LOGIN", f"ALTER DATABASE {store.name} OWNER TO landlord")
+    for role, told in (
+        ("nobody-here", "no role"),
+        ("boss", "undo every limit"),
+        ("landlord", "undo every limit"),
+    ):
         with pytest.raises(UsageError, match=told):
             audit.restrict(store.database, role)
         refused = CliRunner().invoke(app, ["audit", "restrict", role, "--database", store.url])

@@ -78,6 +78,23 @@ def test_a_gate_that_raises_has_failed_and_the_others_go_on() -> None:
     assert "secret" not in found[0].model_dump_json()
 
 
+def test_where_everybody_gets_the_same_answer_nothing_is_said_of_fairness() -> None:
+    rows = loans()
+    low = np.where(rows["sex"] == "f", 0.30, 0.02) if "sex" in rows else np.full(len(rows), 0.1)
+    candidate = loan_candidate(rows, scores=low)
+    found = judged("fairness", candidate)
+    assert found.outcome == "not_enough_data"
+    assert "every row gets the same answer at the threshold 0.5" in found.reason
+    assert judged("fairness", candidate, decision_threshold=0.2).outcome != "not_enough_data"
+
+
+def test_too_few_rows_of_a_label_say_nothing_of_a_leak() -> None:
+    rows = loans()
+    rare = rows.assign(approve=(np.arange(len(rows)) < 5).astype(int))
+    found = judged("data_quality", loan_candidate(rare))
+    assert (found.outcome, "tells the label" in found.reason) == ("not_enough_data", True)
+
+
 @pytest.mark.parametrize("name", sorted(GATES))
 @pytest.mark.parametrize("case", ["empty", "one class", "nan", "no label", "null label"])
 def test_no_gate_passes_or_raises_on_rows_that_it_cannot_judge(name: str, case: str) -> None:

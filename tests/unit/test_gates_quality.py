@@ -72,6 +72,20 @@ def test_a_clearly_worse_candidate_fails_and_a_clearly_better_one_passes() -> No
         assert better == ["passed"] * 10
 
 
+def test_a_margin_asks_for_rows_that_could_show_its_loss() -> None:
+    labels, scores, rival = (part[:298] for part in scored(1, (0.5, 0.5)))
+    found = judged(labels, scores, rival)
+    assert (found.outcome, "takes at least 299" in found.reason) == ("not_enough_data", True)
+    assert judged(labels, scores, rival, margin=0.05).outcome == "passed"
+
+
+def test_a_metric_of_the_policy_that_does_not_fit_the_scores_is_not_replaced() -> None:
+    labels, scores, rival = scored(1, (0.5, 0.5))
+    found = judged(labels, scores * 3, rival, metric="log_loss")
+    assert (found.outcome, "the policy asks for log_loss" in found.reason) == ("failed", True)
+    assert judged(labels, scores * 3, rival, search_metric="log_loss").evidence["metric"] == "auc"
+
+
 def test_the_same_model_again_passes() -> None:
     labels, scores, _ = scored(1, (0.5, 0.5))
     for metric in ("auc", "brier", "accuracy"):

@@ -230,3 +230,11 @@ def test_a_new_key_works_when_add_returns_and_prints_without_its_secret(runtime:
     runtime.keys.revoke(made.key)
     assert made.id not in repr(runtime.keys.list())
     bobs.close()
+
+
+@pytest.mark.parametrize("identity", ["ANN", "Ann", "\u0430nn", "\uff41nn"])
+def test_one_person_gets_no_second_spelling(world: World, identity: str) -> None:
+    world.do("add_key", identity="ann", role="deployer")
+    with pytest.raises(UsageError, match=r"capital letters only|ASCII"):
+        world.do("add_key", identity=identity, role="approver")
+    world.do("add_key", identity="ann", role="approver")

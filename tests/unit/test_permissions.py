@@ -236,6 +236,12 @@ def test_a_flood_of_denied_attempts_is_counted_and_fills_no_disk(world: World):
     assert denied(world)[-1]["details"]["command"] == "remove"
 
 
+def test_a_denied_attempt_is_logged_whatever_it_was_called(world: World):
+    with pytest.raises(Forbidden):
+        world.kernel.execute("revoke_key", {"id": "x\n\x00"}, Caller("eve", "viewer"), None)
+    assert denied(world)[-1]["subject"] == "x??"
+
+
 def test_what_was_only_counted_is_written_when_the_kernel_closes(world: World):
     for _ in range(DENIALS_PER_WINDOW + 5):
         with pytest.raises(Forbidden):

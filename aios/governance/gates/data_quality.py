@@ -70,6 +70,9 @@ def judge_data_quality(
     }
     if faults:
         return verdict("data_quality", "failed", "; ".join(faults), len(faults), 0, **evidence)
+    if not telling:
+        reason = "too few rows, or too few of one label, to see whether an input tells the label"
+        return verdict("data_quality", "not_enough_data", reason, 0, 0, **evidence)
     told = f"no fault in {snapshot.rows:,} rows of {len(snapshot.columns)} columns"
     return verdict("data_quality", "passed", told, 0, 0, **evidence)
 

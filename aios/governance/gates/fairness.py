@@ -33,6 +33,7 @@ def judge_fairness(candidate: Candidate, context: Context, params: FairnessParam
             "no protected attribute is named, so that nothing can be compared; name the columns "
             "in the recipe's `protected`"
         )
+    _refuse_one_decision(candidate, params.decision_threshold)
     compared: dict[str, dict[str, Comparison]] = {}
     doubts: list[str] = []
     for attribute in candidate.protected:
@@ -42,10 +43,20 @@ def judge_fairness(candidate: Candidate, context: Context, params: FairnessParam
             doubts.append(doubt)
             continue
         compared[attribute] = {
-            metric: _compare(candidate, context, params, groups, metric)
-            for metric in params.metrics
+            metric: _compare(candidate, params, groups, metric) for metric in params.metrics
         }
     return _verdict(compared, doubts, params)
+
+
+def _refuse_one_decision(candidate: Candidate, threshold: float) -> None:
+    """Where everybody gets the same answer all groups fare alike, whatever the scores are."""
+    scores = candidate.scores
+    if candidate.kind == "binary" and len({*(scores >= threshold).tolist()}) < 2:
+        raise NotEnoughEvidence(
+            f"every row gets the same answer at the threshold {threshold:g} (scores are "
+            f"{scores.min():.3g} to {scores.max():.3g}), so that no difference could show: set the "
+            "gate's decision_threshold in the policy to the one that is used"
+        )
 
 
 def _unfit(attribute: str, groups: Array) -> str | None:
@@ -65,7 +76,6 @@ def _unfit(attribute: str, groups: Array) -> str | None:
 
 def _compare(
     candidate: Candidate,
-    context: Context,
     params: FairnessParams,
     groups: Array,
     metric: FairnessMetric,
@@ -81,7 +91,7 @@ def _compare(
             confidence=params.confidence,
             min_group_size=params.min_group_size,
         )
-    decisions = (scores >= context.decision_threshold).astype(np.float64)
+    decisions = (scores >= params.decision_threshold).astype(np.float64)
     if params.favourable == 0:
         labels, decisions = 1 - labels, 1 - decisions
     return compare_decisions(
@@ -108,6 +118,7 @@ def _verdict(
     evidence: dict[str, Any] = {
         "confidence": params.confidence,
         "favourable": params.favourable,
+        "decision_threshold": params.decision_threshold,
         "method": "largest upper bound over pairs of groups; Newcombe (shares), Welch (means)",
         "attributes": {
             attribute: {metric: asdict(one) for metric, one in by_metric.items()}

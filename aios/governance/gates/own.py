@@ -35,8 +35,8 @@ def is_own(name: str) -> bool:
 def judge_own(
     name: str, candidate: Candidate, context: Context, values: Mapping[str, Any]
 ) -> GateResult:
-    """What the function says; its evidence gets the sha256 of the module's text as `code`, so
-    that an approval is void when the code is another.
+    """What the function says; its evidence gets the sha256 of the module's text as `code`, which
+    the approval covers. Other code counts from the next assessment on.
 
     Raises:
         UsageError: there is no such function, it takes no such parameter, or it gives

@@ -12,6 +12,7 @@ from aios.records import Given
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Confidence = Annotated[float, Field(ge=0.5, lt=1, allow_inf_nan=False)]
+Threshold = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 FairnessMetric = Literal["demographic_parity", "equalised_odds", "equal_opportunity"]
@@ -19,13 +20,15 @@ FairnessMetric = Literal["demographic_parity", "equalised_odds", "equal_opportun
 
 class QualityParams(Given):
     """`margin` is how much worse than stable is still as good, in the metric's unit (for rmse
-    and mae: as a fraction of stable's). `metric` overrides the one that search was for.
-    `min_class_rows` of each class are needed to judge at all."""
+    and mae: as a fraction of stable's). `metric` overrides the one that search was for; of a
+    metric for the other kind of label the usual one is taken, auc or rmse. `min_class_rows` of
+    each class are needed to judge at all. `decision_threshold` is for accuracy."""
 
     margin: Amount = 0.01
     confidence: Confidence = 0.95
     metric: Literal["auc", "log_loss", "brier", "accuracy", "rmse", "mae", "r2"] | None = None
     min_class_rows: Count = 20
+    decision_threshold: Threshold = 0.5
 
 
 class FairnessParams(Given):
@@ -33,6 +36,7 @@ class FairnessParams(Given):
 
     A group of fewer than `min_group_size` rows, or a rate over fewer than `min_rate_rows` of
     a group, is not judged. `favourable` is the label that people want to get.
+    `decision_threshold` is the score from which on the answer is yes, as it is used.
     """
 
     metrics: tuple[FairnessMetric, ...] = Field(default=("demographic_parity",), min_length=1)
@@ -41,6 +45,7 @@ class FairnessParams(Given):
     min_group_size: Count = 30
     min_rate_rows: Count = 10
     favourable: Literal[0, 1] = 1
+    decision_threshold: Threshold = 0.5
 
 
 class CalibrationParams(Given):
@@ -55,10 +60,11 @@ class CalibrationParams(Given):
 
 class RobustnessParams(Given):
     """`noise` is in standard deviations of each number; `max_flipped` is the share of
-    decisions that such noise may turn."""
+    decisions that such noise may turn, where a score from `decision_threshold` on is a yes."""
 
     noise: Amount = 0.01
     max_flipped: Share = 0.02
+    decision_threshold: Threshold = 0.5
 
 
 class LatencyParams(Given):

@@ -1,10 +1,11 @@
 """Whether a candidate predicts at least as well as stable, on the same rows."""
 
+import math
 from typing import Any
 
 import numpy as np
 
-from aios.errors import NotEnoughEvidence
+from aios.errors import NotEnoughEvidence, UsageError
 from aios.governance.candidate import Array, Candidate, Context
 from aios.governance.gates.params import QualityParams
 from aios.governance.gates.verdicts import judged_rows, verdict
@@ -31,6 +32,10 @@ def judge_quality(candidate: Candidate, context: Context, params: QualityParams)
 
     AUC by DeLong, the rest by a paired bootstrap. For rmse and mae the gain is a fraction of
     stable's. A metric of the user's own cannot be tested from scores: then AUC or rmse is.
+
+    Raises:
+        NotEnoughEvidence: too few rows.
+        UsageError: the policy's metric is of probabilities, and the scores are none.
     """
     labels, scores = judged_rows(candidate, min_class_rows=params.min_class_rows)
     metric = _metric(candidate, context, params)
@@ -46,7 +51,8 @@ def judge_quality(candidate: Candidate, context: Context, params: QualityParams)
         rival, name = stable.scores.astype(np.float64), stable.ref
         if rival.shape != labels.shape or not np.isfinite(rival).all():
             raise NotEnoughEvidence(f"{stable.ref} does not answer every row of the holdout")
-    method, gain = _gain(metric, labels, scores, rival, params.confidence, context)
+    _ask_rows(len(labels), first=stable is None, params=params)
+    method, gain = _gain(metric, labels, scores, rival, params, context)
     evidence: dict[str, Any] = {
         "metric": metric,
         "method": method,
@@ -56,8 +62,8 @@ def judge_quality(candidate: Candidate, context: Context, params: QualityParams)
         "gain": gain.value,
         "lower": gain.lower,
         "upper": gain.upper,
-        "candidate": metrics(candidate.kind, labels, scores, context.decision_threshold),
-        "other": metrics(candidate.kind, labels, rival, context.decision_threshold),
+        "candidate": metrics(candidate.kind, labels, scores, params.decision_threshold),
+        "other": metrics(candidate.kind, labels, rival, params.decision_threshold),
     }
     return _verdict(gain, name, metric, first=stable is None, params=params, evidence=evidence)
 
@@ -92,13 +98,33 @@ def _verdict(
     return verdict("quality", "not_enough_data", reason, gain.lower, limit, **evidence)
 
 
+def _ask_rows(rows: int, *, first: bool, params: QualityParams) -> None:
+    """Of fewer rows than this none need show a loss of the margin that is there: a share
+    `margin` is absent from `rows` draws with probability `(1 - margin) ** rows`."""
+    if first or not 0 < params.margin < 1:
+        return
+    needed = math.ceil(math.log(1 - params.confidence) / math.log(1 - params.margin))
+    if rows < needed:
+        raise NotEnoughEvidence(
+            f"the holdout has {rows} rows; to see a loss of {params.margin:g} with confidence "
+            f"{params.confidence:g} takes at least {needed}"
+        )
+
+
 def _metric(candidate: Candidate, context: Context, params: QualityParams) -> str:
     known = _METRICS_OF[candidate.kind]
     wanted = params.metric or context.metric
     if wanted not in known:
         return known[0]
-    probabilities = candidate.scores.min() >= 0 and candidate.scores.max() <= 1
-    return wanted if probabilities or wanted not in ("log_loss", "brier") else known[0]
+    low, high = candidate.scores.min(), candidate.scores.max()
+    if wanted in ("log_loss", "brier") and (low < 0 or high > 1):
+        if params.metric is None:
+            return known[0]
+        raise UsageError(
+            f"the policy asks for {wanted}, which is of probabilities; the scores are {low:.3g} to "
+            f"{high:.3g}"
+        )
+    return wanted
 
 
 def _gain(
@@ -106,12 +132,12 @@ def _gain(
     labels: Array,
     scores: Array,
     rival: Array,
-    confidence: float,
+    params: QualityParams,
     context: Context,
 ) -> tuple[str, Estimate]:
     if metric == "auc":
-        return "DeLong", delong(labels, scores, rival, confidence)
-    losses = [_losses(metric, labels, given, context) for given in (scores, rival)]
+        return "DeLong", delong(labels, scores, rival, params.confidence)
+    losses = [_losses(metric, labels, given, params) for given in (scores, rival)]
     centred = labels - labels.mean()
     columns = np.column_stack([*losses, centred, centred**2])
 
@@ -127,16 +153,16 @@ def _gain(
         return np.asarray(other - one)
 
     return "paired bootstrap", paired_bootstrap(
-        columns, gain, confidence=confidence, seed=context.seed
+        columns, gain, confidence=params.confidence, seed=context.seed
     )
 
 
-def _losses(metric: str, labels: Array, scores: Array, context: Context) -> Array:
+def _losses(metric: str, labels: Array, scores: Array, params: QualityParams) -> Array:
     """What is averaged per row; smaller is better."""
     if metric == "log_loss":
         return log_losses(labels, np.clip(scores, 0, 1))
     if metric == "accuracy":
-        wrong: Array = (scores >= context.decision_threshold) != (labels == 1)
+        wrong: Array = (scores >= params.decision_threshold) != (labels == 1)
         return wrong.astype(np.float64)
     errors: Array = np.abs(labels - scores)
     return errors if metric == "mae" else errors * errors

@@ -96,7 +96,7 @@ def _flipped(
         }
         scores = _scores(candidate, with_columns(batch, moved))
         if candidate.kind == "binary":
-            threshold = context.decision_threshold
+            threshold = params.decision_threshold
             shares.append(np.mean((scores >= threshold) != (base >= threshold)))
         else:
             shares.append(np.mean(np.abs(scores - base) > _SHIFT * np.std(base)))
