@@ -50,10 +50,12 @@ class SetPolicy(Record):
 
 
 class Answer(Record):
-    """Somebody's answer about `subject`: a version (`loan:2`) or a rollout's id."""
+    """Somebody's answer about `subject`: a version (`loan:2`) or a rollout's id. With `request`
+    it counts for the approval request of this id alone, the one that was looked at."""
 
     subject: str
     reason: str = Field(max_length=2000)
+    request: str | None = Field(default=None, max_length=100)
 
 
 class BreakTheGlass(Record):
@@ -153,6 +155,11 @@ class GovernanceCommands:
             if change.done is not None:
                 return change.done
             found = _waiting_for(change, request.subject)
+            if request.request not in (None, found.id):
+                raise IllegalTransition(
+                    f"the request about {found.subject} that you looked at is an older one: what "
+                    "is asked about has changed since; look at rt.approvals() again"
+                )
             _refuse_own_or_void(change, found, asked.actor)
             decision = Decision(
                 by=asked.actor, answer=answer, reason=request.reason, at_s=change.at_s

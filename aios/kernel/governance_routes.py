@@ -78,19 +78,25 @@ async def set_policy(request: Request, body: PolicyBody) -> Any:
     return await call(request, "set_policy", text=body.text)
 
 
+class AnswerBody(ReasonBody):
+    """An answer, with the id of the approval request that was looked at."""
+
+    request: str | None = None
+
+
 @router.get("/approvals")
 async def approvals(request: Request) -> Any:
     return await call(request, "approvals")
 
 
 @router.post("/approvals/{subject}/approve")
-async def approve(request: Request, subject: str, body: ReasonBody) -> Any:
-    return await call(request, "approve", subject=subject, reason=body.reason)
+async def approve(request: Request, subject: str, body: AnswerBody) -> Any:
+    return await call(request, "approve", subject=subject, **body.model_dump())
 
 
 @router.post("/approvals/{subject}/reject")
-async def reject(request: Request, subject: str, body: ReasonBody) -> Any:
-    return await call(request, "reject", subject=subject, reason=body.reason)
+async def reject(request: Request, subject: str, body: AnswerBody) -> Any:
+    return await call(request, "reject", subject=subject, **body.model_dump())
 
 
 @router.put("/data/{digest}", status_code=201)

@@ -325,8 +325,13 @@ class Runtime(Live):
         found = self._transport.get("/api/v1/approvals")
         return Inbox([ApprovalRequest.model_validate(fields) for fields in found])
 
-    def approve(self, subject: str, *, reason: str) -> ApprovalRequest:
+    def approve(self, subject: str | ApprovalRequest, *, reason: str) -> ApprovalRequest:
         """Say yes, with your name: to a version (`loan:2`) or to a rollout's next step (its id).
+
+        Args:
+            subject: which, or its row in `rt.approvals()`: then the answer counts for what that
+                row was about, and is refused if something else is asked by now.
+            reason: kept in the audit log.
 
         Raises:
             Forbidden: you made it, or your role may not approve.
@@ -334,15 +339,17 @@ class Runtime(Live):
         """
         return self._answer(subject, "approve", reason)
 
-    def reject(self, subject: str, *, reason: str) -> ApprovalRequest:
+    def reject(self, subject: str | ApprovalRequest, *, reason: str) -> ApprovalRequest:
         """Say no, with your name. One no is enough."""
         return self._answer(subject, "reject", reason)
 
-    def _answer(self, subject: str, answer: str, reason: str) -> ApprovalRequest:
-        path = f"/api/v1/approvals/{subject}/{answer}"
-        return ApprovalRequest.model_validate(
-            self._transport.change("POST", path, {"reason": reason})
+    def _answer(self, about: str | ApprovalRequest, answer: str, reason: str) -> ApprovalRequest:
+        seen = about.id if isinstance(about, ApprovalRequest) else None
+        subject = about.subject if isinstance(about, ApprovalRequest) else about
+        found = self._transport.change(
+            "POST", f"/api/v1/approvals/{subject}/{answer}", {"reason": reason, "request": seen}
         )
+        return ApprovalRequest.model_validate(found)
 
     def break_glass(self, model: str, *, reason: str, lasts_s: float = 900.0) -> BreakGlass:
         """Let a model serve around its gates for up to 15 minutes; administrators only.

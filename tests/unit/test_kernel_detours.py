@@ -18,7 +18,7 @@ from run_worlds import (
     spec,
 )
 
-from aios.errors import Forbidden, NotApproved, UsageError
+from aios.errors import Forbidden, IllegalTransition, NotApproved, UsageError
 from aios.rollout import BlueGreen, Canary, Shadow
 
 SLOW = Canary(steps=(0.1, 0.5, 1.0), bake_s=30, abort_when=("errors worse",), no_data_s=20)
@@ -149,3 +149,16 @@ def test_nothing_rolls_out_for_somebody_whose_key_is_gone(world: World) -> None:
     view = world.do("run", id=started)
     assert view["rollout"] is None
     assert "eve, who asked for the rollout, has no key any more" in view["error"]
+
+
+def test_a_yes_to_the_row_that_was_looked_at_is_none_to_what_is_asked_since(asked: World) -> None:
+    (seen,) = asked.do("approvals")
+    asked.do("set_policy", text=OTHER_POLICY)
+    asked.clock.advance(5)
+    run(asked, assesses="loan:4")
+    answer = {"subject": "loan:4", "reason": "looked at it"}
+    with pytest.raises(IllegalTransition, match="is an older one"):
+        asked.ask(BOB, "approve", **answer, request=seen["id"])
+    (now,) = asked.do("approvals")
+    asked.ask(BOB, "approve", **answer, request=now["id"])
+    assert asked.do("clearance", ref="loan:4")["allowed"]
