@@ -287,7 +287,7 @@ def facts(contract, estimator, frame, tmp_path) -> RunFacts:
         recipe=RecipeSource(
             path="recipes:Recipe", text=TEXT, sha256=hashlib.sha256(TEXT.encode()).hexdigest()
         ),
-        data=DataSource(kind="parquet", location="s3://ann:secret@bucket/loans.parquet"),
+        data=DataSource(kind="parquet", location="s3://bucket/loans.parquet?sig=secret"),
         contract=contract.to_json(),
         trials=3,
         seed=7,
