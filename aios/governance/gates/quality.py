@@ -30,6 +30,9 @@ def judge_quality(candidate: Candidate, context: Context, params: QualityParams)
     candidate within the margin fails as rarely. Between the two the rows cannot tell. Without
     a stable version the candidate must beat the best constant: lower bound above 0.
 
+    Both are statements for many rows. At the fewest that are taken (300 by default) an AUC near
+    1 worse by a little more than the margin was seen to pass in 12 % of simulated draws.
+
     AUC by DeLong, the rest by a paired bootstrap. For rmse and mae the gain is a fraction of
     stable's. A metric of the user's own cannot be tested from scores: then AUC or rmse is.
 
