@@ -382,7 +382,8 @@ def test_an_answer_goes_out_with_its_reason(api: ThreadingHTTPServer) -> None:
     for word in ("approve", "reject"):
         Api.given[f"POST /api/v1/approvals/loan:2/{word}"] = ASKING
         assert "1 of 1 approvals" in run(word, "loan:2", "--reason", "I looked")
-        assert Api.asked[-1] == (f"POST /api/v1/approvals/loan:2/{word}", {"reason": "I looked", "request": None})
+        told = {"reason": "I looked", "request": None}
+        assert Api.asked[-1] == (f"POST /api/v1/approvals/loan:2/{word}", told)
     assert "--reason" in run("approve", "loan:2", code=2), "nobody answers without one"
 
 
