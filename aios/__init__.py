@@ -32,11 +32,14 @@ from aios.errors import (
 )
 from aios.models import PythonModel
 from aios.records import Autoscale, Cached, DataSource, Default, GateResult, Rule
+from aios.records.watching import RetrainBudget
 from aios.rollout import BlueGreen, Canary, Shadow
 from aios.runtime.lifecycle import connect, local
+from aios.runtime.monitor import Monitor
 from aios.runtime.objects import Answer, Endpoint, Rollout
 from aios.runtime.runtime import Runtime
 from aios.runtime.training import Run
+from aios.runtime.watching import Retrain, Watch
 from aios.training.recipe import Recipe, choice, integers, loguniform, uniform
 
 __all__ = [
@@ -61,12 +64,15 @@ __all__ = [
     "IllegalTransition",
     "Integer",
     "ModelFailed",
+    "Monitor",
     "NotApproved",
     "Number",
     "Overloaded",
     "PermanentError",
     "PythonModel",
     "Recipe",
+    "Retrain",
+    "RetrainBudget",
     "Rollout",
     "Rule",
     "Run",
@@ -79,6 +85,7 @@ __all__ = [
     "UnknownModel",
     "Unsupported",
     "UsageError",
+    "Watch",
     "choice",
     "connect",
     "integers",

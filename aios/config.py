@@ -71,6 +71,13 @@ class Settings(BaseSettings):
         le=65535,
         description="TCP port of Ray's dashboard, which takes the Serve configuration.",
     )
+    window_s: float = Field(
+        default=60.0,
+        ge=1,
+        le=3600,
+        description="Length of the windows, in seconds, in which replicas summarise features and "
+        "predictions. What a killed replica had seen of its last one is lost.",
+    )
     otlp_endpoint: str | None = Field(
         default=None,
         description="http(s) URL that takes OpenTelemetry spans. None: no spans are made, "

@@ -24,6 +24,7 @@ from aios.kernel import (
     model_routes,
     protocol_routes,
     status_routes,
+    watch_routes,
 )
 from aios.kernel.calls import Execute
 from aios.kernel.front import Front, Identify, Strangers, answer_headers
@@ -37,6 +38,7 @@ ROUTERS = (
     governance_routes.router,
     status_routes.router,
     protocol_routes.router,
+    watch_routes.router,
 )
 
 

@@ -24,12 +24,6 @@ class RolloutBody(Body):
     plan: dict[str, Any]
 
 
-class FeedbackBody(Body):
-    """Business values for answers that were given."""
-
-    answers: list[dict[str, Any]]
-
-
 @router.put("/endpoints/{name}")
 async def deploy(request: Request, name: str, body: DeployBody) -> Any:
     spec = {**body.spec, "name": name}
@@ -59,11 +53,6 @@ async def series(request: Request, name: str) -> Any:
 @router.get("/endpoints/{name}/plans")
 async def plans(request: Request, name: str) -> Any:
     return await call(request, "plans", endpoint=name)
-
-
-@router.post("/endpoints/{name}/feedback")
-async def feedback(request: Request, name: str, body: FeedbackBody) -> Any:
-    return await call(request, "feedback", endpoint=name, answers=body.answers)
 
 
 @router.post("/endpoints/{name}/rollback")

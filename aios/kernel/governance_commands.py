@@ -190,7 +190,9 @@ class GovernanceCommands:
         return result
 
     def _start_run(self, request: StartRun, asked: Asked) -> dict[str, Any]:
-        return self._begin_run(request.spec, {}, asked)
+        if request.spec.cause is not None:
+            raise UsageError("the cause of a run is what a watch found: leave it out")
+        return self.begin_run(request.spec, {}, asked)
 
     def _reproduce(self, request: OfReference, asked: Asked) -> dict[str, Any]:
         """Make a version again from its own run: same data, recipe, seed and settings."""
@@ -205,13 +207,15 @@ class GovernanceCommands:
                 "reproduces": version.ref,
                 "rollout": None,
                 "tracking_uri": None,
+                "cause": None,
                 # A table that has grown since is read as it was then.
                 "data": original.spec.data.model_copy(update=versions),
             }
         )
-        return self._begin_run(spec, {"search": original.results["search"]}, asked)
+        return self.begin_run(spec, {"search": original.results["search"]}, asked)
 
-    def _begin_run(self, spec: RunSpec, results: dict[str, Any], asked: Asked) -> dict[str, Any]:
+    def begin_run(self, spec: RunSpec, results: dict[str, Any], asked: Asked) -> dict[str, Any]:
+        """Start a training run; `results` of stages that need not be run."""
         check_spec(self._registry, spec)
         if spec.assesses is not None:
             # An alias may stand for another version by the time that the gates have run.

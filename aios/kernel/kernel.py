@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -23,7 +22,7 @@ from aios.errors import (
     UnknownEndpoint,
     UnknownName,
 )
-from aios.flows import FlowEngine, Flows
+from aios.flows import Flows
 from aios.kernel import metrics, requests, serve_config, views
 from aios.kernel.access import Access
 from aios.kernel.checks import (
@@ -44,8 +43,10 @@ from aios.kernel.rollouts import RolloutDriver
 from aios.kernel.runs import RunDriver, Workbench
 from aios.kernel.sealing import Sealing
 from aios.kernel.traffic import next_plan, served
+from aios.kernel.watch_commands import WatchCommands, begin_as
+from aios.kernel.watcher import Tell, Watcher, only_logged
 from aios.records import EndpointSpec, TrafficPlan, WindowReport
-from aios.registry import Change, Registry, RolloutRow
+from aios.registry import Change, Observed, Registry, RolloutRow
 from aios.rollout.plans import Shadow, parse_plan
 from aios.security import Caller, permits
 from aios.store.database import Database
@@ -58,8 +59,9 @@ class Kernel:
         settings: where the store, artifacts and logs are.
         serve: Ray Serve, or a fake of it.
         api_key: (identity, digest) of the key that `aios up` made.
-        flows: what drives rollouts and training runs durably; see `open_flows`.
+        flows: what drives rollouts and training runs durably; see `kernel.opening`.
         workbench: what carries out the stages of training runs.
+        tell: tells people of alarms.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Kernel:
         api_key: tuple[str, str],
         flows: Flows,
         workbench: Workbench,
+        tell: Tell = only_logged,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -85,12 +88,19 @@ class Kernel:
         self.runs = RunDriver(self.registry, workbench, flows, clock, self._roll_out_run)
         self._access = Access(self.registry, clock)
         governed = GovernanceCommands(self.registry, self.runs, self._answered)
+        observed = Observed(self._database, clock)
+        self.watcher = Watcher(
+            self.registry, observed, workbench, clock, begin_as(governed.begin_run), tell
+        )
+        watching = WatchCommands(self.registry, observed, self.watcher, self._observations.feedback)
+        self.take_windows = watching.take_windows
         self._sealing = Sealing(settings, self._database, clock)
         keys = KeyCommands(self.registry, self.reconciler.changed)
         keys.ensure(*api_key)
         self._commands: Commands = {
             **keys.commands,
             **governed.commands,
+            **watching.commands,
             "register": (requests.Register, self._register),
             "deploy": (requests.Deploy, self._deploy),
             "remove": (requests.OfName, self._remove),
@@ -101,6 +111,7 @@ class Kernel:
         self._queries: Queries = {
             **keys.queries,
             **governed.queries,
+            **watching.queries,
             "explain": (ExplainQuery, Explaining(self.registry, workbench).explain),
             "models": (requests.MaybeName, self._models),
             "model": (
@@ -122,7 +133,6 @@ class Kernel:
                 requests.Nothing,
                 lambda: metrics.render(self.registry, self._observations),
             ),
-            "feedback": (requests.Feedback, self._feedback),
             # The artifact itself never comes here: the API asks whether it may take one.
             "upload": (requests.Nothing, dict),
         }
@@ -133,9 +143,11 @@ class Kernel:
         self.reconciler.start()
         self.rollouts.start()
         self.runs.start()
+        self.watcher.start()
 
     def close(self) -> None:
         """Stop looking and deciding. Rollouts in the middle are left for the next kernel."""
+        self.watcher.close()
         self.runs.close()
         self.rollouts.close()
         self.reconciler.stop()
@@ -187,6 +199,7 @@ class Kernel:
             "cache": str(self._settings.home / "cache"),
             "log_url": self._settings.log_url,
             "otlp_endpoint": self._settings.otlp_endpoint,
+            "window_s": self._settings.window_s,
         }
         applications = [
             serve_config.api_application(
@@ -482,17 +495,3 @@ class Kernel:
             self.registry,
             self._observations,
         )
-
-    def _feedback(self, endpoint: str, answers: list[dict[str, Any]]) -> dict[str, Any]:
-        self.registry.endpoint(endpoint)
-        return {"taken": self._observations.feedback(endpoint, answers)}
-
-
-def open_flows(settings: Settings) -> FlowEngine:
-    """The kernel's durable flows. DBOS's tables stand beside ours in PostgreSQL; in SQLite they
-    get a file of their own, since each file has one writer at a time."""
-    url = Database(settings.store_url).url
-    if url.drivername == "sqlite":
-        Path(settings.home).mkdir(parents=True, exist_ok=True)
-        return FlowEngine(f"sqlite:///{settings.home}/flows.db", executor="kernel")
-    return FlowEngine(url.render_as_string(hide_password=False), executor="kernel")

@@ -11,12 +11,12 @@ from aios.registry import Reads, RolloutRow
 
 
 def lineage(reads: Reads, ref: str) -> dict[str, Any]:
-    """The graph around one version: `{"ref", "nodes": [...], "edges": [[from, to], ...]}`.
+    """The graph around one version: `{"ref", "because", "nodes": [...], "edges": [...]}`.
 
-    Each node has an `id`, a `kind` (snapshot, run, version, assessment, approval, rollout,
-    endpoint), a `label` of one line, `at_s`, `good` (True, False, or None where that has no
-    meaning) and `facts`. Nodes come in the order of cause and effect, and each has one cause
-    at most.
+    `because` says why a watch had it made. Each node has an `id`, a `kind` (watch, snapshot, run,
+    version, assessment, approval, rollout, endpoint), a `label` of one line, `at_s`, `good` (True,
+    False, or None where that has no meaning) and `facts`. Edges are [from, to]. Nodes come in the
+    order of cause and effect, and each has one cause at most.
 
     Raises:
         UnknownModel: there is no such version.
@@ -49,7 +49,30 @@ def lineage(reads: Reads, ref: str) -> dict[str, Any]:
     )
     last = _checks(reads, graph, version, own)
     _service(reads, graph, version, last)
-    return {"ref": version.ref, "nodes": graph.nodes, "edges": graph.edges}
+    return {
+        "ref": version.ref,
+        "because": because(reads, version),
+        "nodes": graph.nodes,
+        "edges": graph.edges,
+    }
+
+
+def because(reads: Reads, version: ModelVersion) -> str | None:
+    """Why a version exists, in a sentence; None if a person wanted it.
+
+    As `made_by`: a cause is believed only of the run that made these bytes.
+    """
+    run = made_by(reads, version)
+    if run is None or run.spec.cause is None:
+        return None
+    return f"{version.ref} exists because {_cause(run.spec.cause)}"
+
+
+def _cause(cause: dict[str, Any]) -> str:
+    measured, _, limit = str(cause["condition"]).partition(" ")
+    if cause.get("subject") and cause.get("score") is not None and limit:
+        return f"{measured} of {cause['subject']} was {cause['score']:.2g} ({cause['condition']})"
+    return str(cause["reason"])
 
 
 class _Graph:
@@ -104,7 +127,8 @@ def origin(reads: Reads, version: ModelVersion) -> tuple[TrainingRun | None, Sna
 
 def _origin(reads: Reads, graph: _Graph, version: ModelVersion) -> str | None:
     run, snapshot = origin(reads, version)
-    before = None if snapshot is None else _snapshot(graph, snapshot)
+    cause = None if run is None or run.spec.cause is None else _trigger(graph, run)
+    before = cause if snapshot is None else _snapshot(graph, snapshot, cause)
     if run is None:
         return before
     facts = {
@@ -123,7 +147,13 @@ def _origin(reads: Reads, graph: _Graph, version: ModelVersion) -> str | None:
     return graph.add("run", run.id, label, run.created_s, None, facts, before)
 
 
-def _snapshot(graph: _Graph, snapshot: Snapshot) -> str:
+def _trigger(graph: _Graph, run: TrainingRun) -> str:
+    cause = run.spec.cause or {}
+    label = f"{cause['reason']}; at {cause['endpoint']}, version {cause['version']}"
+    return graph.add("watch", str(cause["watch"]), label, run.created_s, None, dict(cause), None)
+
+
+def _snapshot(graph: _Graph, snapshot: Snapshot, after: str | None) -> str:
     return graph.add(
         "snapshot",
         snapshot.digest[:12],
@@ -138,7 +168,7 @@ def _snapshot(graph: _Graph, snapshot: Snapshot) -> str:
             "rows": snapshot.rows,
             "columns": {name: column.dtype for name, column in snapshot.columns.items()},
         },
-        None,
+        after,
     )
 
 

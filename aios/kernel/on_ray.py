@@ -15,7 +15,8 @@ from aios.config import Settings
 from aios.errors import AiosError, ClusterUnavailable, from_problem
 from aios.kernel.api import build_api, caller_of
 from aios.kernel.environment import cluster_token
-from aios.kernel.kernel import Kernel, open_flows
+from aios.kernel.kernel import Kernel
+from aios.kernel.opening import open_flows
 from aios.kernel.serve_client import ServeClient
 from aios.records import WindowReport
 from aios.security import Caller
@@ -100,6 +101,11 @@ class KernelActor:
     async def report(self, report: dict[str, Any]) -> None:
         """Take a replica's counts; nobody waits for this."""
         self._kernel.report(WindowReport.model_validate(report))
+
+    async def take_windows(self, parts: list[dict[str, Any]]) -> None:
+        """Keep what a replica saw; it asks for the answer, and sends again without one."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._threads, self._kernel.take_windows, parts)
 
     async def ready(self) -> int:
         """Its process id, once it is up."""

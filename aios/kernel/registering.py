@@ -123,6 +123,7 @@ def _add_version(change: Change, run: TrainingRun, snapshot: Snapshot) -> ModelV
             "split_seed": run.results["split"].get("seed"),
             "git": environment.get("git"),
             "environment": refit.get("environment"),
+            **({} if run.spec.cause is None else {"cause": run.spec.cause}),
         },
         conversion=refit["conversion"],
         created_by=run.created_by,

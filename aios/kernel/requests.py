@@ -73,13 +73,6 @@ class Rollback(Record):
     reason: str | None = None
 
 
-class Feedback(Record):
-    """Business values for answers that were given; see `Observations.feedback`."""
-
-    endpoint: str
-    answers: list[dict[str, Any]]
-
-
 class AuditQuery(Record):
     """The newest `limit` entries, of one subject or of all."""
 

@@ -7,7 +7,7 @@ again. Only `register` touches what users can see, in one transaction.
 
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from aios.clock import Clock
@@ -78,6 +78,16 @@ class Workbench(Protocol):
         Raises:
             UnknownName: it is not there.
         """
+        ...
+
+    def find_answers(
+        self, endpoint: str, request_ids: Collection[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Answers in the prediction log by request id; see `monitoring.recorded`."""
+        ...
+
+    def write_feedback(self, endpoint: str, entries: Sequence[dict[str, Any]]) -> None:
+        """Append feedback to its Delta table; see `monitoring.recorded`."""
         ...
 
     def explain(

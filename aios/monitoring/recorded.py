@@ -1,6 +1,6 @@
-"""One answer found again in the prediction log, by its request id."""
+"""Answers found again in the prediction log by their request ids, and the feedback beside it."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -9,6 +9,8 @@ from aios.errors import StoreUnavailable, UnknownName
 from aios.records import Record
 
 SHOWN_ENDPOINTS = 20
+FEEDBACK_SUFFIX = "--feedback"
+"""The Delta table of an endpoint's feedback stands beside its log: at_s, request_id, values."""
 
 
 class RecordedAnswer(Record):
@@ -49,7 +51,7 @@ def find_answer(
         StoreUnavailable: a table is there and cannot be read.
     """
     names = sorted(set(endpoints))
-    found = [one for name in names for one in _rows(log_url, name, request_id)]
+    found = [one for name in names for one in _rows(log_url, name, [request_id])]
     if not found:
         looked = ", ".join(names[:SHOWN_ENDPOINTS]) or "no endpoint, as none was ever deployed"
         raise UnknownName(
@@ -69,8 +71,62 @@ def find_answer(
     return RecordedAnswer.model_validate({**matching, **read, "rows": len(same)})
 
 
-def _rows(log_url: str, endpoint: str, request_id: str) -> list[dict[str, Any]]:
-    """All rows of a request in one endpoint's table; none where there is no table yet."""
+def find_answers(
+    log_url: str, endpoint: str, request_ids: Collection[str]
+) -> dict[str, dict[str, Any]]:
+    """What was answered to requests that the log has, by their ids: version, arm, answered_s and
+    outputs, one object for each record. Answers of a fallback are left out: they say nothing
+    about the model. If an id was used twice, the newest counts.
+
+    Raises:
+        StoreUnavailable: a table is there and cannot be read.
+    """
+    rows = _rows(log_url, endpoint, request_ids)
+    newest: dict[str, float] = {}
+    for row in rows:
+        newest[row["request_id"]] = max(row["at_s"], newest.get(row["request_id"], 0.0))
+    found: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda one: int(one["row"])):
+        if row["degraded"] is not None or row["at_s"] != newest[row["request_id"]]:
+            continue
+        facts = {"version": row["version"], "arm": row["arm"], "answered_s": row["at_s"]}
+        answer = found.setdefault(row["request_id"], {**facts, "outputs": []})
+        answer["outputs"].append(orjson.loads(row["outputs"]))
+    return found
+
+
+def write_feedback(log_url: str, endpoint: str, entries: Sequence[dict[str, Any]]) -> None:
+    """Append feedback to the endpoint's Delta table: seq, request_id, at_s, given each.
+
+    Writing the same again does no harm: of one request the last counts.
+
+    Raises:
+        StoreUnavailable: it cannot be written now.
+    """
+    import pyarrow as pa
+    from deltalake import write_deltalake
+    from deltalake.exceptions import DeltaError
+
+    # Later entries of one millisecond stay later.
+    at_s = [entry["at_s"] + place * 1e-6 for place, entry in enumerate(entries)]
+    found = pa.table(
+        {
+            "at_s": pa.array(at_s, pa.float64()),
+            "request_id": pa.array([entry["request_id"] for entry in entries], pa.string()),
+            "values": pa.array(
+                [orjson.dumps(entry["given"]).decode() for entry in entries], pa.string()
+            ),
+        }
+    )
+    url = f"{log_url.rstrip('/')}/{endpoint}{FEEDBACK_SUFFIX}"
+    try:
+        write_deltalake(url, found, mode="append")
+    except (DeltaError, OSError) as error:
+        raise StoreUnavailable(f"feedback cannot be written to {url} now: {error}") from None
+
+
+def _rows(log_url: str, endpoint: str, request_ids: Collection[str]) -> list[dict[str, Any]]:
+    """All rows of requests in one endpoint's table; none where there is no table yet."""
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError, TableNotFoundError
     from pyarrow import ArrowException
@@ -79,7 +135,7 @@ def _rows(log_url: str, endpoint: str, request_id: str) -> list[dict[str, Any]]:
     url = f"{log_url.rstrip('/')}/{endpoint}"
     try:
         table = DeltaTable(url).to_pyarrow_dataset()
-        rows = table.to_table(filter=field("request_id") == request_id)
+        rows = table.to_table(filter=field("request_id").isin(list(request_ids)))
     except TableNotFoundError:
         return []
     except (DeltaError, ArrowException, OSError) as error:

@@ -320,7 +320,8 @@ class RunSpec(Record):
     trained then. `reproduces` names one that is made again, to see whether it comes out the
     same; nothing is registered. `environment` holds what the author's machine knew: git
     commit and dirty flag, installed packages, Python, platform. `rollout` is a plan with its
-    endpoint, started once the version is cleared.
+    endpoint, started once the version is cleared. `cause` is what a watch found, if one started
+    the run; nobody else may give one.
     """
 
     model: Name
@@ -339,6 +340,7 @@ class RunSpec(Record):
     rollout: dict[str, Any] | None = None
     assesses: str | None = None
     reproduces: str | None = None
+    cause: dict[str, Any] | None = None
 
 
 class Trial(Record):

@@ -1,5 +1,6 @@
 """What exists and what is wanted: versions, aliases, endpoints, traffic plans, rollouts, keys;
-and what rules go by: profiles, policies, assessments, approvals, training runs, servings.
+what rules go by: profiles, policies, assessments, approvals, training runs, servings, watches;
+and, beside the log (`Observed`), what endpoints saw and what was fed back.
 
 The kernel is the only writer; the control API reads. Invariants: every change happens inside
 `Registry.change` and is one transaction with its audit entry and, if it has an operation id,
@@ -11,6 +12,7 @@ rollout decided, or what a policy asks for.
 """
 
 from aios.registry.change import Change, Guard
+from aios.registry.observed import Observed, check_given
 from aios.registry.reads import Reads
 from aios.registry.registry import Registry
 from aios.registry.rows import ApiKey, AuditEntry, EndpointState, Evidence, RolloutRow
@@ -22,7 +24,9 @@ __all__ = [
     "EndpointState",
     "Evidence",
     "Guard",
+    "Observed",
     "Reads",
     "Registry",
     "RolloutRow",
+    "check_given",
 ]

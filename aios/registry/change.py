@@ -19,13 +19,14 @@ from aios.registry.references import newest_version
 from aios.registry.rows import ApiKey, RolloutRow, RolloutStatus, ServingCause
 from aios.registry.runs import RunWrites
 from aios.registry.servings import cleared_before, close_serving, open_serving
+from aios.registry.watches import WatchWrites
 from aios.store import tables as t
 
 Guard = Callable[[Reads, ModelVersion], Clearance]
 """Says whether a version may become stable now, from what the registry holds."""
 
 
-class Change(GovernedWrites, ApprovalWrites, RunWrites, Reads):
+class Change(GovernedWrites, ApprovalWrites, RunWrites, WatchWrites, Reads):
     """An open change. All reads are here too, and see what the change has written so far.
 
     No other change runs meanwhile, so what was read is still true when the change commits.

@@ -14,6 +14,7 @@ from aios.registry.references import aliases_of, require_model, version_row
 from aios.registry.rows import ApiKey, AuditEntry, EndpointState, Evidence, RolloutRow
 from aios.registry.runs import RunReads
 from aios.registry.servings import PREVIOUS_VERSION, ServingReads
+from aios.registry.watches import WatchReads
 from aios.store import tables as t
 
 _ENDPOINTS = select(
@@ -26,7 +27,7 @@ _ENDPOINTS = select(
 )
 
 
-class Reads(GovernedReads, ApprovalReads, RunReads, ServingReads):
+class Reads(GovernedReads, ApprovalReads, RunReads, ServingReads, WatchReads):
     """Everything that can be asked."""
 
     def version(self, reference: str) -> ModelVersion:

@@ -20,7 +20,8 @@ _NAMES = {"assessment": "gates", "snapshot": "data"}
 
 @dataclass(frozen=True)
 class Node:
-    """One link of the chain: a snapshot, run, version, assessment, approval, rollout or endpoint.
+    """One link of the chain: a watch, snapshot, run, version, assessment, approval, rollout or
+    endpoint.
 
     Attributes:
         good: whether it stands well; None where that has no meaning.
@@ -53,14 +54,20 @@ class Lineage:
 
     Attributes:
         ref: the version.
+        because: why a watch had it made, in a sentence; None if a person wanted it.
         nodes: in the order of cause and effect.
         edges: (cause, effect), by the nodes' ids.
     """
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.ref: str = fields["ref"]
+        self.because: str | None = fields["because"]
         self.nodes = [Node(**node) for node in fields["nodes"]]
         self.edges: list[tuple[str, str]] = [(before, after) for before, after in fields["edges"]]
+
+    @property
+    def _title(self) -> str:
+        return f"lineage of {self.ref}{f': {self.because}' if self.because else ''}"
 
     def openlineage(self, namespace: str = "aios") -> list[dict[str, Any]]:
         """The same as OpenLineage run events (JSON, specification 2-0-2), in the order of time.
@@ -90,7 +97,7 @@ class Lineage:
             raise UsageError(f"the lineage cannot be written to {path}: {error}") from None
 
     def __repr__(self) -> str:
-        lines = [f"lineage of {self.ref}"]
+        lines = [self._title]
 
         def draw(node: Node, before: str, last: bool) -> None:
             lines.append(f"{before}{'└── ' if last else '├── '}{_MARKS[node.good]}{node.line}")
@@ -104,7 +111,7 @@ class Lineage:
         from rich.text import Text
         from rich.tree import Tree
 
-        tree = Tree(Text(f"lineage of {self.ref}", style="bold"))
+        tree = Tree(Text(self._title, style="bold"))
 
         def grow(branch: Tree, node: Node) -> None:
             kind = _NAMES.get(node.kind, node.kind)
@@ -119,9 +126,7 @@ class Lineage:
         return tree
 
     def _repr_html_(self) -> str:
-        title = (
-            f'<div style="font-weight:600;padding:2px 0 4px">lineage of {escape(self.ref)}</div>'
-        )
+        title = f'<div style="font-weight:600;padding:2px 0 4px">{escape(self._title)}</div>'
         return title + self._html_below(None)
 
     def _html_below(self, cause: str | None) -> str:

@@ -104,10 +104,10 @@ class Endpoint(Live):
         body, latency_s = self._transport.predict(self.name, _as_records(records), headers)
         return Answer(latency_s=latency_s, **body)
 
-    def feedback(self, answer: Answer, kpi: float) -> None:
+    def feedback(self, answer: Answer, kpi: float, **values: Any) -> None:
         """Tell what an answer was worth to the business; more is better. Feeds the abort
-        rule `kpi worse` of a running rollout."""
-        entry = {"request_id": answer.request_id, "arm": answer.arm, "kpi": kpi}
+        rule `kpi worse` of a running rollout. `values` are kept as `rt.feedback` keeps them."""
+        entry = {"request_id": answer.request_id, "arm": answer.arm, "kpi": kpi, "values": values}
         self._transport.change(
             "POST", f"/api/v1/endpoints/{self.name}/feedback", {"answers": [entry]}
         )

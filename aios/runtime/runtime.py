@@ -35,10 +35,11 @@ from aios.runtime.objects import Endpoint, Live, Rollout
 from aios.runtime.tables import Status, Table
 from aios.runtime.training import Run, start_run
 from aios.runtime.transport import Transport
+from aios.runtime.watched import Watched
 from aios.training.reproduce import Reproduction
 
 
-class Runtime(Live):
+class Runtime(Watched, Live):
     """A running aios: register models, deploy endpoints, roll versions out and back.
 
     Get one from `aios.connect()` or `aios.local()`. It holds a connection and nothing else.

@@ -168,7 +168,14 @@ class Run(Live):
         return self.status()
 
 
-def start_run(
+def start_run(transport: Transport, model: str, recipe: Any, data: Any, **wanted: Any) -> Run:
+    """Send a run on its way; see `Runtime.start_retrain`."""
+    spec = run_spec(transport, model, recipe, data, **wanted)
+    found = transport.change("POST", "/api/v1/runs", {"spec": spec.model_dump(mode="json")})
+    return Run(transport, found["id"])
+
+
+def run_spec(
     transport: Transport,
     model: str,
     recipe: Any,
@@ -182,8 +189,8 @@ def start_run(
     rollout: tuple[str, Canary | BlueGreen | Shadow] | None = None,
     assesses: str | None = None,
     **limits: Any,
-) -> Run:
-    """Send a run on its way; see `Runtime.start_retrain`."""
+) -> RunSpec:
+    """All that a run is asked to do; a DataFrame is sent now. See `Runtime.start_retrain`."""
     if contract is None:
         contract = _newest_contract(transport, assesses or model)
     wanted = dict(resources or {})
@@ -212,9 +219,7 @@ def start_run(
         "assesses": assesses,
         **limits,
     }
-    spec = _checked(fields)
-    found = transport.change("POST", "/api/v1/runs", {"spec": spec.model_dump(mode="json")})
-    return Run(transport, found["id"])
+    return _checked(fields)
 
 
 def _checked(fields: dict[str, Any]) -> RunSpec:

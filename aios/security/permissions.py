@@ -6,7 +6,7 @@ Deny by default: a role, permission or command that is not in these tables is ne
 | --- | --- | --- |
 | viewer | a service or a colleague | read, predict |
 | operator | whoever is on call | also explain answers, and stop harm: roll back, abort, cancel |
-| deployer | a data scientist or a pipeline | also register, train, declare, deploy, roll out |
+| deployer | a data scientist or a pipeline | also register, train, watch, declare, deploy |
 | approver | who answers for a model | read, predict, explain, approve or reject, verify the log |
 | auditor | who checks all others | read, explain, verify the audit log; no predictions |
 | admin | who runs the installation | everything |
@@ -69,6 +69,7 @@ COMMANDS: Mapping[str, Permission] = {
     "keys": "keys",
     "lineage": "read",
     "metrics": "read",
+    "monitor": "read",
     "model": "read",
     "models": "read",
     "plans": "read",
@@ -91,7 +92,10 @@ COMMANDS: Mapping[str, Permission] = {
     "start_rollout": "rollout",
     "start_run": "train",
     "status": "read",
+    "unwatch": "stop",
     "upload": "register",
+    "watch": "train",
+    "watches": "read",
 }
 """The permission that each command and query of the kernel needs."""
 

@@ -19,6 +19,7 @@ from aios.records import ArmName, Challenger, ServedVersion, TrafficPlan, Window
 from aios.security.keys import allowed
 from aios.serving.breaker import Breaker
 from aios.serving.fallback import Degraded, FallbackChain
+from aios.serving.features import FeatureWindows
 from aios.serving.live import ChallengerClient, Live, Loaded, continues, loaded_as, windows_of
 from aios.serving.recorder import Recorder
 from aios.serving.runner import Outputs, Runner, failure_kind
@@ -59,6 +60,7 @@ class Endpoint:
             event loop.
         connect: gives the client of a challenger's application.
         recorder: takes a copy of each answered request.
+        features: summarises what came in and went out.
         replica: this replica's name in reports.
     """
 
@@ -68,6 +70,7 @@ class Endpoint:
         load: Load,
         connect: Connect,
         recorder: Recorder,
+        features: FeatureWindows,
         tracer: Tracer,
         clock: Clock,
         replica: str,
@@ -75,6 +78,7 @@ class Endpoint:
         self._load = load
         self._connect = connect
         self._recorder = recorder
+        self._features = features
         self.tracer = tracer
         self._clock = clock
         self._replica = replica
@@ -253,6 +257,8 @@ class Endpoint:
             answer = await self._split(live, batch, key, deadline_s, traceparent)
         latency_s = time.monotonic() - started_s
         self._recorder.add(batch, answer, key=key, request_id=request_id, latency_s=latency_s)
+        given = answer.outputs if answer.degraded is None else None
+        self._features.add(answer.arm, answer.version, batch, given)
         return answer
 
     async def _split(

@@ -8,6 +8,7 @@ at the kernel, so that Serve and its HAProxy are not touched when traffic shifts
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from aios.models import load_engine
 from aios.records import Challenger, ServedVersion, TrafficPlan
 from aios.serving.challenger import ChallengerReplica, Reply, unpack
 from aios.serving.endpoint import Endpoint
+from aios.serving.features import FeatureWindows
 from aios.serving.http import EndpointApp
 from aios.serving.live import ChallengerClient
 from aios.serving.recorder import FLUSH_S, Recorder
@@ -83,13 +85,16 @@ class EndpointDeployment:
         self._name = name
         context = serve.get_replica_context()
         self._recorder = Recorder(f"{settings['log_url'].rstrip('/')}/{name}", 1.0)
+        replica = context.replica_id.unique_id
+        self._features = FeatureWindows(name, replica, settings["window_s"])
         self._endpoint = Endpoint(
             load=lambda served, max_rows: _load(settings, served, max_rows),
             connect=_connect,
             recorder=self._recorder,
+            features=self._features,
             tracer=Tracer(settings["otlp_endpoint"], "aios-endpoint"),
             clock=SystemClock(),
-            replica=context.replica_id.unique_id,
+            replica=replica,
         )
         self._kernel: Any = None
         self._stamp = ""
@@ -99,6 +104,7 @@ class EndpointDeployment:
             asyncio.create_task(self._follow_forever()),
             asyncio.create_task(self._report_forever()),
             asyncio.create_task(self._record_forever()),
+            asyncio.create_task(self._summarise_forever()),
         ]
 
     def __serve_build_asgi_app__(self) -> EndpointApp:
@@ -165,10 +171,30 @@ class EndpointDeployment:
             except Exception:
                 logger.exception("predictions could not be recorded; they are counted as dropped")
 
+    async def _summarise_forever(self) -> None:
+        """Fold what was seen into windows, and send those that are over until the kernel says
+        that it has them."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(REPORT_S)
+            try:
+                taken, now_s = self._features.take(), time.time()
+                ready = await loop.run_in_executor(None, self._features.fold, taken, now_s)
+                if ready and self._kernel is not None:
+                    await self._kernel.take_windows.remote([part.model_dump() for part in ready])
+                    self._features.sent(ready)
+            except ray.exceptions.RayError as error:
+                logger.warning("windows are kept, the kernel does not answer: %s", error)
+            except Exception:
+                logger.exception("what was seen could not be summarised")
+
     async def __del__(self) -> None:
         for timer in self._timers:
             timer.cancel()
         self._report()
+        if self._kernel is not None:
+            parts = self._features.finish(time.time())
+            self._kernel.take_windows.remote([part.model_dump() for part in parts])
         self._recorder.flush()
 
 

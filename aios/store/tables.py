@@ -290,3 +290,69 @@ audit_checkpoints = Table(
     Column("number", SEQUENCE, primary_key=True, autoincrement=False),
     Column("content", SafeText, nullable=False),
 )
+
+windows = Table(
+    "windows",
+    tables,
+    Column("endpoint", SafeText, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("arm", SafeText, primary_key=True),
+    Column("start_s", Double, primary_key=True, autoincrement=False),
+    Column("end_s", Double, primary_key=True, autoincrement=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("dropped", BigInteger, nullable=False),
+    Column("parts", JsonText, nullable=False),
+    Column("content", JsonText, nullable=False),
+    Index("windows_by_time", "endpoint", "start_s"),
+)
+
+baselines = Table(
+    "baselines",
+    tables,
+    Column("endpoint", SafeText, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("content", JsonText, nullable=False),
+    Column("at_s", Double, nullable=False),
+)
+
+watches = Table(
+    "watches",
+    tables,
+    Column("id", SafeText, primary_key=True),
+    Column("endpoint", SafeText, nullable=False),
+    Column("spec", JsonText, nullable=False),
+    Column("state", JsonText, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("created_s", Double, nullable=False),
+    Column("created_by", SafeText, nullable=False),
+    Index("watches_by_endpoint", "endpoint", "created_s"),
+)
+
+feedback = Table(
+    "feedback",
+    tables,
+    Column("seq", SEQUENCE, primary_key=True),
+    Column("endpoint", SafeText, nullable=False),
+    Column("request_id", SafeText, nullable=False),
+    Column("given", JsonText, nullable=False),
+    Column("at_s", Double, nullable=False),
+    Column("by", SafeText, nullable=False),
+    Column("answer", JsonText),
+    Column("looked_for", Boolean, nullable=False),
+    Column("exported", Boolean, nullable=False),
+    Index("feedback_by_request", "endpoint", "request_id", "seq"),
+    Index(
+        "feedback_to_export",
+        "endpoint",
+        "seq",
+        sqlite_where=text("NOT exported"),
+        postgresql_where=text("NOT exported"),
+    ),
+    Index(
+        "feedback_to_look_for",
+        "endpoint",
+        "seq",
+        sqlite_where=text("NOT looked_for"),
+        postgresql_where=text("NOT looked_for"),
+    ),
+)

@@ -181,12 +181,15 @@ class FrequentTexts:
     >>> texts.update({"b": 1, "a": 3})
     >>> texts.top(5)
     {'a': 3, 'b': 1}
+
+    Args:
+        log2_slots: 0.75 * 2 ** this many texts are counted exactly.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, log2_slots: int = 14) -> None:
         from datasketches import frequent_strings_sketch
 
-        self._items: Any = frequent_strings_sketch(14)
+        self._items: Any = frequent_strings_sketch(log2_slots)
 
     def update(self, counts: Mapping[str, int]) -> None:
         """Add what was counted elsewhere."""

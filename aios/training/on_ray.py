@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from aios.errors import (
     UsageError,
     from_problem,
 )
-from aios.monitoring.recorded import find_answer
-from aios.records import ModelVersion, RecipeSource, RunSpec
+from aios.monitoring.recorded import find_answer, find_answers, write_feedback
+from aios.records import ModelVersion, RecipeSource, Record, RunSpec
 from aios.training.explaining import explain_answer
 from aios.training.pipeline import run_stage
 from aios.training.search import check_room, free_cores, share
@@ -57,9 +57,10 @@ class StageActor:
 def _told(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     """What a function found, as JSON; see `StageActor.run`."""
     try:
-        return {"result": function(*arguments).model_dump(mode="json")}
+        found = function(*arguments)
     except AiosError as error:
         return {"problem": error.to_problem()}
+    return {"result": found.model_dump(mode="json") if isinstance(found, Record) else found}
 
 
 @dataclass
@@ -153,6 +154,16 @@ class Workbench:
             StoreUnavailable, DeadlineExceeded: the log cannot be read now.
         """
         return _asked("find_answer", find_answer, self._log_url, list(endpoints), request_id, row)
+
+    def find_answers(
+        self, endpoint: str, request_ids: Collection[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Answers in the prediction log; see `monitoring.recorded`."""
+        return _asked("find_answers", find_answers, self._log_url, endpoint, list(request_ids))
+
+    def write_feedback(self, endpoint: str, entries: Sequence[dict[str, Any]]) -> None:
+        """Append feedback to its Delta table; see `monitoring.recorded`."""
+        _asked("write_feedback", write_feedback, self._log_url, endpoint, list(entries))
 
     def explain(
         self, run_id: str, version: dict[str, Any], inputs: dict[str, Any], recipe: RecipeSource

@@ -42,6 +42,7 @@ from aios.training.fitting import SAMPLE_ROWS, fitted_models, own_metrics
 from aios.training.mlflow_tracking import RunFacts, log_run
 from aios.training.recipe import DIRECTIONS, Recipe
 from aios.training.recipe_source import load_recipe
+from aios.training.reference import training_reference
 from aios.training.search import search
 from aios.training.snapshot import take_snapshot
 from aios.training.splitting import split
@@ -218,6 +219,7 @@ def _refit(job: Job) -> dict[str, Any]:
         "metrics": {**found, **own_metrics(job.recipe, spec.recipe, model, holdout)},
         "config": config,
         "train_rows": train.rows,
+        "reference": training_reference(train, job.contract, job.output, scores),
         "environment": describe_environment(),
     }
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 from aios.errors import UsageError
+from aios.monitoring.recorded import FEEDBACK_SUFFIX
 from aios.records import DataSource
 from aios.training.files import File, Files, Piece, files_at, open_system
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FEEDBACK_SUFFIX = "--feedback"
 PREDICTED = "predicted_"
 """What stands before an output's name: under the bare name stands the truth, from feedback."""
 

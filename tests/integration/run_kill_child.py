@@ -24,7 +24,8 @@ from run_worlds import POLICY, assessed, snapshot
 import aios
 from aios.clock import SystemClock
 from aios.config import Settings
-from aios.kernel.kernel import Kernel, open_flows
+from aios.kernel.kernel import Kernel
+from aios.kernel.opening import open_flows
 from aios.records import DataSource, RunSpec
 from aios.training.pipeline import run_stage
 from aios.training.recipe_source import recipe_source

@@ -94,6 +94,13 @@ class FakeWorkbench:
     def find_answer(self, endpoints: Any, request_id: str, row: int) -> dict[str, Any]:
         return self._given("find_answer", {"endpoints": list(endpoints), "row": row})
 
+    def find_answers(self, endpoint: str, request_ids: Any) -> dict[str, dict[str, Any]]:
+        found = self._given("find_answers", {"endpoint": endpoint})
+        return {name: one for name, one in found.items() if name in request_ids}
+
+    def write_feedback(self, endpoint: str, entries: Any) -> None:
+        self._given("write_feedback", {"endpoint": endpoint, "entries": list(entries)})
+
     def explain(
         self, run_id: str, version: dict[str, Any], inputs: dict[str, Any], recipe: Any
     ) -> dict[str, Any]:

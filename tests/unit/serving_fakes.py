@@ -11,6 +11,7 @@ from aios.errors import ModelFailed
 from aios.records import Artifact, Challenger, EndpointSpec, ServedVersion, TrafficPlan
 from aios.security.keys import digest, new_key
 from aios.serving.endpoint import Endpoint
+from aios.serving.features import FeatureWindows
 from aios.serving.http import EndpointApp
 from aios.serving.recorder import Recorder
 from aios.serving.runner import Runner
@@ -107,10 +108,12 @@ class World:
         self.loads = []
         self.connects = []
         self.recorder = Recorder("nowhere", 1.0)
+        self.features = FeatureWindows("toy", "r1", 60.0)
         self.endpoint = Endpoint(
             load=self._load,
             connect=self._connect,
             recorder=self.recorder,
+            features=self.features,
             tracer=tracer or Tracer(None, "test"),
             clock=ManualClock(7.0),
             replica="r1",

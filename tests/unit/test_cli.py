@@ -415,6 +415,7 @@ def test_a_lineage_prints_or_is_written_to_files(api: ThreadingHTTPServer, tmp_p
     version = {**node, "good": True, "facts": {}}
     Api.given["GET /api/v1/models/loan:2/lineage"] = {
         "ref": "loan:2",
+        "because": None,
         "edges": [],
         "nodes": [version | {"id": "endpoint loan", "kind": "endpoint"}],
     }

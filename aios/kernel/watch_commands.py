@@ -1,0 +1,270 @@
+"""Commands and queries about watches and feedback, and what a monitor shows."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import uuid4
+
+from aios.contracts import Contract
+from aios.errors import UsageError
+from aios.kernel.commands import Asked, Commands, Queries
+from aios.kernel.requests import MaybeEndpoint, OfEndpoint, OfId
+from aios.kernel.runs import check_spec
+from aios.kernel.watcher import Watcher, as_seen, paired
+from aios.monitoring.conditions import LABELLED
+from aios.monitoring.judging import Seen, measures
+from aios.monitoring.view import fields_view, windows_view
+from aios.monitoring.watching import next_time
+from aios.records import Record
+from aios.records.watching import Outcome, Watch, WatchSpec, Window, WindowPart
+from aios.registry import Observed, Registry, check_given
+from aios.security import Caller
+
+NOW_ROWS = 1_000
+"""What a monitor shows as `now`: the last windows with so many rows together."""
+MOST_POINTS = 50
+MOST_FEEDBACK = 10_000
+"""Entries of one call: what is stored in a few seconds."""
+
+
+class AddWatch(Record):
+    """A watch as wanted."""
+
+    spec: WatchSpec
+
+
+class Feedback(Record):
+    """What turned out about answers: `{"request_id", "values": {...}}` each; with `kpi` and `arm`
+    it also feeds the rules of a running rollout."""
+
+    endpoint: str
+    answers: list[dict[str, Any]]
+
+
+class WatchCommands:
+    """What people ask of watches.
+
+    Args:
+        count_kpi: takes business values for a running rollout; see `Observations.feedback`.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        observed: Observed,
+        watcher: Watcher,
+        count_kpi: Callable[[str, list[dict[str, Any]]], int],
+    ) -> None:
+        self._registry = registry
+        self._observed = observed
+        self._watcher = watcher
+        self._count_kpi = count_kpi
+        self.commands: Commands = {
+            "watch": (AddWatch, self._watch),
+            "unwatch": (OfId, self._unwatch),
+            "feedback": (Feedback, self._feedback),
+        }
+        self.queries: Queries = {
+            "watches": (MaybeEndpoint, self._watches),
+            "monitor": (OfEndpoint, self._monitor),
+        }
+
+    def take_windows(self, parts: Sequence[dict[str, Any]]) -> None:
+        """Keep what a replica saw; it may be told again."""
+        self._observed.add_parts([WindowPart.model_validate(part) for part in parts])
+
+    # -- commands ---------------------------------------------------------------------
+
+    def _watch(self, request: AddWatch, asked: Asked) -> dict[str, Any]:
+        spec = self._checked(request.spec)
+        told = {
+            "conditions": [one.text for one in spec.conditions],
+            "schedule": spec.schedule,
+            "retrains": spec.then is not None,
+        }
+        with asked.change(self._registry, "watch", spec.endpoint, **told) as change:
+            if change.done is not None:
+                return change.done
+            watch = Watch(
+                id=f"{spec.endpoint}-watch-{uuid4().hex[:8]}",
+                spec=spec,
+                created_s=change.at_s,
+                created_by=asked.actor,
+            )
+            change.note(watch=watch.id)
+            change.add_watch(watch)
+            change.remember({"id": watch.id})
+        return {"id": watch.id}
+
+    def _unwatch(self, request: OfId, asked: Asked) -> dict[str, Any]:
+        endpoint = self._registry.watch(request.id).spec.endpoint
+        with asked.change(self._registry, "unwatch", endpoint, watch=request.id) as change:
+            if change.done is not None:
+                return change.done
+            change.end_watch(request.id)
+            change.remember({"id": request.id})
+        return {"id": request.id}
+
+    def _feedback(self, request: Feedback, asked: Asked) -> dict[str, Any]:
+        """Not in the audit log: it decides nothing, and comes as often as answers."""
+        state = self._registry.endpoint(request.endpoint)
+        if len(request.answers) > MOST_FEEDBACK:
+            raise UsageError(
+                f"{len(request.answers):,} entries at once; give at most {MOST_FEEDBACK:,} a call"
+            )
+        contract = Contract.from_json(
+            self._registry.version(f"{state.spec.model}:{state.stable_version}").contract
+        )
+        entries = [_entry(one) for one in request.answers]
+        for request_id, values in entries:
+            _refuse_unfit(contract, request_id, values)
+        kpi = [one for one in request.answers if "kpi" in one and "arm" in one]
+        if kpi:
+            fields = ("request_id", "arm", "kpi")
+            self._count_kpi(
+                request.endpoint, [{name: one.get(name) for name in fields} for one in kpi]
+            )
+        taken = self._observed.add_feedback(request.endpoint, entries, asked.actor)
+        return {"taken": taken}
+
+    def _checked(self, spec: WatchSpec) -> WatchSpec:
+        """The watch with its output and label filled in.
+
+        Raises:
+            UsageError: a condition is about a field that does not exist, the schedule is no cron
+                line, or the run could not be started.
+            UnknownEndpoint: it is not deployed.
+        """
+        state = self._registry.endpoint(spec.endpoint)
+        version = self._registry.version(f"{state.spec.model}:{state.stable_version}")
+        contract = Contract.from_json(version.contract)
+        known = ("any", "inputs", "outputs", *contract.inputs, *contract.outputs)
+        for one in spec.conditions:
+            if one.measure not in LABELLED and one.on not in known:
+                raise UsageError(
+                    f"{one.text!r} is about {one.on!r}, and {version.ref} has no such field; there "
+                    f"are {', '.join(known)}"
+                )
+        if spec.schedule is not None:
+            next_time(spec.schedule, self._registry.now_s())
+        if spec.then is not None:
+            if spec.then.model != state.spec.model:
+                raise UsageError(f"endpoint {spec.endpoint!r} serves {state.spec.model!r}")
+            check_spec(self._registry, spec.then)
+        output = spec.output or next(iter(contract.outputs))
+        if output not in contract.outputs:
+            raise UsageError(
+                f"output={output!r} is none of {version.ref}: {', '.join(contract.outputs)}"
+            )
+        return spec.model_copy(update={"output": output, "label": spec.label or output})
+
+    # -- queries ----------------------------------------------------------------------
+
+    def _watches(self, endpoint: str | None = None) -> list[dict[str, Any]]:
+        if endpoint is not None:
+            self._registry.endpoint(endpoint)
+        return [self._view(watch) for watch in self._observed.watches(endpoint)]
+
+    def _view(self, watch: Watch) -> dict[str, Any]:
+        shown = watch.model_dump(mode="json", exclude={"spec": {"then"}})
+        then = watch.spec.then
+        shown["then"] = None if then is None else f"retrain with {then.recipe.path} on {then.data}"
+        shown["problem"] = self._watcher.problems.get(watch.id)
+        return shown
+
+    def _monitor(self, endpoint: str) -> dict[str, Any]:
+        state = self._registry.endpoint(endpoint)
+        version = state.stable_version
+        stable = self._registry.version(f"{state.spec.model}:{version}")
+        contract = Contract.from_json(stable.contract)
+        windows = self._observed.windows(endpoint, version=version, arm="stable")
+        outcomes = self._observed.outcomes(endpoint, version)
+        reference = self._watcher.reference(endpoint, version)
+        trained = self._watcher.trained_on(stable)
+        watches = self._watches(endpoint)
+        return {
+            "endpoint": endpoint,
+            "version": stable.ref,
+            "normal": "training data" if trained else "its first answers" if reference else None,
+            "feedback": self._observed.feedback_counts(endpoint),
+            "watches": watches,
+            "windows": windows_view(reference, windows),
+            "fields": fields_view(reference or Seen({}, {}), self._now(windows)),
+            "quality": _quality(outcomes, watches, contract),
+        }
+
+    def _now(self, windows: list[Window]) -> Seen:
+        """What came lately: the last windows with enough rows to look at."""
+        taken: list[Window] = []
+        for window in reversed(windows):
+            taken.append(window)
+            if sum(one.rows for one in taken) >= NOW_ROWS:
+                break
+        return Seen.all_of([as_seen(one.model_dump()) for one in taken])
+
+
+def _quality(
+    outcomes: Sequence[Outcome], watches: Sequence[dict[str, Any]], contract: Contract
+) -> list[dict[str, Any]]:
+    """Measures on feedback over time, in up to 50 blocks of answers, oldest first."""
+    specs = [watch["spec"] for watch in watches]
+    output = specs[0]["output"] if specs else next(iter(contract.outputs))
+    label = specs[0]["label"] if specs else output
+    predicted, truth = paired(outcomes, output, label)
+    if not len(truth):
+        return []
+    size = max(20, -(-len(truth) // MOST_POINTS))
+    found = []
+    for end in range(len(truth) % size + size, len(truth) + 1, size):
+        some = slice(end - size, end)
+        measured = measures(predicted[some], truth[some])
+        found.append(
+            {"answers": end, "labels": size, "mean": float(truth[some].mean()), **measured}
+        )
+    return found
+
+
+def _entry(answer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    unknown = answer.keys() - {"request_id", "values", "arm", "kpi"}
+    values = answer.get("values", {})
+    if unknown or not isinstance(values, dict):
+        raise UsageError(
+            'feedback is {"request_id": text, "values": {"approve": 1}} for each answer; got '
+            f"{str(answer)[:120]}"
+        )
+    if "kpi" in answer:
+        values = {**values, "kpi": answer["kpi"]}
+    return check_given(answer.get("request_id"), values)
+
+
+def _refuse_unfit(contract: Contract, request_id: str, values: dict[str, Any]) -> None:
+    """A label that is named as an output must be something that the output could have been."""
+    for name, value in values.items():
+        field = contract.outputs.get(name)
+        if field is None or value is None:
+            continue
+        low, high = getattr(field, "min", None), getattr(field, "max", None)
+        if low is None and high is None:
+            continue
+        if not isinstance(value, bool | int | float):
+            told = "no number"
+        elif (low is not None and value < low) or (high is not None and value > high):
+            told = f"outside {low} to {high}"
+        else:
+            continue
+        raise UsageError(
+            f"feedback on {request_id[:60]!r}: {name} is {value!r:.60}, which for the contract is "
+            f"{told}"
+        )
+
+
+def begin_as(
+    begin: Callable[[Any, dict[str, Any], Asked], dict[str, Any]],
+) -> Callable[[Any, Caller, str], str]:
+    """How a watch starts runs: as its author, under an operation id of its own."""
+
+    def start(spec: Any, caller: Caller, operation_id: str) -> str:
+        told = {"spec": spec.model_dump(mode="json", exclude={"cause"})}
+        asked = Asked.of(caller, "start_run", told, operation_id)
+        return str(begin(spec, {}, asked)["id"])
+
+    return start

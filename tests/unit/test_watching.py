@@ -1,0 +1,135 @@
+"""Alarms ring once, end once, and start at most the retrains that the watch may have."""
+
+import pytest
+from pydantic import ValidationError
+
+from aios.errors import UsageError
+from aios.monitoring.conditions import parse_condition
+from aios.monitoring.watching import (
+    Raised,
+    Resolved,
+    Spent,
+    StartRetrain,
+    began,
+    due,
+    joined,
+    judged,
+    next_time,
+)
+from aios.records import RunSpec
+from aios.records.watching import Block, Finding, RetrainBudget, WatchSpec, WatchState
+
+PSI = "psi > 0.2 on any"
+RUN = RunSpec(
+    model="loan",
+    recipe={"path": "m:R", "text": "", "sha256": "0" * 64},
+    data={"kind": "predictions", "location": "loan"},
+    contract={},
+)
+NOTHING = Spent(0, 0.0)
+
+
+def watch(**more) -> WatchSpec:
+    fields = {
+        "endpoint": "loan",
+        "conditions": (parse_condition(PSI, "drift"),),
+        "cooldown_s": 100.0,
+        "then": RUN,
+    }
+    return WatchSpec(**{**fields, **more})
+
+
+def found(state: str) -> Finding:
+    return Finding(condition=PSI, state=state, subject="obrat", score=0.31, reason="it drifted")
+
+
+def alarmed() -> WatchState:
+    return judged(WatchState(), [found("holds")], 10.0)[0]
+
+
+def test_an_alarm_rings_once_and_ends_only_when_it_is_clear():
+    state, told = WatchState(), []
+    for now_s, what in enumerate(
+        ("clear", "holds", "holds", "near", "holds", "not_enough_data", "clear", "clear", "holds")
+    ):
+        state, actions = judged(state, [found(what)], float(now_s))
+        told += [(now_s, type(action)) for action in actions]
+    assert told == [(1, Raised), (6, Resolved), (8, Raised)]
+    assert [alarm.id for alarm in state.alarms] == ["alarm-2"]
+
+
+def test_an_alarm_starts_one_retrain_and_the_next_after_the_cooldown():
+    spec, state = watch(), alarmed()
+    starts = []
+    for now_s in range(10, 400, 10):
+        state, actions = due(spec, state, NOTHING, running=now_s < 60, now_s=float(now_s))
+        starts += [(now_s, action.number) for action in actions]
+    assert starts == [(60, 1), (160, 2), (260, 3), (360, 4)]
+
+
+def test_what_holds_a_retrain_back_is_said():
+    spec, state = watch(budget=RetrainBudget(retrains=2, cpu_hours=1)), alarmed()
+    told = [
+        due(spec, state, spent, running, 20.0)[0].held_back
+        for spent, running in (
+            (NOTHING, True),
+            (Spent(2, 0.1), False),
+            (Spent(1, 1.5), False),
+            (NOTHING, False),
+        )
+    ]
+    assert "one at a time" in told[0]
+    assert "2 of 2 retrains" in told[1]
+    assert "1.5 of 1 CPU hours" in told[2]
+    assert told[3] is None
+
+
+def test_a_clock_that_was_set_back_holds_nothing_for_longer_than_the_cooldown():
+    state, actions = due(watch(), alarmed(), NOTHING, False, 1_000_000.0)
+    assert isinstance(actions[0], StartRetrain)
+    state, actions = due(watch(), state, NOTHING, False, 10.0)
+    assert not actions
+    assert "100 s left" in state.held_back
+
+
+def test_no_alarm_no_retrain_and_alarms_alone_without_then():
+    assert due(watch(), WatchState(), NOTHING, False, 10.0)[1] == []
+    assert due(watch(then=None), alarmed(), NOTHING, False, 10.0)[1] == []
+
+
+def test_a_schedule_starts_a_retrain_when_its_time_comes_and_not_twice():
+    spec = watch(conditions=(), schedule="0 3 * * *", cooldown_s=0)
+    day_s, state, starts = 86_400.0, WatchState(), []
+    for now_s in range(0, int(3 * day_s), 1800):
+        state, actions = due(spec, state, NOTHING, False, float(now_s))
+        starts += [now_s for _ in actions]
+    assert starts == [int(3 * 3600 + day * day_s) for day in range(3)]
+
+
+@pytest.mark.parametrize("wrong", ["", "every day", "61 * * * *"])
+def test_a_schedule_that_is_no_cron_line_is_refused(wrong):
+    with pytest.raises(UsageError, match="cron"):
+        next_time(wrong, 0.0)
+
+
+def test_another_version_ends_what_was_found_about_the_one_before():
+    state, actions = began(alarmed(), 8, 50.0)
+    assert [type(action) for action in actions] == [Resolved]
+    assert (state.alarms, state.blocks, state.version, state.open_s) == ((), (), 8, 50.0)
+
+
+def test_small_windows_are_joined_until_they_can_be_judged():
+    windows = [
+        Block(start_s=n, end_s=n + 1, rows=rows) for n, rows in enumerate((3, 90, 10, 250, 7))
+    ]
+    blocks, open_s = joined(windows, 0.0, 100)
+    assert [(block.start_s, block.end_s, block.rows) for block in blocks] == [
+        (0, 3, 103),
+        (3, 4, 250),
+    ]
+    assert open_s == 4
+
+
+def test_a_watch_without_a_cause_is_refused():
+    with pytest.raises(ValidationError, match="needs a condition"):
+        WatchSpec(endpoint="loan")
