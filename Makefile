@@ -1,11 +1,12 @@
 # Two commands do everything on a fresh machine with Python 3.11+ and make:
 #   make demo    the loan story, with a report in out/
+#   make loop    drift, alarm, retrain and rollout on real loans, with a report in out/
 #   make test    everything the tests need, then the tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint bench install clean
+.PHONY: demo loop test test-fast lint bench install clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,6 +19,9 @@ install: $(VENV)/.installed
 
 demo: install
 	$(BIN)/aios demo
+
+loop: install
+	$(BIN)/aios demo --loop
 
 test: install
 	$(BIN)/python -m pytest

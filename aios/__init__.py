@@ -32,6 +32,7 @@ from aios.errors import (
 )
 from aios.models import PythonModel
 from aios.records import Autoscale, Cached, DataSource, Default, GateResult, Rule
+from aios.records.alerts import EmailAlert, SlackAlert, WebhookAlert
 from aios.records.watching import RetrainBudget
 from aios.rollout import BlueGreen, Canary, Shadow
 from aios.runtime.lifecycle import connect, local
@@ -58,6 +59,7 @@ __all__ = [
     "DataSource",
     "DeadlineExceeded",
     "Default",
+    "EmailAlert",
     "Endpoint",
     "Forbidden",
     "GateResult",
@@ -78,6 +80,7 @@ __all__ = [
     "Run",
     "Runtime",
     "Shadow",
+    "SlackAlert",
     "TemporaryError",
     "Tensor",
     "Text",
@@ -86,6 +89,7 @@ __all__ = [
     "Unsupported",
     "UsageError",
     "Watch",
+    "WebhookAlert",
     "choice",
     "connect",
     "integers",

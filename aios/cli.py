@@ -123,9 +123,11 @@ def ps(home: Home = None, address: Address = None) -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("out"),
     rate: Annotated[float, typer.Option(help="Requests per second to replay.", min=1)] = 150.0,
+    loop: Annotated[bool, typer.Option("--loop", help="Drift, alarm, retrain, rollout.")] = False,
 ) -> None:
     """Tell the loan story on a private runtime and write a report."""
     try:
+        from apps.loan_approval.loop import main as tell_loop
         from apps.loan_approval.story import main as tell
 
         # Now, and not when the report is drawn, four minutes from here.
@@ -133,7 +135,7 @@ def demo(
             import_module(package)
     except ModuleNotFoundError as error:
         raise UsageError(_no_story(error)) from None
-    raise SystemExit(tell(out, rate))
+    raise SystemExit(tell_loop(out) if loop else tell(out, rate))
 
 
 def _no_story(error: ModuleNotFoundError) -> str:

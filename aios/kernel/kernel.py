@@ -25,6 +25,7 @@ from aios.errors import (
 from aios.flows import Flows
 from aios.kernel import metrics, requests, serve_config, views
 from aios.kernel.access import Access
+from aios.kernel.alerts import Alerts
 from aios.kernel.checks import (
     refuse_other_model,
     refuse_other_version,
@@ -44,9 +45,9 @@ from aios.kernel.runs import RunDriver, Workbench
 from aios.kernel.sealing import Sealing
 from aios.kernel.traffic import next_plan, served
 from aios.kernel.watch_commands import WatchCommands, begin_as
-from aios.kernel.watcher import Tell, Watcher, only_logged
+from aios.kernel.watcher import Watcher
 from aios.records import EndpointSpec, TrafficPlan, WindowReport
-from aios.registry import Change, Observed, Registry, RolloutRow
+from aios.registry import Change, Observed, Outbox, Registry, RolloutRow
 from aios.rollout.plans import Shadow, parse_plan
 from aios.security import Caller, permits
 from aios.store.database import Database
@@ -61,7 +62,6 @@ class Kernel:
         api_key: (identity, digest) of the key that `aios up` made.
         flows: what drives rollouts and training runs durably; see `kernel.opening`.
         workbench: what carries out the stages of training runs.
-        tell: tells people of alarms.
     """
 
     def __init__(
@@ -72,7 +72,6 @@ class Kernel:
         api_key: tuple[str, str],
         flows: Flows,
         workbench: Workbench,
-        tell: Tell = only_logged,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -89,10 +88,12 @@ class Kernel:
         self._access = Access(self.registry, clock)
         governed = GovernanceCommands(self.registry, self.runs, self._answered)
         observed = Observed(self._database, clock)
-        self.watcher = Watcher(
-            self.registry, observed, workbench, clock, begin_as(governed.begin_run), tell
+        self.alerts = Alerts(Outbox(self._database, clock), clock)
+        begin_run, tell = begin_as(governed.begin_run), self.alerts.tell
+        self.watcher = Watcher(self.registry, observed, workbench, clock, begin_run, tell)
+        watching = WatchCommands(
+            self.registry, observed, self.watcher, self.alerts, self._observations.feedback
         )
-        watching = WatchCommands(self.registry, observed, self.watcher, self._observations.feedback)
         self.take_windows = watching.take_windows
         self._sealing = Sealing(settings, self._database, clock)
         keys = KeyCommands(self.registry, self.reconciler.changed)
@@ -144,10 +145,12 @@ class Kernel:
         self.rollouts.start()
         self.runs.start()
         self.watcher.start()
+        self.alerts.start()
 
     def close(self) -> None:
         """Stop looking and deciding. Rollouts in the middle are left for the next kernel."""
         self.watcher.close()
+        self.alerts.close()
         self.runs.close()
         self.rollouts.close()
         self.reconciler.stop()

@@ -6,6 +6,8 @@ from uuid import uuid4
 
 from aios.contracts import Contract
 from aios.errors import UsageError
+from aios.kernel.alert_delivery import check
+from aios.kernel.alerts import Alerts
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.requests import MaybeEndpoint, OfEndpoint, OfId
 from aios.kernel.runs import check_spec
@@ -13,7 +15,7 @@ from aios.kernel.watcher import Watcher, as_seen, paired
 from aios.monitoring.conditions import LABELLED
 from aios.monitoring.judging import Seen, measures
 from aios.monitoring.view import fields_view, windows_view
-from aios.monitoring.watching import next_time
+from aios.monitoring.watching import Resolved, next_time
 from aios.records import Record
 from aios.records.watching import Outcome, Watch, WatchSpec, Window, WindowPart
 from aios.registry import Observed, Registry, check_given
@@ -52,11 +54,13 @@ class WatchCommands:
         registry: Registry,
         observed: Observed,
         watcher: Watcher,
+        alerts: Alerts,
         count_kpi: Callable[[str, list[dict[str, Any]]], int],
     ) -> None:
         self._registry = registry
         self._observed = observed
         self._watcher = watcher
+        self._alerts = alerts
         self._count_kpi = count_kpi
         self.commands: Commands = {
             "watch": (AddWatch, self._watch),
@@ -80,6 +84,7 @@ class WatchCommands:
             "conditions": [one.text for one in spec.conditions],
             "schedule": spec.schedule,
             "retrains": spec.then is not None,
+            "alerts": [sink.shown for sink in spec.alerts],
         }
         with asked.change(self._registry, "watch", spec.endpoint, **told) as change:
             if change.done is not None:
@@ -100,8 +105,11 @@ class WatchCommands:
         with asked.change(self._registry, "unwatch", endpoint, watch=request.id) as change:
             if change.done is not None:
                 return change.done
-            change.end_watch(request.id)
+            watch = change.end_watch(request.id)
             change.remember({"id": request.id})
+        for alarm in watch.state.alarms:
+            over = Resolved(alarm, f"the watch was taken off by {asked.actor}")
+            self._alerts.tell(watch, over, f"{watch.id}-{alarm.id}-alarm_over")
         return {"id": request.id}
 
     def _feedback(self, request: Feedback, asked: Asked) -> dict[str, Any]:
@@ -131,7 +139,7 @@ class WatchCommands:
 
         Raises:
             UsageError: a condition is about a field that does not exist, the schedule is no cron
-                line, or the run could not be started.
+                line, the run could not be started, or an alert's secret is not on this machine.
             UnknownEndpoint: it is not deployed.
         """
         state = self._registry.endpoint(spec.endpoint)
@@ -150,6 +158,8 @@ class WatchCommands:
             if spec.then.model != state.spec.model:
                 raise UsageError(f"endpoint {spec.endpoint!r} serves {state.spec.model!r}")
             check_spec(self._registry, spec.then)
+        for sink in spec.alerts:
+            check(sink)
         output = spec.output or next(iter(contract.outputs))
         if output not in contract.outputs:
             raise UsageError(
@@ -169,7 +179,17 @@ class WatchCommands:
         then = watch.spec.then
         shown["then"] = None if then is None else f"retrain with {then.recipe.path} on {then.data}"
         shown["problem"] = self._watcher.problems.get(watch.id)
+        shown["run"] = self._run(watch.state.run)
+        shown["undelivered"] = self._alerts.undelivered(watch.id)
         return shown
+
+    def _run(self, run_id: str | None) -> dict[str, Any] | None:
+        """How the last retrain ended, or where it is."""
+        if run_id is None:
+            return None
+        run = self._registry.run(run_id)
+        fields = {"id", "status", "stage", "version", "error"}
+        return run.model_dump(mode="json", include=fields)
 
     def _monitor(self, endpoint: str) -> dict[str, Any]:
         state = self._registry.endpoint(endpoint)

@@ -64,16 +64,13 @@ StartRun = Callable[[RunSpec, Caller, str], str]
 Tell = Callable[[Watch, "Raised | Resolved", str], None]
 
 
-def only_logged(watch: Watch, action: "Raised | Resolved", alarm_id: str) -> None:
-    """Tell nobody: the log and the audit log have it already."""
-
-
 class Watcher:
     """Drives every watch that is active.
 
     Args:
         start_run: begins a training run: (spec, on whose behalf, operation id) -> its id.
-        tell: tells people of an alarm or its end: (watch, what, id that a repeat has too).
+        tell: sees that people are told of an alarm or its end: (watch, what, id that a repeat
+            has too).
     """
 
     def __init__(
@@ -213,11 +210,12 @@ class Watcher:
         self, watch: Watch, state: WatchState, conditions: list[Any]
     ) -> tuple[WatchState, list[Finding]]:
         spec = watch.spec
+        joined, last = self._observed.joined_since(spec.endpoint, state.label_seq)
+        if joined < spec.min_labels:
+            return state, []
         outcomes = self._observed.outcomes(spec.endpoint, state.version)
         predicted, truth = paired(outcomes, spec.output or "", spec.label or "")
-        if len(truth) < (state.labels_judged) + spec.min_labels:
-            return state, []
-        update = {"labels_judged": len(truth), "label_looks": state.label_looks + 1}
+        update = {"label_seq": last, "label_looks": state.label_looks + 1}
         state = state.model_copy(update=update)
         alpha = spec.error_probability / len(spec.conditions)
         return state, [

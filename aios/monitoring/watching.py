@@ -70,7 +70,6 @@ def began(state: WatchState, version: int, now_s: float) -> tuple[WatchState, li
         "blocks": (),
         "findings": (),
         "alarms": (),
-        "labels_judged": 0,
         "held_back": None,
     }
     return state.model_copy(update=update), actions

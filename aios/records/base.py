@@ -1,6 +1,6 @@
 """What every record is: frozen, and refusing what it does not know."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,7 +20,12 @@ class Record(BaseModel):
 
 
 class Given(Record):
-    """A record that users write themselves: what is wrong with it is told in one line."""
+    """A record that users write themselves: what is wrong with it is told in one line.
+
+    `repeats_input` is False where what was given may be a secret that does not belong there.
+    """
+
+    repeats_input: ClassVar[bool] = True
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -29,7 +34,5 @@ class Given(Record):
             fault = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in fault["loc"]) or "its values"
             told = fault["msg"].removeprefix("Value error, ")
-            raise UsageError(
-                f"{type(self).__name__}: {where}: {told} (got {fault['input']!r:.80})",
-                field=where,
-            ) from None
+            got = f" (got {fault['input']!r:.80})" if self.repeats_input else ""
+            raise UsageError(f"{type(self).__name__}: {where}: {told}{got}", field=where) from None

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from aios.records.alerts import Alert
 from aios.records.base import Given, Name, Record
 from aios.records.governed import RunSpec
 
@@ -85,7 +86,8 @@ class WatchSpec(Record):
     `min_rows` and `min_labels` are what a window needs to be judged; smaller ones are joined.
     `error_probability` bounds the chance of any false alarm over the life of the watch, for rows
     that are independent. `label` is the feedback that is the truth of output `output`. `schedule`
-    is a cron line, in UTC. `then` is the run that is started; None only raises alarms.
+    is a cron line, in UTC. `then` is the run that is started; None only raises alarms. `alerts`
+    is where people are told of alarms and of their end; the kernel's log has them anyway.
     """
 
     endpoint: Name
@@ -99,6 +101,7 @@ class WatchSpec(Record):
     budget: RetrainBudget = RetrainBudget()
     schedule: str | None = Field(default=None, max_length=100)
     then: RunSpec | None = None
+    alerts: tuple[Alert, ...] = Field(default=(), max_length=10)
 
     @model_validator(mode="after")
     def _has_a_cause(self) -> "WatchSpec":
@@ -144,7 +147,7 @@ class Block(Record):
 class WatchState(Record):
     """How far a watch is. `version` is the one that is watched now, `since_s` since when;
     `open_s` is where the next block begins. `looks` and `label_looks` count the judgements made
-    so far, which share one error probability. `triggers` are the times of recent retrains, `run`
+    so far, which share one error probability; `label_seq` is the last feedback that was judged. `triggers` are the times of recent retrains, `run`
     is the last one. `held_back` says why an alarm starts none just now."""
 
     version: int | None = None
@@ -153,7 +156,7 @@ class WatchState(Record):
     blocks: tuple[Block, ...] = ()
     looks: int = 0
     label_looks: int = 0
-    labels_judged: int = 0
+    label_seq: int = 0
     findings: tuple[Finding, ...] = ()
     alarms: tuple[Alarm, ...] = ()
     alarms_raised: int = 0

@@ -1,6 +1,7 @@
 """What exists and what is wanted: versions, aliases, endpoints, traffic plans, rollouts, keys;
 what rules go by: profiles, policies, assessments, approvals, training runs, servings, watches;
-and, beside the log (`Observed`), what endpoints saw and what was fed back.
+and, beside the log, what endpoints saw and what was fed back (`Observed`), and what people are
+to be told (`Outbox`).
 
 The kernel is the only writer; the control API reads. Invariants: every change happens inside
 `Registry.change` and is one transaction with its audit entry and, if it has an operation id,
@@ -11,6 +12,7 @@ rollback to what was cleared before. It must not know Ray, HTTP, how a model is 
 rollout decided, or what a policy asks for.
 """
 
+from aios.registry.alerts import Outbox, QueuedAlert
 from aios.registry.change import Change, Guard
 from aios.registry.observed import Observed, check_given
 from aios.registry.reads import Reads
@@ -25,6 +27,8 @@ __all__ = [
     "Evidence",
     "Guard",
     "Observed",
+    "Outbox",
+    "QueuedAlert",
     "Reads",
     "Registry",
     "RolloutRow",

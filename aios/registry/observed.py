@@ -26,6 +26,8 @@ FORGOTTEN_S = 400 * DAY_S
 MOST_IDS = 500
 """Request ids in one query; SQLite takes 32,766 values."""
 LONGEST_GIVEN = 10_000
+LATE_ROWS = 100_000
+"""How much feedback, back from the newest, is looked at for live quality."""
 
 
 class Observed:
@@ -210,9 +212,13 @@ class Observed:
         self, endpoint: str, version: int | None = None, since_s: float = 0.0, most: int = 20_000
     ) -> list[Outcome]:
         """The newest `most` answers that have feedback, each with the last one given, in the
-        order in which that came. `since_s` is of the feedback."""
+        order in which that came. `since_s` is of the feedback. Only the last `LATE_ROWS` of all
+        feedback are looked at."""
         f = t.feedback.c
-        newest = select(func.max(f.seq)).where(f.endpoint == endpoint).group_by(f.request_id)
+        mine = f.endpoint == endpoint
+        last = select(func.coalesce(func.max(f.seq), 0)).where(mine).scalar_subquery()
+        lately = f.seq > last - LATE_ROWS
+        newest = select(func.max(f.seq)).where(mine, lately).group_by(f.request_id)
         query = (
             select(f.request_id, f.given, f.at_s, f.answer)
             .where(f.seq.in_(newest), f.answer.is_not(None), f.at_s >= since_s)
@@ -227,9 +233,19 @@ class Observed:
         ]
         return [one for one in found if version in (None, one.version)]
 
+    def joined_since(self, endpoint: str, seq: int) -> tuple[int, int]:
+        """How much feedback after number `seq` has its answer, and the last such number."""
+        f = t.feedback.c
+        query = select(func.count(), func.coalesce(func.max(f.seq), seq)).where(
+            f.endpoint == endpoint, f.seq > seq, f.answer.is_not(None)
+        )
+        with self._database.reading() as connection:
+            count, last = connection.execute(query).one()
+        return int(count), int(last)
+
     def feedback_counts(self, endpoint: str) -> dict[str, Any]:
         """How much feedback there is: `given`, `requests`, `joined`, `waiting`, `unknown`
-        (no such answer is in the log), and `lag_s`, from answer to feedback at the median."""
+        (no such answer is in the log)."""
         f = t.feedback.c
         mine = f.endpoint == endpoint
         with self._database.reading() as connection:

@@ -161,7 +161,7 @@ class Report:
         watches = "".join(watch._repr_html_() for watch in self.status.watches)
         return (
             f"<h3>{escape(self.status.endpoint)}</h3>{_svg(self.over_time())}"
-            f"<h4>now and then</h4>{_svg(self.distributions())}"
+            f"<h4>now (blue) and {escape(self.status.normal or '')} (grey)</h4>{_svg(self.distributions())}"
             f"{self.status._repr_html_()}{watches}"
         )
 

@@ -38,11 +38,14 @@ class Watched:
             settings: `cooldown_s` between two retrains (3600), `budget`
                 (`aios.RetrainBudget(retrains=5, cpu_hours=24, per_s=86400)`), `min_rows` (200) and
                 `min_labels` (100) of a window, `error_probability` (0.05) of any false alarm over
-                the watch's life, `output` and `label`: which feedback is the truth of which output.
+                the watch's life, `output` and `label`: which feedback is the truth of which
+                output, `alerts`: who is told when an alarm rings and when it is over, such as
+                `[aios.SlackAlert(url="env:SLACK_URL")]`, also `aios.WebhookAlert` and
+                `aios.EmailAlert`; the kernel's log has every alarm anyway.
 
         Raises:
             UsageError: a condition does not read like one, names a field that does not exist, or
-                the run could not be started.
+                the run could not be started, or an alert's secret is not on the kernel's machine.
             UnknownEndpoint: it is not deployed.
         """
         families: dict[Family, str | Sequence[str]] = {

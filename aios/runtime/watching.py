@@ -53,7 +53,10 @@ class WatchStatus(Shown):
         alarms: conditions that hold now, with what was found.
         findings: the newest finding of each condition.
         run: the id of the retrain that was started last; None if none was.
+        last: how that retrain stands: `status`, `stage`, `version`, `error`.
         held_back: why an alarm starts no retrain just now.
+        undelivered: alerts that wait longer than they should, or that were given up lately, and
+            why: `sink`, `alert`, `state`, `attempts`, `since_s`, `problem`.
         fields: all of it, as plain values.
     """
 
@@ -64,8 +67,10 @@ class WatchStatus(Shown):
         self.alarms: list[dict[str, Any]] = state["alarms"]
         self.findings: list[dict[str, Any]] = state["findings"]
         self.run: str | None = state["run"]
+        self.last: dict[str, Any] | None = fields["run"]
         self.held_back: str | None = state["held_back"]
         self.problem: str | None = fields["problem"]
+        self.undelivered: list[dict[str, Any]] = fields["undelivered"]
         self.fields = fields
 
     @property
@@ -75,8 +80,18 @@ class WatchStatus(Shown):
             return f"cannot look: {self.problem}"
         looks = self.fields["state"]["looks"] + self.fields["state"]["label_looks"]
         told = f"{len(self.alarms)} alarms" if self.alarms else f"calm after {looks} looks"
-        run = f"; last retrain {self.run}" if self.run else ""
-        return f"{told}{run}{f'; {self.held_back}' if self.held_back else ''}"
+        run = ""
+        if self.last is not None:
+            why = f" ({self.last['error']})" if self.last["error"] else ""
+            run = f"; retrain {self.run} {self.last['status']}{why}"
+        return f"{told}{run}{f'; {self.held_back}' if self.held_back else ''}{self._untold()}"
+
+    def _untold(self) -> str:
+        """Why people were not told, if so."""
+        if not self.undelivered:
+            return ""
+        last, count = self.undelivered[-1], len(self.undelivered)
+        return f"; {count} alerts not delivered, the last to {last['sink']}: {last['problem']}"
 
     def _shown(self) -> Look:
         known = {finding["condition"]: finding for finding in self.findings}

@@ -356,3 +356,29 @@ feedback = Table(
         postgresql_where=text("NOT looked_for"),
     ),
 )
+
+alerts = Table(
+    "alerts",
+    tables,
+    Column("seq", SEQUENCE, primary_key=True),
+    Column("alert_id", SafeText, nullable=False),
+    Column("sink_key", SafeText, nullable=False),
+    Column("watch", SafeText, nullable=False),
+    Column("sink", JsonText, nullable=False),
+    Column("message", JsonText, nullable=False),
+    Column("state", SafeText, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("created_s", Double, nullable=False),
+    Column("due_s", Double, nullable=False),
+    Column("ended_s", Double),
+    Column("problem", SafeText),
+    Index("one_alert_per_sink", "alert_id", "sink_key", unique=True),
+    Index("alerts_by_watch", "watch", "seq"),
+    Index(
+        "alerts_waiting",
+        "sink_key",
+        "seq",
+        sqlite_where=text("state = 'waiting'"),
+        postgresql_where=text("state = 'waiting'"),
+    ),
+)

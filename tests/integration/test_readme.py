@@ -9,7 +9,7 @@ import aios
 from tests.readme_blocks import blocks, needs_runtime
 
 CONNECT = "rt = aios.connect()"
-DOORS = (("with aios.local() as rt:", "if rt:"), (CONNECT, "rt"), (CONNECT, "rt"))
+DOORS = (("with aios.local() as rt:", "if rt:"), *3 * ((CONNECT, "rt"),))
 """What opens a runtime in each example, and what stands there when the test brings one."""
 
 
@@ -17,10 +17,11 @@ def test_the_examples_run_as_printed(
     rt: aios.Runtime, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     examples = [block for block in blocks("python") if needs_runtime(block)]
-    assert len(examples) == 3
+    assert len(examples) == 4
     (recipe,) = [block for block in blocks("python") if "(aios.Recipe)" in block]
     (tmp_path / "repays.py").write_text(recipe)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"rt": rt}
     try:
         for example, (door, instead) in zip(examples, DOORS, strict=True):
@@ -34,6 +35,8 @@ def test_the_examples_run_as_printed(
         assert namespace["version"].ref == "credit:3"
         assert "credit:3" in said
         assert "audit log: sound" in said
+        assert "credit-watch-" in said
+        assert (tmp_path / "monitor.html").read_text().count("<svg") == 2
         assert namespace["rollout"].status().outcome == "promoted"
     finally:
         rt.remove("credit")

