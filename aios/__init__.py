@@ -42,6 +42,7 @@ from aios.runtime.runtime import Runtime
 from aios.runtime.training import Run
 from aios.runtime.watching import Retrain, Watch
 from aios.training.recipe import Recipe, choice, integers, loguniform, uniform
+from aios.training.torch_recipe import TorchRecipe
 
 __all__ = [
     "AiosError",
@@ -84,6 +85,7 @@ __all__ = [
     "TemporaryError",
     "Tensor",
     "Text",
+    "TorchRecipe",
     "UnknownEndpoint",
     "UnknownModel",
     "Unsupported",

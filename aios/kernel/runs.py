@@ -69,7 +69,11 @@ class Workbench(Protocol):
         ...
 
     def cancel(self, run_id: str) -> None:
-        """End what runs for this run, if anything does."""
+        """End what runs for this run, and begin nothing more for it."""
+        ...
+
+    def release(self, run_id: str) -> None:
+        """The run is over or left to the next kernel: end its process, forget about it."""
         ...
 
     def find_answer(self, endpoints: Collection[str], request_id: str, row: int) -> dict[str, Any]:
@@ -195,6 +199,7 @@ class RunDriver:
                     self._leave_if_closed()
         finally:
             self._woken.pop(run_id, None)
+            self._workbench.release(run_id)
 
     def _carry_out_stage(self, run_id: str, stage: str) -> str:
         """One stage, with its outcome in the row: its result, or the end of the run."""
@@ -233,7 +238,12 @@ class RunDriver:
             told = f"unexpected {type(error).__name__}: {error!s:.500}; the kernel's log has more"
             self._give_up(run, stage, PermanentError(told))
         else:
-            self._finish(run, stage, result)
+            try:
+                self._finish(run, stage, result)
+            except TemporaryError:
+                raise
+            except AiosError as error:
+                self._give_up(run, stage, error)
 
     def _result_of(self, run: TrainingRun, stage: str) -> dict[str, Any]:
         if stage == "rollout":

@@ -16,7 +16,7 @@ import numpy as np
 from aios.clock import Clock
 from aios.errors import AiosError, UnknownEndpoint
 from aios.kernel.lineage import made_by
-from aios.monitoring.conditions import LABELLED
+from aios.monitoring.conditions import ADWIN, LABELLED
 from aios.monitoring.judging import Numbers, Seen, judge_feedback, judge_windows
 from aios.monitoring.watching import (
     MOST_BLOCKS,
@@ -44,6 +44,8 @@ UNKNOWN_AFTER_S = 60.0
 """Feedback whose answer is not in the log after so long is on none: the log is written every
 few seconds."""
 ROLL_UP_S = 600.0
+STREAM_LABELS = 5_000
+"""How much feedback, back from the newest, `error drift` looks at."""
 BASELINE_ROWS = 1000
 """A version without training data is compared with so many of its own first rows."""
 
@@ -213,7 +215,10 @@ class Watcher:
         joined, last = self._observed.joined_since(spec.endpoint, state.label_seq)
         if joined < spec.min_labels:
             return state, []
-        outcomes = self._observed.outcomes(spec.endpoint, state.version)
+        most = spec.min_labels * max(one.windows for one in conditions)
+        if any(one.measure == ADWIN for one in conditions):
+            most = max(most, STREAM_LABELS)
+        outcomes = self._observed.outcomes(spec.endpoint, state.version, most=most)
         predicted, truth = paired(outcomes, spec.output or "", spec.label or "")
         update = {"label_seq": last, "label_looks": state.label_looks + 1}
         state = state.model_copy(update=update)

@@ -145,10 +145,11 @@ class Block(Record):
 
 
 class WatchState(Record):
-    """How far a watch is. `version` is the one that is watched now, `since_s` since when;
-    `open_s` is where the next block begins. `looks` and `label_looks` count the judgements made
-    so far, which share one error probability; `label_seq` is the last feedback that was judged. `triggers` are the times of recent retrains, `run`
-    is the last one. `held_back` says why an alarm starts none just now."""
+    """How far a watch is. `version` is the one that is watched now, `since_s` since when; `open_s`
+    is where the next block begins. `looks` and `label_looks` count the judgements made so far,
+    which share one error probability; `label_seq` is the last feedback that was judged.
+    `triggers` are the times of recent retrains, `triggered` counts all, `run` is the last one.
+    `held_back` says why an alarm starts none just now."""
 
     version: int | None = None
     since_s: float = 0.0

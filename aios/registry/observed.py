@@ -209,7 +209,7 @@ class Observed:
             return sorted(connection.execute(query).scalars())
 
     def outcomes(
-        self, endpoint: str, version: int | None = None, since_s: float = 0.0, most: int = 20_000
+        self, endpoint: str, version: int | None = None, since_s: float = 0.0, most: int = 5_000
     ) -> list[Outcome]:
         """The newest `most` answers that have feedback, each with the last one given, in the
         order in which that came. `since_s` is of the feedback. Only the last `LATE_ROWS` of all

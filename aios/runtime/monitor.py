@@ -159,9 +159,10 @@ class Report:
 
     def _repr_html_(self) -> str:
         watches = "".join(watch._repr_html_() for watch in self.status.watches)
+        normal = escape(self.status.normal or "nothing yet")
         return (
             f"<h3>{escape(self.status.endpoint)}</h3>{_svg(self.over_time())}"
-            f"<h4>now (blue) and {escape(self.status.normal or '')} (grey)</h4>{_svg(self.distributions())}"
+            f"<h4>now (blue) and {normal} (grey)</h4>{_svg(self.distributions())}"
             f"{self.status._repr_html_()}{watches}"
         )
 

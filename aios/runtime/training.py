@@ -135,7 +135,7 @@ class Run(Live):
                 time.sleep(LOOK_S)
 
     def cancel(self) -> None:
-        """End it; nothing is registered.
+        """End it. What was registered by then stays, as a version that was not rolled out.
 
         Raises:
             IllegalTransition: it has ended.

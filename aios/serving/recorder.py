@@ -41,7 +41,8 @@ class Recorder:
     """Samples requests into memory; `flush` appends them to the table at `url`.
 
     Columns: at_s (Unix seconds), request_id, key, row, version, arm, degraded, latency_s,
-    inputs and outputs (JSON objects). One row per record of a request.
+    inputs and outputs (JSON objects). One row per record of a request; its key is its own where
+    it has one, and else what the request was routed by.
 
     Args:
         url: folder or object-store URL of the Delta table, made at the first flush.
@@ -136,7 +137,8 @@ class Recorder:
 def _rows(entry: _Waiting) -> Iterator[_Row]:
     at_s, request_id, key, batch, answer, latency_s = entry
     for row, record in enumerate(batch.records()):
-        yield _row(at_s, request_id, key, row, record, answer, latency_s)
+        own = batch.keys[row] if batch.keys is not None else None
+        yield _row(at_s, request_id, own or key, row, record, answer, latency_s)
 
 
 def _row(

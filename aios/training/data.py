@@ -7,6 +7,7 @@ and, once split, `train/`, `validation/` and `holdout/`: Parquet files all.
 import functools
 import logging
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from aios.errors import AiosError, UsageError
 from aios.training.files import Files, Piece, files_at, open_system
+from aios.training.recipe_source import RECIPE_MODULE
 from aios.training.sources import Rows
 
 if TYPE_CHECKING:
@@ -206,6 +208,12 @@ def _frame(parts: Sequence[Files], columns: Sequence[str]) -> "pd.DataFrame":
 def _write_features(features: Callable[[Any], Any], url: str) -> None:
     data = _ray_data()
     system, root = open_system(url)
+    # What features() calls of its own file is sent along: workers have no such module.
+    module = sys.modules.get(features.__module__)
+    if module is not None and module.__name__.startswith(RECIPE_MODULE):
+        import ray
+
+        ray.cloudpickle.register_pickle_by_value(module)
     try:
         made = features(_streamed(part_files(url, ROWS)))
         if isinstance(made, data.Dataset):

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import math
 import random
 import resource
 import sys
@@ -135,11 +136,18 @@ def own_metrics(
     with blamed_on(source, "evaluate"):
         given = recipe.evaluate(model, data)
     try:
-        return {str(name): float(value) for name, value in dict(given).items()}
+        found = {str(name): float(value) for name, value in dict(given).items()}
     except (TypeError, ValueError):
         raise UsageError(
             f"the recipe {source.path}: evaluate gives a dict of name to number, not {given!r:.100}"
         ) from None
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise UsageError(
+                f"the recipe {source.path}: evaluate says {name} is {value}, which is no number "
+                "that can be kept or compared; leave it out where it cannot be told"
+            )
+    return found
 
 
 def _model(given: Any, source: RecipeSource) -> Any:

@@ -87,6 +87,7 @@ class Workbench:
         self._cache = str(cache)
         self._lock = threading.Lock()
         self._processes: dict[str, _Process] = {}
+        self._cancelled: set[str] = set()
 
     def workspace(self, run_id: str) -> Workspace:
         """The run's folder."""
@@ -126,7 +127,7 @@ class Workbench:
             except ray.exceptions.RayTaskError as error:
                 raise ModelFailed(f"{stage} failed unexpectedly: {error.cause!r:.500}") from error
             if alone or stage == "assess" or "problem" in answer:
-                self.cancel(run_id)
+                self._end(run_id)
             if "problem" in answer:
                 raise from_problem(answer["problem"])
             found: dict[str, Any] = answer["result"]
@@ -139,7 +140,18 @@ class Workbench:
         )
 
     def cancel(self, run_id: str) -> None:
-        """End what runs for this run, if anything does."""
+        """End what runs for this run, and begin nothing more for it until `release`."""
+        with self._lock:
+            self._cancelled.add(run_id)
+        self._end(run_id)
+
+    def release(self, run_id: str) -> None:
+        """The run is over, or left to the next kernel: end its process, forget about it."""
+        self._end(run_id)
+        with self._lock:
+            self._cancelled.discard(run_id)
+
+    def _end(self, run_id: str) -> None:
         with self._lock:
             process = self._processes.pop(run_id, None)
         if process is not None:
@@ -177,18 +189,21 @@ class Workbench:
         return _asked("explain", explain_answer, told, inputs, recipe, self.workspace(run_id))
 
     def _process(self, run_id: str, alone: RunSpec | None) -> _Process:
-        """The run's process; a new one with what a trial reserves where `alone` is given."""
+        """The run's process; a new one with what a trial reserves where `alone` is given.
+
+        Raises:
+            IllegalTransition: the run was cancelled.
+        """
+        needs: dict[str, Any] = {"num_cpus": 0}
         if alone is not None:
-            self.cancel(run_id)
+            self._end(run_id)
+            check_room(alone.cpus, alone.gpus)
+            cores = share(alone.cpus, free_cores())[1]
+            needs = {"num_cpus": cores, "num_gpus": alone.gpus}
         with self._lock:
+            if run_id in self._cancelled:
+                raise IllegalTransition(f"run {run_id} was cancelled")
             if run_id not in self._processes:
-                needs: dict[str, Any] = {"num_cpus": 0}
-                if alone is not None:
-                    check_room(alone.cpus, alone.gpus)
-                    needs = {
-                        "num_cpus": share(alone.cpus, free_cores())[1],
-                        "num_gpus": alone.gpus,
-                    }
                 self._processes[run_id] = _Process(_start_actor(run_id, needs))
             return self._processes[run_id]
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from aios.contracts import Contract
 from aios.errors import AiosError, TemporaryError, UsageError
 from aios.governance.candidate import Candidate, Context, Kind, Stable
@@ -47,6 +49,7 @@ from aios.training.search import search
 from aios.training.snapshot import take_snapshot
 from aios.training.splitting import split
 from aios.training.trials import Task, limited_time
+from aios.training.unseen import unseen
 from aios.training.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ _MEASURED: dict[Kind, tuple[str, ...]] = {
     "binary": ("auc", "accuracy", "log_loss", "brier"),
     "regression": ("rmse", "mae", "r2"),
 }
+_DRAW = "_draw"
 _REFIT_TIME = 2.0
 """A refit has more rows than a trial, and this much more time."""
 
@@ -203,6 +207,7 @@ def _refit(job: Job) -> dict[str, Any]:
         *_, model = fitted_models(
             job.recipe, spec.recipe, config, train, spec.seed, spec.memory_limit_bytes
         )
+        own = own_metrics(job.recipe, spec.recipe, model, holdout)
     with tempfile.TemporaryDirectory(prefix="aios-refit-") as folder:
         built = build(model, job.contract, _sample(train), Path(folder))
         _store(job).put(built.folder, built.artifact.digest)
@@ -216,7 +221,7 @@ def _refit(job: Job) -> dict[str, Any]:
     return {
         "artifact": built.artifact.model_dump(mode="json"),
         "conversion": built.conversion,
-        "metrics": {**found, **own_metrics(job.recipe, spec.recipe, model, holdout)},
+        "metrics": {**found, **own},
         "config": config,
         "train_rows": train.rows,
         "reference": training_reference(train, job.contract, job.output, scores),
@@ -224,9 +229,18 @@ def _refit(job: Job) -> dict[str, Any]:
     }
 
 
-def _sample(train: TrainingData) -> "pd.DataFrame":
-    """A few training rows on which a conversion is checked."""
-    return next(iter(train.batches(SAMPLE_ROWS)))
+def _sample(train: TrainingData, rows: int = SAMPLE_ROWS) -> "pd.DataFrame":
+    """Some training rows, each as likely as any other: files are often sorted."""
+    import pandas as pd
+
+    draws = np.random.default_rng(0)
+    kept = None
+    for batch in train.batches():
+        drawn = batch.assign(**{_DRAW: draws.random(len(batch))})
+        kept = drawn if kept is None else pd.concat([kept, drawn])
+        kept = kept.nsmallest(rows, _DRAW)
+    assert kept is not None
+    return kept.drop(columns=_DRAW).reset_index(drop=True)
 
 
 def _assess(job: Job) -> dict[str, Any]:
@@ -237,6 +251,7 @@ def _assess(job: Job) -> dict[str, Any]:
     key = _key(job, _taken(job))
     columns = [*contract.inputs, job.recipe.label, *protected, *([key] if key else [])]
     frame = read_columns(job.workspace.url, "holdout", list(dict.fromkeys(columns)))
+    frame, told = _not_trained_on(job, frame)
     _save_background(job, contract)
     folder = _store(job).fetch(artifact.digest)
     engine = load_engine(folder, artifact, contract, ref=job.spec.model)
@@ -258,12 +273,24 @@ def _assess(job: Job) -> dict[str, Any]:
             train_rows=job.results.get("refit", {}).get("train_rows", 0),
             importances=_importances(job, engine, frame, contract),
         )
-        return _judged(job, candidate, profile)
+        return _judged(job, candidate, profile, told)
     finally:
         engine.close()
 
 
-def _judged(job: Job, candidate: Candidate, profile: ModelProfile) -> dict[str, Any]:
+def _not_trained_on(job: Job, frame: "pd.DataFrame") -> "tuple[pd.DataFrame, list[GateResult]]":
+    """A version that exists may have been trained on rows that are a holdout now."""
+    if job.spec.assesses is None:
+        return frame, []
+    version = ModelVersion.model_validate(job.extra["version"])
+    data, digest = job.data("holdout"), _taken(job).digest
+    left, told = unseen(version, frame, data, job.workspace, digest, job.spec.recipe)
+    return left.reset_index(drop=True), [told] if told is not None else []
+
+
+def _judged(
+    job: Job, candidate: Candidate, profile: ModelProfile, told: list[GateResult]
+) -> dict[str, Any]:
     found = _metrics(candidate)
     policy = job.extra["policy"]
     card = ModelCard(
@@ -287,7 +314,7 @@ def _judged(job: Job, candidate: Candidate, profile: ModelProfile) -> dict[str, 
         created_by=job.extra["by"],
     )
     candidate = dataclasses.replace(candidate, card_missing=card.missing)
-    results = run_gates(candidate, _context(job, candidate), job.extra["gates"])
+    results = (*run_gates(candidate, _context(job, candidate), job.extra["gates"]), *told)
     card = card.model_copy(update={"results": results})
     sealed = seal(candidate.artifact.digest, candidate.snapshot.digest, results, policy["digest"])
     return {
@@ -299,7 +326,6 @@ def _judged(job: Job, candidate: Candidate, profile: ModelProfile) -> dict[str, 
         "policy_digest": policy["digest"],
         "digest": sealed,
         "background": BACKGROUND,
-        "warnings": _warnings(job),
     }
 
 
@@ -383,21 +409,8 @@ def _importances(
     return found if all(map(math.isfinite, found.values())) else None
 
 
-def _warnings(job: Job) -> list[str]:
-    if job.spec.assesses is None:
-        return []
-    version = ModelVersion.model_validate(job.extra["version"])
-    same = version.lineage.get("snapshot") == _taken(job).digest
-    if same and version.lineage.get("split_seed") == job.recipe.split_seed:
-        return []
-    return [
-        f"{version.ref} was trained elsewhere: rows that it was trained on may be in the holdout, "
-        "and it would look better than it is; assess it on data that it has not seen"
-    ]
-
-
 def _save_background(job: Job, contract: Contract) -> None:
-    frame = _sample(job.data("train"))[list(contract.inputs)].head(BACKGROUND_ROWS)
+    frame = _sample(job.data("train"), BACKGROUND_ROWS)[list(contract.inputs)]
     content = io.BytesIO()
     frame.to_parquet(content, index=False)
     job.workspace.write(BACKGROUND, content.getvalue())

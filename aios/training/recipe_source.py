@@ -27,6 +27,10 @@ _PURE_CALLS |= {"set", "slice", "sorted", "str", "sum", "tuple"}
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
+RECIPE_MODULE = "aios_recipe_"
+"""How the names of the modules begin in which recipes' texts are run."""
+
+
 def recipe_source(recipe: Recipe | type[Recipe]) -> RecipeSource:
     """The text that makes this recipe again, and where its neighbours are imported from.
 
@@ -80,7 +84,7 @@ def load_recipe(source: RecipeSource) -> Recipe:
     name, _, class_name = source.path.partition(":")
     if source.folder and source.folder not in sys.path:
         sys.path.insert(0, source.folder)
-    module = ModuleType(f"aios_recipe_{source.sha256[:16]}")
+    module = ModuleType(f"{RECIPE_MODULE}{source.sha256[:16]}")
     module.__file__ = file_of(source)
     if "." in name:
         module.__package__ = name.rpartition(".")[0]

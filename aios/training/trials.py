@@ -145,12 +145,15 @@ def informed_study(task: Task, spec: RunSpec, done: Sequence[Trial]) -> Any:
 def as_ended(begun: Trial, result: Mapping[str, Any], metric: str, slow: bool) -> Trial:
     """A trial as it ended, by the last that it reported."""
     fault = result.get("fault")
+    # Tune flattens what it hands to a search algorithm.
+    flat = {name[5:]: value for name, value in result.items() if name.startswith("told/")}
+    told = {**result.get("told", {}), **flat}
     # Tune sets "done" itself when ASHA stops a trial.
     state = "failed" if fault else "finished" if result.get("ended") else "stopped"
     update = {
         "state": "timed_out" if slow else state,
         "value": None if fault else result.get(metric),
-        "metrics": {} if fault else result.get("told", {}),
+        "metrics": {} if fault else told,
         "error": fault,
         "seconds": result.get("time_total_s"),
     }

@@ -1,6 +1,7 @@
 """The folder of one training run: what its stages leave there for each other and for people."""
 
 import json
+import math
 import os
 import threading
 from dataclasses import dataclass
@@ -90,7 +91,14 @@ class Workspace:
 
     def add_trial(self, trial: Trial) -> None:
         """Tell of a trial, at its start and at its end. One process per run does, in any of its
-        threads."""
+        threads.
+
+        Raises:
+            UsageError: it holds a value that is no number, and could not be read back.
+        """
+        numbers = [trial.value or 0.0, *trial.metrics.values()]
+        if not all(map(math.isfinite, numbers)):
+            raise UsageError(f"trial {trial.number} has a value that is no number: {trial.metrics}")
         with _ADDING:
             self._add_line(trial.model_dump_json().encode() + b"\n")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pandas as pd
 import pytest
 
 from aios.errors import IllegalTransition, UsageError
@@ -60,6 +61,15 @@ class InRounds(Logistic):
                 yield super().fit({}, train)
             else:
                 yield DummyClassifier().fit(frame[train.features], frame[train.label])
+
+
+def doubled(batch: Any) -> Any:
+    return {**batch, "a": batch["a"] * 2}
+
+
+class Doubled(Logistic):
+    def features(self, dataset: Any) -> Any:
+        return dataset.map_batches(doubled)
 
 
 class Network(TorchRecipe):
@@ -218,9 +228,29 @@ def test_the_others_do_not_wait_for_a_long_first_trial(bench: Bench) -> None:
 def test_what_does_badly_is_stopped_early(bench: Bench) -> None:
     found = bench.run(*PREPARED, "search")
     assert found["config"] == {"good": True}
+    assert all(0 <= t["metrics"]["auc"] <= 1 for t in found["trials"] if t["state"] == "finished")
     states = [(trial["config"]["good"], trial["state"]) for trial in found["trials"]]
     assert (False, "stopped") in states
     assert (True, "finished") in states
+
+
+@pytest.mark.parametrize("bench", [(Doubled, {})], indirect=True)
+def test_features_may_call_what_stands_in_the_recipes_file(bench: Bench) -> None:
+    bench.run("snapshot")
+    assert pd.read_parquet(bench.workbench.workspace("r1").path("features")).a.abs().max() > 4
+
+
+@pytest.mark.parametrize("bench", [(Network, {})], indirect=True)
+def test_nothing_is_begun_for_a_run_that_was_cancelled_before(bench: Bench) -> None:
+    bench.workbench.cancel("r1")
+    with pytest.raises(IllegalTransition, match="cancelled"):
+        bench.run("snapshot")
+    bench.workbench.release("r1")
+    bench.run("snapshot")
+    bench.workbench.release("r1")
+    import ray
+
+    assert [name for name in ray.util.list_named_actors() if name.startswith("aios-run-r1")] == []
 
 
 @pytest.mark.parametrize("bench", [(Network, {})], indirect=True)

@@ -79,6 +79,7 @@ class FakeWorkbench:
         self.gives: dict[str, Any] = {}
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.cancelled: list[str] = []
+        self.released: list[str] = []
 
     def run(
         self, run_id: str, stage: str, spec: Any, results: dict[str, Any], extra: dict[str, Any]
@@ -90,6 +91,9 @@ class FakeWorkbench:
 
     def cancel(self, run_id: str) -> None:
         self.cancelled.append(run_id)
+
+    def release(self, run_id: str) -> None:
+        self.released.append(run_id)
 
     def find_answer(self, endpoints: Any, request_id: str, row: int) -> dict[str, Any]:
         return self._given("find_answer", {"endpoints": list(endpoints), "row": row})

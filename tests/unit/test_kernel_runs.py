@@ -300,6 +300,24 @@ def test_a_run_that_is_cancelled_in_a_stage_registers_nothing(world: World) -> N
     untouched(world)
 
 
+def test_a_result_that_cannot_be_kept_ends_the_run_and_is_not_made_again(world: World) -> None:
+    world.bench.gives["refit"] = {**world.bench.gives["refit"], "metrics": {"auc": float("nan")}}
+    view = run(world)
+    assert view["status"] == "failed"
+    assert "refit" in view["error"]
+    assert stages_of(world).count("refit") == 1
+    untouched(world)
+
+
+def test_the_process_of_a_run_is_given_back_however_it_ends(world: World) -> None:
+    done = start(world)
+    world.flows.carry_out(done)
+    world.bench.gives["search"] = UsageError("no")
+    failed = start(world)
+    world.flows.carry_out(failed)
+    assert world.bench.released == [done, failed]
+
+
 def test_a_run_that_is_cancelled_as_it_begins_to_register_registers_nothing(world: World) -> None:
     started = start(world)
 

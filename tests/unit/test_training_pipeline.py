@@ -1,5 +1,6 @@
 """The stages of a run, in one process: each can be run again, and faults are told."""
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from aios.models import load_engine
 from aios.records import Artifact, Trial
 from aios.training import Recipe, integers, loguniform
 from aios.training.pipeline import BACKGROUND, CARD_REF
+from aios.training.recipe_source import recipe_source
 from aios.training.search import share
 from aios.training.trials import best_trial, limited_time
 from aios.training.workspace import TRIALS, Workspace
@@ -58,6 +60,15 @@ class OwnMetric(Logistic):
 
     def evaluate(self, model: Any, data: Any) -> dict[str, float]:
         return {"size": float(abs(model.coef_).sum())}
+
+
+class Wrong(Logistic):
+    def evaluate(self, model: Any, data: Any) -> dict[str, float]:
+        return {"precision_at_top": float(os.environ["WRONG_METRIC"])}
+
+
+class SplitsOtherwise(Logistic):
+    split_seed: ClassVar[int] = 1
 
 
 class Spies(Logistic):
@@ -152,13 +163,12 @@ def test_a_stable_version_is_scored_on_the_same_holdout(tmp_path: Path) -> None:
     assert (quality["gate"], quality["value"]) == ("quality", 0.0)
 
 
-def test_a_version_that_exists_is_assessed_with_a_warning(tmp_path: Path) -> None:
-    here = Here(tmp_path)
-    here.run(*PREPARED, "search", "refit")
+def existing(here: Here, **lineage: Any) -> dict[str, Any]:
+    """A version that a run made; the run goes on to assess it."""
     refit = here.results.pop("refit")
     here.results.pop("search")
     here.spec = here.spec.model_copy(update={"assesses": "toy:3"})
-    version = {
+    return {
         "name": "toy",
         "version": 3,
         "artifact": refit["artifact"],
@@ -166,13 +176,77 @@ def test_a_version_that_exists_is_assessed_with_a_warning(tmp_path: Path) -> Non
         "contract_digest": CONTRACT.digest,
         "created_s": 1.0,
         "created_by": "ann",
+        "lineage": lineage,
     }
+
+
+def test_nothing_is_known_of_what_a_version_made_by_hand_has_seen(tmp_path: Path) -> None:
+    here = Here(tmp_path)
+    here.run(*PREPARED, "search", "refit")
+    version = existing(here)
     found = here.run("assess", version=version, gates={"artifact": {}})
-    assert "may be in the holdout" in found["warnings"][0]
+    assert [result["gate"] for result in found["results"]] == ["artifact"]
     assert "toy:3" in found["card"]
-    snapshot = here.results["snapshot"]["snapshot"]["digest"]
-    same = {**version, "lineage": {"snapshot": snapshot, "split_seed": 0}}
-    assert here.run("assess", version=same, gates={})["warnings"] == []
+
+
+def test_rows_that_a_version_was_trained_on_are_left_out_of_its_holdout(tmp_path: Path) -> None:
+    here = Here(tmp_path)
+    here.run(*PREPARED, "search", "refit")
+    lineage = {
+        "run": "run",
+        "snapshot": here.results["snapshot"]["snapshot"]["digest"],
+        "recipe": {"path": here.spec.recipe.path, "sha256": here.spec.recipe.sha256},
+    }
+    same = existing(here, **lineage)
+    assert len(here.run("assess", version=same, gates={"artifact": {}})["results"]) == 1
+
+    before = here.workspace
+    here.workspace = dataclasses.replace(before, url=str(tmp_path / "another"))
+    here.spec = here.spec.model_copy(update={"recipe": recipe_source(SplitsOtherwise)})
+    here.run(*PREPARED)
+    (_, told) = here.run("assess", version=same, gates={"artifact": {}})["results"]
+    assert (told["gate"], told["outcome"]) == ("holdout", "passed")
+    assert 0 < told["value"] < found_rows(here, "holdout")
+
+    gone = existing_with(same, run="nobody-knows")
+    (_, told) = here.run("assess", version=gone, gates={"artifact": {}})["results"]
+    assert (told["gate"], told["outcome"]) == ("holdout", "not_enough_data")
+
+    (tmp_path / "third").mkdir()
+    here.workspace = dataclasses.replace(before, url=str(tmp_path / "third"))
+    trained = pd.concat(
+        pd.read_parquet(part) for part in sorted((tmp_path / "run/train").iterdir())
+    )
+    trained.drop(columns="_order").to_parquet(tmp_path / "rows.parquet")
+    here.run(*PREPARED)
+    with pytest.raises(UsageError, match="every row of this holdout"):
+        here.run("assess", version=same, gates={"artifact": {}})
+
+
+def existing_with(version: dict[str, Any], **lineage: Any) -> dict[str, Any]:
+    return {**version, "lineage": {**version["lineage"], **lineage}}
+
+
+@pytest.mark.parametrize("wrong", ["nan", "inf"])
+def test_evaluate_that_gives_no_number_is_told_once_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    monkeypatch.setenv("WRONG_METRIC", wrong)
+    here = Here(tmp_path, Wrong, search={"C": loguniform(1e-2, 10)}, trials=2)
+    with pytest.raises(UsageError, match=f"evaluate says precision_at_top is {wrong}"):
+        here.run(*PREPARED, "search", "refit")
+    trials = here.workspace.trials()
+    assert [trial.state for trial in trials] == ["failed", "failed"]
+
+
+def test_the_sample_of_a_sorted_file_is_not_its_first_rows(tmp_path: Path) -> None:
+    here = Here(tmp_path)
+    rows = pd.read_parquet(tmp_path / "rows.parquet").sort_values("y")
+    rows.to_parquet(tmp_path / "rows.parquet")
+    here.run(*PREPARED, "search", "refit", "assess")
+    background = pd.read_parquet(here.workspace.path(BACKGROUND))
+    known = rows.merge(background, on=["a", "b"])
+    assert 0.2 < known.y.mean() < 0.8
 
 
 @pytest.mark.parametrize(
