@@ -132,7 +132,7 @@ class Kernel:
             "ps": (requests.Nothing, self._ps),
             "metrics": (
                 requests.Nothing,
-                lambda: metrics.render(self.registry, self._observations),
+                lambda: metrics.render(self.registry, self._observations, observed),
             ),
             # The artifact itself never comes here: the API asks whether it may take one.
             "upload": (requests.Nothing, dict),

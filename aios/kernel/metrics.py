@@ -14,6 +14,10 @@ They are made from the replicas' reports when asked for, so they cost the hot pa
 | aios_request_latency_seconds | summary | endpoint, quantile |
 | aios_in_flight, aios_replicas | gauge | endpoint |
 | aios_arm_weight | gauge | endpoint, arm, version |
+| aios_drift_score | gauge | endpoint, measure, field |
+| aios_alarms | gauge | endpoint, watch |
+| aios_retrains_total | counter | endpoint, watch |
+| aios_feedback_requests | gauge | endpoint, state (joined, waiting, unknown) |
 """
 
 from collections.abc import Iterator
@@ -24,7 +28,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric, SummaryMetricFamily
 
 from aios.kernel.observations import Observations
-from aios.registry import Registry
+from aios.registry import Observed, Registry
 
 QUANTILES = (0.5, 0.95, 0.99)
 _COUNTERS = {
@@ -36,10 +40,11 @@ _COUNTERS = {
 }
 
 
-def render(registry: Registry, observations: Observations) -> str:
+def render(registry: Registry, observations: Observations, observed: Observed) -> str:
     """All metrics in Prometheus's text format."""
     collectors = CollectorRegistry()
     collectors.register(_Collector(registry, observations))
+    collectors.register(_Watched(registry, observed))
     return generate_latest(collectors).decode()
 
 
@@ -113,3 +118,49 @@ class _Collector:
                 weights.add_metric(labels, plan.challenger.weight_fraction)
             weights.add_metric([name, "stable", str(plan.stable.version)], rest)
         return weights
+
+
+class _Watched:
+    """What watches found last, and how much feedback there is."""
+
+    def __init__(self, registry: Registry, observed: Observed) -> None:
+        self._registry = registry
+        self._observed = observed
+
+    def collect(self) -> Iterator[Metric]:
+        scores = GaugeMetricFamily(
+            "aios_drift_score",
+            "Score of a watched field in the last windows",
+            labels=["endpoint", "measure", "field"],
+        )
+        alarms = GaugeMetricFamily(
+            "aios_alarms", "Conditions that hold now", labels=["endpoint", "watch"]
+        )
+        retrains = CounterMetricFamily(
+            "aios_retrains", "Retrains that a watch has started", labels=["endpoint", "watch"]
+        )
+        seen: dict[tuple[str, str, str], float] = {}
+        for watch in self._observed.watches():
+            endpoint = watch.spec.endpoint
+            alarms.add_metric([endpoint, watch.id], len(watch.state.alarms))
+            retrains.add_metric([endpoint, watch.id], watch.state.triggered)
+            measures = {one.text: one.measure for one in watch.spec.conditions}
+            for finding in watch.state.findings:
+                found = finding.evidence.get("scores") or (
+                    {finding.subject: finding.score} if finding.score is not None else {}
+                )
+                for field, value in found.items():
+                    seen[(endpoint, measures.get(finding.condition, ""), field)] = value
+        for labels, value in sorted(seen.items()):
+            scores.add_metric(list(labels), value)
+        yield scores
+        yield alarms
+        yield retrains
+        feedback = GaugeMetricFamily(
+            "aios_feedback_requests", "Requests with feedback", labels=["endpoint", "state"]
+        )
+        for state in self._registry.endpoints():
+            counts = self._observed.feedback_counts(state.spec.name)
+            for name in ("joined", "waiting", "unknown"):
+                feedback.add_metric([state.spec.name, name], counts[name])
+        yield feedback

@@ -140,6 +140,20 @@ def test_a_retrain_waits_for_the_one_before_and_for_the_cooldown(world):
     assert actions(world).count("alarm") == 1
 
 
+def test_scores_alarms_and_feedback_are_metrics(world):
+    watch_id = watch(world, then=None)
+    minutes(world, 0, 0, 0, 2, 2)
+    feed(world, 1.0, 30)
+    told = world.do("metrics")
+    labels = f'{{endpoint="loan",watch="{watch_id}"}}'
+    assert f"aios_alarms{labels} 1.0" in told
+    assert f"aios_retrains_total{labels} 0.0" in told
+    assert 'aios_feedback_requests{endpoint="loan",state="joined"} 30.0' in told
+    score = 'aios_drift_score{endpoint="loan",field="a",measure="psi"} '
+    (line,) = [line for line in told.splitlines() if line.startswith(score)]
+    assert float(line.removeprefix(score)) > 0.2
+
+
 def test_an_alarm_is_over_when_it_is_calm_again(world):
     watch(world, then=None)
     minutes(world, 0, 0, 0, 2, 2, 0, 0)
