@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo loop test test-fast lint bench install clean
+.PHONY: demo loop soak test test-fast lint bench install clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +34,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+soak: install
+	$(BIN)/python -m benchmarks.soak
 
 bench: install
 	$(BIN)/python -m benchmarks.endpoint

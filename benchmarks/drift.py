@@ -59,10 +59,20 @@ NUMBERS, TEXTS = 190, 10
 STREAMED_ROWS = 10_000_000
 STREAM_BATCH = 50_000
 ALPHA = 0.05
-DOLLARS = "DisbursementGross ChgOffPrinGr GrAppv SBA_Appv".split()
-PLAIN = "Zip NAICS Term NoEmp NewExist CreateJob RetainedJob FranchiseCode UrbanRural".split()
-WORDS = "City State Bank BankState RevLineCr LowDoc MIS_Status".split()
-DAYS = "ApprovalDate DisbursementDate".split()
+DOLLARS = ["DisbursementGross", "ChgOffPrinGr", "GrAppv", "SBA_Appv"]
+PLAIN = [
+    "Zip",
+    "NAICS",
+    "Term",
+    "NoEmp",
+    "NewExist",
+    "CreateJob",
+    "RetainedJob",
+    "FranchiseCode",
+    "UrbanRural",
+]
+WORDS = ["City", "State", "Bank", "BankState", "RevLineCr", "LowDoc", "MIS_Status"]
+DAYS = ["ApprovalDate", "DisbursementDate"]
 
 
 def main() -> None:
@@ -161,7 +171,7 @@ def loans(cache: Path) -> "pd.DataFrame":
         frame[name] = raw[name]
     frame["sector"] = raw.NAICS.astype(str).str[:2]
     frame["year"] = pd.to_numeric(raw.ApprovalFY.astype(str).str[:4])
-    return frame.fillna({name: "" for name in (*WORDS, "sector")}).fillna(0.0)
+    return frame.fillna(dict.fromkeys((*WORDS, "sector"), "")).fillna(0.0)
 
 
 def spread(frame: "pd.DataFrame", folder: Path, rows: int) -> None:
@@ -195,9 +205,7 @@ def summarised(folder: Path) -> dict[str, float]:
 
 def sketched(frame: "pd.DataFrame") -> dict[str, Summary]:
     """A summary of each column, some rows at a time, as they would come from a file."""
-    found = {
-        name: Summary("number" if frame[name].dtype.kind == "f" else "text") for name in frame
-    }
+    found = {name: Summary("number" if frame[name].dtype.kind == "f" else "text") for name in frame}
     for start in range(0, len(frame), BATCH_ROWS):
         part = frame.iloc[start : start + BATCH_ROWS]
         for name, summary in found.items():
