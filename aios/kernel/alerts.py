@@ -26,7 +26,7 @@ FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 900.0
 """Pauses double up to this, so that a sink that is back hears of it within a quarter hour."""
 GIVE_UP_S = 86_400.0
-KEEP_TRYING_S = 5.0
+KEEP_TRYING_S = 1.0
 """Between attempts to note what became of an alert while the store cannot be written."""
 
 Send = Callable[[Alert, AlertMessage, float], None]
