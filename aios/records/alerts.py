@@ -1,7 +1,7 @@
 """Where people are told of alarms, and what they are told.
 
 Nothing secret stands in a record: it is the name of an environment variable of the kernel's
-machine, `env:NAME`, and read when an alert is sent. What is wrong with one is told without
+machine, `env:ALERT_...`, and read when an alert is sent. What is wrong with one is told without
 repeating what was given, in case it was the secret itself.
 """
 
@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from aios.records.base import Given, Name, Record
 
-_ENV = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
+_ENV = re.compile(r"env:ALERT_[A-Za-z0-9_]+")
+"""No other variables: who may watch names the host too, and could send there what they hold."""
 
 
 def http_fault(url: str) -> str | None:
@@ -35,8 +36,8 @@ def http_fault(url: str) -> str | None:
 def _environment_name(given: str) -> str:
     if _ENV.fullmatch(given) is None:
         raise ValueError(
-            "holds a secret, which is not stored here; put it into an environment variable of "
-            'the kernel\'s machine and give its name, such as "env:ALERT_SECRET"'
+            "holds a secret, which is not stored here; put it into an environment variable of the "
+            'kernel\'s machine whose name begins with ALERT_, and give its name: "env:ALERT_SECRET"'
         )
     return given
 
@@ -46,7 +47,7 @@ def _public_address(given: str) -> str:
         return _environment_name(given)
     fault = http_fault(given)
     if fault is not None:
-        raise ValueError(f'{fault}; give one, or "env:NAME" if it holds a secret')
+        raise ValueError(f'{fault}; give one, or "env:ALERT_..." if it holds a secret')
     return given
 
 
@@ -76,8 +77,8 @@ class WebhookAlert(_Sink):
     `{"type": "alarm.raised" or "alarm.resolved", "timestamp", "data"}`.
 
     Args:
-        url: https:// or http://, or `env:NAME` of a variable that holds it.
-        secret: `env:NAME` of a variable that holds `whsec_` and base64.
+        url: https:// or http://, or `env:ALERT_...` of a variable that holds it.
+        secret: `env:ALERT_...` of a variable that holds `whsec_` and base64.
     """
 
     kind: Literal["webhook"] = "webhook"
@@ -95,7 +96,7 @@ class SlackAlert(_Sink):
     JSON, as Mattermost and Rocket.Chat do.
 
     Args:
-        url: `env:NAME` of a variable that holds the webhook's address, which is a secret.
+        url: `env:ALERT_...` of a variable that holds the webhook's address, which is a secret.
     """
 
     kind: Literal["slack"] = "slack"
@@ -114,7 +115,7 @@ class EmailAlert(_Sink):
         to: who is told.
         sender: from whom it comes.
         host: the SMTP server, at `port`.
-        user: by whom to log in, with `password`: `env:NAME` of a variable that holds it. A
+        user: by whom to log in, with `password`: `env:ALERT_...` of a variable that holds it. A
             password is only sent under `starttls`.
         starttls: encrypt, and send nothing to a server that cannot or whose certificate is wrong.
     """

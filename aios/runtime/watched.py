@@ -40,7 +40,7 @@ class Watched:
                 `min_labels` (100) of a window, `error_probability` (0.05) of any false alarm over
                 the watch's life, `output` and `label`: which feedback is the truth of which
                 output, `alerts`: who is told when an alarm rings and when it is over, such as
-                `[aios.SlackAlert(url="env:SLACK_URL")]`, also `aios.WebhookAlert` and
+                `[aios.SlackAlert(url="env:ALERT_SLACK_URL")]`, also `aios.WebhookAlert` and
                 `aios.EmailAlert`; the kernel's log has every alarm anyway.
 
         Raises:

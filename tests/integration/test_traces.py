@@ -21,6 +21,7 @@ from aios.records import Artifact, Challenger, EndpointSpec, ServedVersion, Traf
 from aios.security.keys import digest, new_key
 from aios.serving.challenger import ChallengerReplica, unpack
 from aios.serving.endpoint import Endpoint
+from aios.serving.features import FeatureWindows
 from aios.serving.http import EndpointApp
 from aios.serving.recorder import Recorder
 from aios.serving.runner import Runner
@@ -79,6 +80,7 @@ async def predict(tracer, canary_tracer, traceparent, arm="canary"):
         load=lambda version, max_rows: (Runner(Half(), CODEC), CODEC),
         connect=connect,
         recorder=Recorder("nowhere", 0.0),
+        features=FeatureWindows("toy", "r1", 60.0),
         tracer=tracer,
         clock=SystemClock(),
         replica="r1",

@@ -43,15 +43,15 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def world(template, tmp_path, monkeypatch) -> World:
-    monkeypatch.setenv("HOOK_SECRET", SECRET)
-    monkeypatch.setenv("SMTP_PASSWORD", PASSWORD)
+    monkeypatch.setenv("ALERT_HOOK_SECRET", SECRET)
+    monkeypatch.setenv("ALERT_SMTP_PASSWORD", PASSWORD)
     return make_world(template, tmp_path / "home")
 
 
 @pytest.fixture
 def receiver(monkeypatch):
     with http_receiver() as found:
-        monkeypatch.setenv("SLACK_URL", found.url + HOOK)
+        monkeypatch.setenv("ALERT_SLACK_URL", found.url + HOOK)
         yield found
 
 
@@ -116,7 +116,9 @@ def test_the_signature_is_that_of_the_standards_own_example():
 
 
 def test_a_webhook_is_signed_anew_at_each_attempt_over_the_same_body(world, receiver):
-    watch_id = watch(world, aios.WebhookAlert(url=receiver.url + "/x", secret="env:HOOK_SECRET"))
+    watch_id = watch(
+        world, aios.WebhookAlert(url=receiver.url + "/x", secret="env:ALERT_HOOK_SECRET")
+    )
     receiver.answers = [500]
     tell(world, watch_id)
     look(world)
@@ -143,7 +145,7 @@ def test_a_webhook_without_a_secret_is_not_signed(world, receiver):
 
 
 def test_a_chat_message_calls_nobody_and_links_nothing(world, receiver):
-    watch_id = watch(world, aios.SlackAlert(url="env:SLACK_URL"))
+    watch_id = watch(world, aios.SlackAlert(url="env:ALERT_SLACK_URL"))
     tell(world, watch_id)
     tell(world, watch_id, over=True)
     look(world, times=2)
@@ -205,7 +207,7 @@ def test_a_password_is_sent_only_encrypted_and_to_a_server_that_is_trusted(
     world, tmp_path, monkeypatch
 ):
     tls, trusted = certificate(tmp_path)
-    login = {"user": "aios", "password": "env:SMTP_PASSWORD", "starttls": True}
+    login = {"user": "aios", "password": "env:ALERT_SMTP_PASSWORD", "starttls": True}
     with Mailbox(tls, ("aios", PASSWORD)) as server, served(server):
         watch_id = watch(world, mail_alert(server, **login))
         tell(world, watch_id)
@@ -213,11 +215,11 @@ def test_a_password_is_sent_only_encrypted_and_to_a_server_that_is_trusted(
         assert server.mails == []
         assert "certificate verify failed" in status(world).undelivered[0]["problem"]
         monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
-        monkeypatch.setenv("SMTP_PASSWORD", "wrong")
+        monkeypatch.setenv("ALERT_SMTP_PASSWORD", "wrong")
         world.clock.advance(10)
         look(world)
         assert "did not let aios in: 535" in status(world).undelivered[0]["problem"]
-        monkeypatch.setenv("SMTP_PASSWORD", PASSWORD)
+        monkeypatch.setenv("ALERT_SMTP_PASSWORD", PASSWORD)
         world.clock.advance(20)
         look(world)
         assert len(server.mails) == 1
@@ -286,12 +288,15 @@ def test_what_waits_is_sent_by_the_next_kernel(world, receiver):
 
 def test_nobody_learns_of_an_end_before_the_alarm(world, receiver):
     watch_id = watch(world, aios.WebhookAlert(url=receiver.url))
-    receiver.answers = [503]
+    receiver.answers = [503, 503]
     tell(world, watch_id)
     look(world)
     tell(world, watch_id, over=True)
+    look(world, times=3)
+    assert types(receiver) == ["alarm.raised"] * 2
+    world.clock.advance(10)
     look(world, times=2)
-    assert types(receiver) == ["alarm.raised", "alarm.raised", "alarm.resolved"]
+    assert types(receiver) == ["alarm.raised"] * 3 + ["alarm.resolved"]
 
 
 def test_an_alarm_that_ends_with_its_watch_is_told_to_be_over(world, receiver):
@@ -380,7 +385,7 @@ def test_an_alert_that_cannot_be_read_holds_up_nobody_else(world, receiver):
 
 def test_a_redirect_is_not_followed_with_what_was_signed_for_another(world, receiver):
     receiver.answers = [302]
-    tell(world, watch(world, aios.WebhookAlert(url=receiver.url, secret="env:HOOK_SECRET")))
+    tell(world, watch(world, aios.WebhookAlert(url=receiver.url, secret="env:ALERT_HOOK_SECRET")))
     look(world)
     assert len(receiver.got) == 1
     assert status(world).undelivered[0]["problem"] == "it answered HTTP 302"
@@ -429,7 +434,7 @@ def test_a_store_that_is_full_does_not_send_the_same_again_and_again(world):
         ),
         (
             aios.EmailAlert,
-            {"to": "a@b", "sender": "c@d", "host": "h", "user": "u", "password": "env:P"},
+            {"to": "a@b", "sender": "c@d", "host": "h", "user": "u", "password": "env:ALERT_P"},
             "starttls=True",
         ),
         (aios.EmailAlert, {"to": "a@b, c@d", "sender": "c@d", "host": "h"}, "one e-mail"),
@@ -445,21 +450,30 @@ def test_a_secret_that_is_given_itself_is_refused_and_not_repeated(kind, fields,
 @pytest.mark.parametrize(
     ("sink", "value", "told"),
     [
-        (aios.SlackAlert(url="env:MISSING"), None, "no environment variable MISSING"),
-        (aios.SlackAlert(url="env:MISSING"), PASSWORD, "env:MISSING holds is no address"),
-        (aios.WebhookAlert(url="http://h", secret="env:MISSING"), PASSWORD, "whsec_"),
+        (aios.SlackAlert(url="env:ALERT_MISSING"), None, "no environment variable ALERT_MISSING"),
+        (
+            aios.SlackAlert(url="env:ALERT_MISSING"),
+            PASSWORD,
+            "env:ALERT_MISSING holds is no address",
+        ),
+        (aios.WebhookAlert(url="http://h", secret="env:ALERT_MISSING"), PASSWORD, "whsec_"),
         (
             aios.EmailAlert(
-                to="a@b", sender="c@d", host="h", user="u", password="env:MISSING", starttls=True
+                to="a@b",
+                sender="c@d",
+                host="h",
+                user="u",
+                password="env:ALERT_MISSING",
+                starttls=True,
             ),
             " ",
-            "no environment variable MISSING",
+            "no environment variable ALERT_MISSING",
         ),
     ],
 )
 def test_a_secret_that_is_not_on_the_machine_is_said_at_once(world, monkeypatch, sink, value, told):
     if value is not None:
-        monkeypatch.setenv("MISSING", value)
+        monkeypatch.setenv("ALERT_MISSING", value)
     with pytest.raises(UsageError, match=told) as error:
         watch(world, sink)
     assert PASSWORD not in str(error.value.to_problem())
@@ -467,13 +481,13 @@ def test_a_secret_that_is_not_on_the_machine_is_said_at_once(world, monkeypatch,
 
 
 def test_a_secret_that_went_away_is_told_in_the_status(world, receiver, monkeypatch):
-    tell(world, watch(world, aios.SlackAlert(url="env:SLACK_URL")))
-    monkeypatch.delenv("SLACK_URL")
+    tell(world, watch(world, aios.SlackAlert(url="env:ALERT_SLACK_URL")))
+    monkeypatch.delenv("ALERT_SLACK_URL")
     look(world)
     found = status(world)
-    assert found.undelivered[0]["sink"] == "slack env:SLACK_URL"
-    assert "no environment variable SLACK_URL; set it" in found.summary
-    monkeypatch.setenv("SLACK_URL", receiver.url)
+    assert found.undelivered[0]["sink"] == "slack env:ALERT_SLACK_URL"
+    assert "no environment variable ALERT_SLACK_URL; set it" in found.summary
+    monkeypatch.setenv("ALERT_SLACK_URL", receiver.url)
     world.clock.advance(10)
     look(world)
     assert status(world).undelivered == []
@@ -485,21 +499,21 @@ def test_no_secret_is_in_the_store_in_the_log_or_in_what_is_shown(
     tls, trusted = certificate(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
     caplog.set_level(logging.DEBUG)
-    login = {"user": "aios", "password": "env:SMTP_PASSWORD", "starttls": True}
+    login = {"user": "aios", "password": "env:ALERT_SMTP_PASSWORD", "starttls": True}
     with Mailbox(tls, ("aios", "another")) as server, served(server):
         watch_id = watch(
             world,
-            aios.SlackAlert(url="env:SLACK_URL"),
-            aios.WebhookAlert(url="env:SLACK_URL", secret="env:HOOK_SECRET"),
+            aios.SlackAlert(url="env:ALERT_SLACK_URL"),
+            aios.WebhookAlert(url="env:ALERT_SLACK_URL", secret="env:ALERT_HOOK_SECRET"),
             mail_alert(server, **login),
         )
         receiver.answers = [404, 404]
         tell(world, watch_id)
         look(world)
-        monkeypatch.setenv("SLACK_URL", f"http://127.0.0.1:9{HOOK}")
+        monkeypatch.setenv("ALERT_SLACK_URL", f"http://127.0.0.1:9{HOOK}")
         world.clock.advance(60)
         look(world)
-        monkeypatch.setenv("SLACK_URL", f"http://nowhere.invalid{HOOK}")
+        monkeypatch.setenv("ALERT_SLACK_URL", f"http://nowhere.invalid{HOOK}")
         world.clock.advance(60)
         look(world)
     shown = status(world)
@@ -507,7 +521,7 @@ def test_no_secret_is_in_the_store_in_the_log_or_in_what_is_shown(
     audit = world.do("audit", limit=100, subject=None)
     with sqlite3.connect(world.settings.home / "aios.db") as store:
         dump = "\n".join(store.iterdump())
-    assert "env:SLACK_URL" in dump
+    assert "env:ALERT_SLACK_URL" in dump
     assert "not delivered" in caplog.text
     everything = dump + caplog.text + repr((shown.fields, audit)) + shown.summary
     login_text = base64.b64encode(f"\0aios\0{PASSWORD}".encode()).decode()
@@ -531,8 +545,8 @@ class Told:
 
 def test_a_user_gives_alerts_with_a_watch():
     sinks = [
-        aios.SlackAlert(url="env:SLACK_URL"),
-        aios.WebhookAlert(url="https://example.com/x", secret="env:HOOK"),
+        aios.SlackAlert(url="env:ALERT_SLACK_URL"),
+        aios.WebhookAlert(url="https://example.com/x", secret="env:ALERT_HOOK"),
         aios.EmailAlert(to="a@b.c", sender="d@e.f", host="h", starttls=True),
     ]
     transport = Told()

@@ -93,7 +93,7 @@ def test_a_path_is_a_file_and_a_string_never_is(tmp_path: Path) -> None:
         ("name: house", "name: &a house", "anchors and aliases are not taken"),
         ("name: house", "name: !!python/name:os.system x", "is not taken"),
         ("name: house", "name: " + "9" * 5000, "over 40 digits"),
-        ("name: house", "name: " + "[" * 50_000, "more than 20 levels"),
+        ("name: house", "name: " + "[" * 900, "more than 20 levels"),
         ("name: house", f"name: [{'1,' * 30_000}]", "more than 20,000 keys"),
         ("name: house", "name: house\n<<: {name: home}", "not readable YAML"),
         ("name: house", "name: 2020-99-99", "not readable YAML"),
