@@ -15,8 +15,9 @@ with its label at once. Replays differ by the order of the rows, which is drawn 
 `in order` is the stream as it was, told for comparison: its rows depend on each other and nobody
 knows when it drifted, so nothing there is called false.
 
-aios is judged as the kernel's watch does: windows of 336 rows (a week), labels each 100; one error
-probability, 0.05, over the three conditions and all looks. `accuracy` is bad below what the model
+aios is judged as the kernel's watch does: windows of 336 rows (a week), labels each 100, of which
+`error drift` reads the newest 5,000 again; one error probability, 0.05, over the three conditions
+and all looks. `accuracy` is bad below what the model
 had on the next 3,000 rows of its own time, less 0.05. An alarm of aios is a condition's first
 "holds". river's detectors are asked after each row, with their defaults: ADWIN, DDM and
 Page-Hinkley on the model's errors (an alarm is `drift_detected` in any direction), KSWIN on the
@@ -37,6 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aios.kernel.watcher import STREAM_LABELS
 from aios.monitoring.conditions import parse_condition
 from aios.monitoring.judging import Seen, judge_feedback, judge_windows
 from aios.records.watching import Condition
@@ -204,13 +206,8 @@ def by_feedback(text: str) -> Detect:
     def detect(stream: Stream) -> Iterator[int]:
         limit = f"{stream.accuracy - 0.05:.3f}"
         condition = parse_condition(text.replace("x", limit), "concept")
-        looks = len(stream.labels) // LABELS
-        if condition.measure == "adwin":
-            first = _first_look(condition, stream, looks)
-            yield from () if first is None else (first * LABELS - 1,)
-            return
         held = False
-        for look in range(1, looks + 1):
+        for look in range(1, len(stream.labels) // LABELS + 1):
             state = _judge(condition, stream, look)
             if state == "holds" and not held:
                 yield look * LABELS - 1
@@ -220,23 +217,11 @@ def by_feedback(text: str) -> Detect:
 
 
 def _judge(condition: Condition, stream: Stream, look: int) -> str:
-    seen = look * LABELS
+    part = slice(max(0, look * LABELS - STREAM_LABELS), look * LABELS)
     finding = judge_feedback(
-        condition, stream.outputs[:seen], stream.labels[:seen], LABELS, ALPHA / CONDITIONS, look
+        condition, stream.outputs[part], stream.labels[part], LABELS, ALPHA / CONDITIONS, look
     )
     return finding.state
-
-
-def _first_look(condition: Condition, stream: Stream, looks: int) -> int | None:
-    """The first look at which "error drift" holds. It never clears: it reads all labels again,
-    so that the first can be found by halving."""
-    if _judge(condition, stream, looks) != "holds":
-        return None
-    low, high = 1, looks
-    while low < high:
-        half = (low + high) // 2
-        low, high = (low, half) if _judge(condition, stream, half) == "holds" else (half + 1, high)
-    return low
 
 
 def _seen(inputs: Numbers, outputs: Numbers) -> Seen:

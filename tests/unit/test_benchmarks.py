@@ -1,10 +1,15 @@
 """The benchmark's pure parts: percentiles, ratios, goals, tables, and reading answers."""
 
+import sys
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aios.errors import UsageError
+from benchmarks import drift, drift_streams
+from benchmarks.downloads import run
 from benchmarks.endpoint import goals
 from benchmarks.figures import Goal, Round, Spread, goals_table, percentile, ratios, table
 from benchmarks.load import complete
@@ -138,3 +143,66 @@ def test_an_answer_is_complete_only_with_its_last_byte(data, answer):
 def test_an_answer_without_a_length_is_refused():
     with pytest.raises(ValueError, match="without a length"):
         complete(b"HTTP/1.1 200 OK\r\n\r\nhello")
+
+
+# -- drift ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("alarm", "change", "verdict"),
+    [
+        (120, 100, ("found", 20)),
+        (100, 100, ("found", 0)),
+        (99, 100, ("false", None)),
+        (None, 100, ("silent", None)),
+        (5, None, ("false", None)),
+        (None, None, ("silent", None)),
+    ],
+)
+def test_an_alarm_before_the_change_is_false(alarm, change, verdict):
+    assert drift_streams.judged(alarm, change) == verdict
+
+
+def test_a_cell_counts_what_was_found_and_what_was_false():
+    verdicts = [("found", 10), ("found", 30), ("false", None), ("silent", None)]
+    assert drift_streams.cell(verdicts, changed=True) == "2 of 4 after 20; 1 false"
+    assert drift_streams.cell(verdicts, changed=False) == "1 of 4 false"
+    assert drift_streams.cell([("silent", None)], changed=True) == "0 of 1; 0 false"
+
+
+def test_replays_change_where_they_say_and_nowhere_else():
+    random = np.random.default_rng(1)
+    inputs = random.normal(size=(45_312, 6))
+    labels = (inputs[:, 0] > 0).astype(float)
+    inputs[: drift_streams.JOINED, 5] = 0.0
+    market = drift_streams.replay("market", inputs, labels, random)
+    before, after = np.split(market.inputs[:, 5], [market.change])
+    assert not before.any()
+    assert after.all()
+    flipped = drift_streams.replay("flip 20 %", inputs, labels, random)
+    before, after = np.split(flipped.errors, [flipped.change])
+    assert before.mean() < 0.02
+    assert after.mean() == pytest.approx(0.2, abs=0.03)
+    still = drift_streams.replay("nothing", inputs, labels, random)
+    assert still.change is None
+    assert len(still.labels) == drift_streams.BEFORE + drift_streams.AFTER
+    error_drift = drift_streams.DETECTORS["aios: error drift"]
+    assert next(error_drift(flipped)) >= flipped.change
+    assert list(error_drift(still)) == []
+
+
+def test_the_report_tells_goals_met_and_missed_and_what_was_left_out():
+    side = {"seconds": 2.0, "cpu_s": 1.0, "peak_mib": 900.0, "before_mib": 800.0, "drifted": 3}
+    slow = {**side, "seconds": 20.0}
+    found = {"rows": 1000, "aios": side, "Evidently, preset": slow}
+    assert "aios takes 0.1x (goal 1x: met)" in drift.told_report(found)
+    found = {"rows": 1000, "aios": slow, "Evidently, preset": side}
+    assert "aios takes 10x (goal 1x: MISSED)" in drift.told_report(found)
+    found = {"rows": 1000, "aios": side, "left_out": "no network"}
+    assert "Evidently is left out: no network" in drift.told_report(found)
+
+
+def test_a_command_that_fails_is_told_in_its_last_words():
+    broken = [sys.executable, "-c", "import sys; sys.exit('first\\nlast words')"]
+    with pytest.raises(UsageError, match="no luck: last words"):
+        run(broken, "no luck")
