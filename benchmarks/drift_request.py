@@ -3,11 +3,13 @@
 One endpoint with 30 features (25 numbers, 5 categories) and one record per request, over
 `EndpointApp` under uvloop, with a model that costs nothing, which makes the shares larger.
 
-Over HTTP: two servers, uvicorn as Serve starts it, one that records every request and sketches it,
-folding each second and flushing every 5 as a replica does, and one that does neither. 16
-connections, each server in turn. Its process's CPU time, from the first request until everything
-is folded and flushed, over all requests that it answered. Serve's own work per request is missing,
-which also makes the share larger.
+On Serve: two replicas of one private runtime behind its HAProxy, one that records every request and
+sketches it, folding each second and flushing every 5 as every replica does, and one that does
+neither. 16 connections, each replica in turn. Its process's CPU time, from the first request until
+everything is folded and flushed, over all requests that it answered.
+
+Bare uvicorn: the same under uvicorn alone, as Serve starts it. Serve's own work per request is
+missing, which makes the share larger.
 
 In process: the parts alone, in CPU time of the process, of `BUSY` requests a second and of `QUIET`
 ones: a fold or a flush costs the same beginning for few requests as for many.
@@ -66,24 +68,30 @@ CONTRACT = Contract(
 def measured(cache: Path, rows: int) -> tuple[dict[str, Any], str]:
     """Microseconds of CPU per request, whole and in parts, and the share that is added."""
     del cache, rows
-    from benchmarks.drift import goal
-
-    over_http = http_rounds()
-    bare, watched = (Spread.of(over_http[name]) for name in ("off", "on"))
-    added = Spread.of(
-        100 * (on / off - 1) for on, off in zip(over_http["on"], over_http["off"], strict=True)
-    )
+    over_http, on_serve = http_rounds(), serve_rounds()
     parts = {**in_process(BUSY), "request": whole_in_process()}
     quiet = in_process(QUIET)
     both = sum(cost for name, cost in parts.items() if name != "request")
     told = (
-        f"over HTTP {bare} us without, {watched} us with both: {added} % more, "
-        f"{goal(added.middle, GOAL_PERCENT, ' %')}\n"
+        f"a replica on Serve: {_told(on_serve)}\nbare uvicorn: {_told(over_http)}\n"
         f"in process a request takes {parts['request']:.0f} us; both add {both:.0f} us, "
-        f"{100 * both / bare.middle:.0f} % of the request over HTTP, at {BUSY:,} a second: "
-        f"{_parts(parts)}\nat {QUIET} a second: {_parts(quiet)}"
+        f"at {BUSY:,} a second: {_parts(parts)}\nat {QUIET} a second: {_parts(quiet)}"
     )
-    return {"http_us": over_http, f"at {BUSY}": parts, f"at {QUIET}": quiet}, told
+    found = {"serve_us": on_serve, "http_us": over_http, f"at {BUSY}": parts, f"at {QUIET}": quiet}
+    return found, told
+
+
+def _told(rounds: dict[str, list[float]]) -> str:
+    from benchmarks.drift import goal
+
+    bare, watched = (Spread.of(rounds[name]) for name in ("off", "on"))
+    added = Spread.of(
+        100 * (on / off - 1) for on, off in zip(rounds["on"], rounds["off"], strict=True)
+    )
+    return (
+        f"{bare} us without, {watched} us with both: {added} % more, "
+        f"{goal(added.middle, GOAL_PERCENT, ' %')}"
+    )
 
 
 def _parts(costs: dict[str, float]) -> str:
@@ -137,12 +145,12 @@ def endpoint(recorder: Recorder, features: FeatureWindows) -> Endpoint:
     )
 
 
-def plan(key: str) -> TrafficPlan:
+def plan(key: str, name: str = "toy") -> TrafficPlan:
     """One version, which that key may ask."""
     artifact = Artifact(digest="1" * 64, engine="onnx", size_bytes=1)
     return TrafficPlan(
         revision=1,
-        spec=EndpointSpec(name="toy", model="toy", deadline_s=5.0),
+        spec=EndpointSpec(name=name, model="toy", deadline_s=5.0),
         stable=ServedVersion(version=1, artifact=artifact, contract=CONTRACT.to_json()),
         era="e1",
         salt="s",
@@ -170,27 +178,41 @@ def records(count: int) -> list[dict[str, Any]]:
 
 def http_rounds() -> dict[str, list[float]]:
     """Microseconds of the server's CPU per request, by round, with (`on`) and without both."""
-    bodies = [orjson.dumps(record) for record in records(1000)]
-    found: dict[str, list[float]] = {"off": [], "on": []}
     with serving(watched=False) as off, serving(watched=True) as on:
-        for number in range(ROUNDS + 1):
-            for name, (target, process) in (("off", off), ("on", on)):
-                before_s = cpu_s(process)
-                outcome = run_load(
-                    target,
-                    bodies,
-                    [SCORE] * len(bodies),
-                    connections=CONNECTIONS,
-                    warm_up_s=WARM_UP_S,
-                    measure_s=MEASURE_S,
-                    at_start=lambda: None,
-                )
-                if outcome.failed:
-                    raise RuntimeError(f"requests failed: {outcome.failures}")
-                time.sleep(FLUSH_S + 0.5 if name == "on" else 0.0)
-                spent_s = cpu_s(process) - before_s
-                if number > 0:  # the first loads what writes the table
-                    found[name].append(1e6 * spent_s / outcome.answered_in_all)
+        return rounds_of({"off": off, "on": on})
+
+
+def serve_rounds() -> dict[str, list[float]]:
+    """The same of two replicas on Ray Serve."""
+    from benchmarks.drift_on_ray import on_serve
+
+    with on_serve(new_key("benchmark")[0]) as both:
+        return rounds_of(both)
+
+
+def rounds_of(servers: "dict[str, tuple[Target, psutil.Process]]") -> dict[str, list[float]]:
+    """Each server in turn, every second round in reverse order."""
+    bodies = [orjson.dumps(record) for record in records(1000)]
+    found: dict[str, list[float]] = {name: [] for name in servers}
+    for number in range(ROUNDS + 1):
+        for name in list(servers)[:: 1 if number % 2 else -1]:
+            target, process = servers[name]
+            before_s = cpu_s(process)
+            outcome = run_load(
+                target,
+                bodies,
+                [SCORE] * len(bodies),
+                connections=CONNECTIONS,
+                warm_up_s=WARM_UP_S,
+                measure_s=MEASURE_S,
+                at_start=lambda: None,
+            )
+            if outcome.failed:
+                raise RuntimeError(f"requests failed: {outcome.failures}")
+            time.sleep(FLUSH_S + 0.5)  # both: an idle replica has timers too
+            spent_s = cpu_s(process) - before_s
+            if number > 0:  # the first loads what writes the table
+                found[name].append(1e6 * spent_s / outcome.answered_in_all)
     return found
 
 
