@@ -149,8 +149,12 @@ def spent(alpha: float, look: int) -> float:
 
 def binned(reference: Summary, now: Summary) -> tuple[Shares, Shares]:
     """The shares of both, of equal length: between the reference's deciles, or by its texts with
-    all others as one."""
+    all others as one. Where one side has more texts than it can name, both are compared by the
+    hashes of all of them: what is not named is not gone."""
     if reference.kind == "text":
+        exact = reference.named and now.named
+        if not exact and reference.buckets is not None and now.buckets is not None:
+            return reference.buckets / reference.present, now.buckets / now.present
         names = list(reference.texts)
         return _named(reference, names), _named(now, names)
     values, cumulative = reference.sketch.steps

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -15,6 +16,9 @@ from aios.telemetry.sketches import FrequentTexts, Sketch
 Kind = Literal["number", "text"]
 MOST_TEXTS = 64
 """Texts that a summary keeps by name; all others are counted together as `others`."""
+TEXT_BUCKETS = 32
+"""All texts are also counted by a hash: exactly, however many there are. More buckets see more, and
+need more rows before chance alone does not look like a difference."""
 LONGEST_TEXT = 100
 SUMMARY_K = 200
 """Rank error 1.3 % (99 % confidence) in about 3 KB: a window is kept for every minute."""
@@ -25,8 +29,8 @@ class Summary:
     """How often a feature came, how often it was null, and how its values were distributed.
 
     Memory does not grow with the number of values: a KLL sketch for numbers; for texts the most
-    frequent ones by name, and a HyperLogLog sketch (Flajolet et al., AofA 2007) of how many
-    different ones there were.
+    frequent ones by name, all of them by hash, and a HyperLogLog sketch (Flajolet et al., AofA
+    2007) of how many different ones there were.
 
     >>> summary = Summary("number")
     >>> summary.add([1.0, 2.0, None, 4.0])
@@ -38,6 +42,8 @@ class Summary:
         count: how many values came, nulls included.
         nulls: how many of them were null or NaN.
         sketch: the numbers; empty for texts.
+        buckets: how many texts fell into each of `TEXT_BUCKETS` by their hash, shape
+            [TEXT_BUCKETS]; None for numbers, and for what was stored by an aios that had none.
     """
 
     def __init__(self, kind: Kind) -> None:
@@ -49,6 +55,9 @@ class Summary:
         self.sketch = Sketch(SUMMARY_K)
         self._texts = FrequentTexts(_LOG2_TEXTS)
         self._distinct: Any = None
+        self.buckets: NDArray[np.int64] | None = None
+        if kind == "text":
+            self.buckets = np.zeros(TEXT_BUCKETS, np.int64)
 
     def add(self, values: "Sequence[Any] | NDArray[Any]") -> None:
         """Count values: numbers or None, NaN is null; or anything else, by how it is spelled."""
@@ -66,8 +75,10 @@ class Summary:
     def _count_texts(self, counts: Mapping[str, int]) -> None:
         self._texts.update(counts)
         distinct = self._hyperloglog()
-        for text in counts:
+        assert self.buckets is not None
+        for text, count in counts.items():
             distinct.update(text)
+            self.buckets[zlib.crc32(text.encode("utf-8", "replace")) % TEXT_BUCKETS] += count
 
     def merge(self, other: "Summary") -> None:
         """Add all that `other` has seen; `other` stays as it is.
@@ -81,6 +92,8 @@ class Summary:
         self.nulls += other.nulls
         self.sketch.merge(other.sketch)
         self._texts.merge(other._texts)
+        whole = self.buckets is not None and other.buckets is not None
+        self.buckets = self.buckets + other.buckets if whole else None  # type: ignore[operator]
         if other._distinct is not None:
             from datasketches import hll_union
 
@@ -105,6 +118,11 @@ class Summary:
         return self._texts.top(MOST_TEXTS)
 
     @property
+    def named(self) -> bool:
+        """Whether `texts` has every text that came, each with its exact count."""
+        return sum(self.texts.values()) == self.present
+
+    @property
     def distinct(self) -> int:
         """About how many different texts came (standard error 3 %); 0 for numbers."""
         return 0 if self._distinct is None else round(self._distinct.get_estimate())
@@ -115,6 +133,8 @@ class Summary:
         if self.kind == "number":
             return found | {"sketch": _encode(self.sketch.to_bytes())}
         found["texts"] = self.texts
+        if self.buckets is not None:
+            found["buckets"] = self.buckets.tolist()
         if self._distinct is not None:
             found["distinct"] = _encode(self._distinct.serialize_compact())
         return found
@@ -133,27 +153,13 @@ class Summary:
                 found.sketch = Sketch.from_bytes(base64.b64decode(value["sketch"]))
             else:
                 found._texts.update({str(text): int(n) for text, n in value["texts"].items()})
+                found.buckets = _buckets(value.get("buckets"))
                 if "distinct" in value:
                     from datasketches import hll_sketch
 
                     found._distinct = hll_sketch.deserialize(base64.b64decode(value["distinct"]))
         except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
             raise StoreCorrupt(f"a stored summary cannot be read: {error!r:.200}") from error
-        return found
-
-    @classmethod
-    def of_texts(cls, texts: Mapping[str, int], count: int, nulls: int) -> "Summary":
-        """From counts that were made elsewhere; what `texts` lacks of `count` is others."""
-        found = cls("text")
-        found.count, found.nulls = count, nulls
-        found._count_texts(texts)
-        return found
-
-    @classmethod
-    def of_numbers(cls, sketch: Sketch, count: int, nulls: int) -> "Summary":
-        """From a sketch that was made elsewhere."""
-        found = cls("number")
-        found.count, found.nulls, found.sketch = count, nulls, sketch
         return found
 
     def _hyperloglog(self) -> Any:
@@ -198,6 +204,15 @@ def _spelled(value: Any) -> str | None:
     if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
     return str(value)[:LONGEST_TEXT]
+
+
+def _buckets(stored: Any) -> "NDArray[np.int64] | None":
+    if stored is None:
+        return None
+    found = np.array(stored, dtype=np.int64)
+    if found.shape != (TEXT_BUCKETS,):
+        raise ValueError(f"{found.shape} buckets")
+    return found
 
 
 def _encode(data: bytes) -> str:

@@ -241,3 +241,26 @@ def test_conditions_are_parsed_and_slips_explained(text, family, told):
         return
     with pytest.raises(UsageError, match=told):
         parse_condition(text, family)
+
+
+@pytest.mark.parametrize("different", [60, 80, 300, 5_000])
+@pytest.mark.parametrize("measure", ["psi", "js", "ks"])
+def test_texts_with_more_values_than_can_be_named_are_calm_while_nothing_changes(
+    different, measure
+):
+    random = np.random.default_rng(different)
+    words = np.array([f"town {n}" for n in range(different)])
+
+    def window(rows, shares=None):
+        drawn = texts(random.choice(words, rows, p=shares).tolist())
+        return Seen({"town": Summary.from_json(drawn.to_json())}, {})
+
+    condition = parse_condition(f"{measure} > 0.2 on any for 2 windows", "drift")
+    reference = window(20_000)
+    for look in range(1, 11):
+        windows = [Seen.all_of([window(200) for _ in range(5)]) for _ in range(2)]
+        found = judge_windows(condition, reference, windows, 0.05, look)
+        assert found.state == "clear", found
+    other = 1.0 / np.arange(1, different + 1)
+    moved = [window(1000, other / other.sum()) for _ in range(2)]
+    assert judge_windows(condition, reference, moved, 0.05, 11).state == "holds"

@@ -75,3 +75,22 @@ def test_size_does_not_grow_with_the_values():
     many = texts([f"word {n}" for n in range(100_000)])
     assert len(str(many.to_json())) < 6_000
     assert many.distinct == pytest.approx(100_000, rel=0.15)
+
+
+def test_more_texts_than_can_be_named_are_all_counted_by_hash():
+    words = [f"word {n}" for n in range(1000)]
+    made, other = texts(words), texts(words[:100])
+    assert not made.named
+    assert made.buckets.sum() == made.present == 1000
+    back = Summary.from_json(made.to_json())
+    back.merge(other)
+    assert back.buckets.tolist() == (made.buckets + other.buckets).tolist()
+    assert texts(["a", "b", None]).named
+
+
+def test_a_summary_of_texts_without_buckets_is_of_an_older_aios_and_is_still_read():
+    old = {k: v for k, v in texts(["a", "b"]).to_json().items() if k != "buckets"}
+    back = Summary.from_json(old)
+    assert back.buckets is None
+    back.merge(texts(["a"]))
+    assert (back.texts, back.buckets) == ({"a": 2, "b": 1}, None)
