@@ -73,8 +73,11 @@ class ContractViolation(UsageError):
     """Input or output does not fit the contract.
 
     `violations` lists, for each fault found, the row (or None), the field, the value
-    (shortened) and what is allowed.
+    (shortened), what is allowed, and the kind of fault. `kinds` has the field and kind of every
+    fault, also of those for which the list has no room; it does not travel.
     """
+
+    kinds: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def violations(self) -> Sequence[dict[str, Any]]:

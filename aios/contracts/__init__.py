@@ -31,6 +31,7 @@ from aios.contracts.fields import (
 from aios.contracts.inference_request import V2Request
 from aios.contracts.problems import problem
 from aios.contracts.tensor import Tensor
+from aios.contracts.violations import ViolationCounts
 
 __all__ = [
     "Batch",
@@ -44,6 +45,7 @@ __all__ = [
     "Tensor",
     "Text",
     "V2Request",
+    "ViolationCounts",
     "compatibility",
     "problem",
 ]

@@ -60,7 +60,7 @@ def _by_reference(name: str, field: Field, values: list[Any], faults: Faults, or
             if refused > MOST_TOLD:
                 faults.truncate()
                 break
-            faults.add(row, name, value, str(refusal), field.describe(), order)
+            faults.refuse(row, name, value, refusal, field.describe(), order)
     if refused:
         return np.empty(0)
     if field.shape:

@@ -8,7 +8,7 @@ tensors NaN stands for null, because pandas and binary tensors have no other way
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -27,11 +27,23 @@ class Missing:
 MISSING = Missing()
 
 
+FaultKind = Literal[
+    "missing", "unknown", "wrong_type", "out_of_range", "unknown_category", "null", "malformed"
+]
+"""How a fault is counted: the field is not there, is not known, holds another type or shape, a
+number or length beyond its limits, a category that is not listed, or a null (NaN stands for it)
+where none is allowed. `malformed` is a body that cannot be read at all."""
+
+
 class RefusedValue(Exception):
     """One value does not fit its field; the text completes "<value> ...".
 
     Caught inside this room, where it becomes a line of a `ContractViolation`.
     """
+
+    def __init__(self, reason: str, kind: FaultKind = "wrong_type") -> None:
+        super().__init__(reason)
+        self.kind: FaultKind = kind
 
 
 class Field:
@@ -71,7 +83,9 @@ class Field:
         if value is None or value is MISSING:
             if self.nullable:
                 return None
-            raise RefusedValue("is missing" if value is MISSING else "is not allowed")
+            if value is MISSING:
+                raise RefusedValue("is missing", "missing")
+            raise RefusedValue("is not allowed", "null")
         return self._check(value)
 
     def _check(self, value: Any) -> Any:
@@ -105,9 +119,9 @@ def _range_text(low: float | None, high: float | None) -> str:
 
 def _refuse_outside(value: float, low: float, high: float) -> None:
     if value < low:
-        raise RefusedValue(f"is below the minimum {low:.15g}")
+        raise RefusedValue(f"is below the minimum {low:.15g}", "out_of_range")
     if value > high:
-        raise RefusedValue(f"is above the maximum {high:.15g}")
+        raise RefusedValue(f"is above the maximum {high:.15g}", "out_of_range")
 
 
 @dataclass(frozen=True)
@@ -161,13 +175,13 @@ class Number(Field):
         try:
             value = float(value)
         except OverflowError:
-            raise RefusedValue("is too large for a number") from None
+            raise RefusedValue("is too large for a number", "out_of_range") from None
         if math.isnan(value):
             if self.nullable:
                 return None
-            raise RefusedValue("is not a finite number")
+            raise RefusedValue("is not a finite number", "null")
         if math.isinf(value):
-            raise RefusedValue("is not a finite number")
+            raise RefusedValue("is not a finite number", "out_of_range")
         _refuse_outside(value, *self.limits)
         return float(value)
 
@@ -190,9 +204,11 @@ def _integral(value: Any) -> int:
         raise RefusedValue("is not an integer")
     if isinstance(value, float):
         if not value.is_integer():
-            raise RefusedValue("is not an integer")
+            raise RefusedValue("is not an integer", "null" if math.isnan(value) else "wrong_type")
         if abs(value) > EXACT_INTEGER_MAX:
-            raise RefusedValue("is a float beyond 2^53, where integers are no longer exact")
+            raise RefusedValue(
+                "is a float beyond 2^53, where integers are no longer exact", "out_of_range"
+            )
     return int(value)
 
 
@@ -340,7 +356,8 @@ class Text(Field):
             raise RefusedValue("is not a text")
         if len(value) > self.max_length:
             raise RefusedValue(
-                f"has {len(value)} characters, more than the {self.max_length} allowed"
+                f"has {len(value)} characters, more than the {self.max_length} allowed",
+                "out_of_range",
             )
         if not sound_text(value):
             raise RefusedValue("holds a NUL or a lone surrogate")
@@ -418,7 +435,7 @@ class Category(Field):
         elif not isinstance(value, self.value_type):
             raise RefusedValue("is not one of the allowed values")
         if value not in self.values:
-            raise RefusedValue("is not one of the allowed values")
+            raise RefusedValue("is not one of the allowed values", "unknown_category")
         return value
 
     def example(self) -> Any:

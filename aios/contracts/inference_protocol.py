@@ -19,6 +19,7 @@ from aios.contracts.contract import Contract
 from aios.contracts.datatypes import DATATYPES, from_bytes, to_bytes
 from aios.contracts.fields import (
     MISSING,
+    FaultKind,
     Field,
     Number,
     RefusedValue,
@@ -70,7 +71,7 @@ def _decode_columns(
     allowed = f"the inputs {', '.join(contract.inputs)}, or {MATRIX_NAME} alone"
     known = contract.inputs.keys() if matrix is None else {MATRIX_NAME}
     for name in received.keys() - known - {contract.key}:
-        faults.add(None, name, MISSING, "is not known here", allowed)
+        faults.add(None, name, MISSING, "is not known here", allowed, kind="unknown")
     faults.raise_if_any()
     return Batch(layout, rows, keys, columns=columns)
 
@@ -85,7 +86,8 @@ def _field_columns(
             if expected.nullable:
                 columns[name] = read_list(name, expected, [None] * rows, faults, order)
             else:
-                faults.add(None, name, MISSING, "is missing", expected.describe(), order)
+                told = expected.describe()
+                faults.add(None, name, MISSING, "is missing", told, order, "missing")
             continue
         columns[name] = _read_column(tensor, name, expected, rows, faults, order)
     return columns
@@ -107,7 +109,7 @@ def _read_column(
     try:
         elements = _elements(tensor, keep_null=expected.nullable)
     except RefusedValue as refusal:
-        faults.add(None, name, MISSING, str(refusal), tensor.datatype, order)
+        faults.refuse(None, name, MISSING, refusal, tensor.datatype, order)
         return np.empty(0)
     if isinstance(expected, Tensor):
         return _tensor_column(name, expected, elements, shape, faults, order)
@@ -118,7 +120,8 @@ def _read_column(
         if not exact.all():
             row = int(np.argmin(exact))
             reason = "is not exact as a 64-bit float"
-            faults.add(row, name, elements[row], reason, expected.describe(), order)
+            told = expected.describe()
+            faults.add(row, name, elements[row], reason, told, order, "out_of_range")
     return read_array(name, expected, elements, faults, order)
 
 
@@ -160,7 +163,9 @@ def _tensor_column(
     array = np.asarray(elements).reshape(shape)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         row = int(np.argwhere(~np.isfinite(array))[0][0])
-        faults.add(row, name, array[row], "holds NaN or infinity", expected.describe(), order)
+        kind: FaultKind = "null" if np.isnan(array).any() else "out_of_range"
+        told = expected.describe()
+        faults.add(row, name, array[row], "holds NaN or infinity", told, order, kind)
     if array.dtype.kind == "O":
         return read_list(name, expected, array.tolist(), faults, order)
     return array.astype(expected.column_dtype, copy=False)
@@ -182,7 +187,7 @@ def _matrix_columns(
     try:
         elements = _elements(matrix, keep_null=True)
     except RefusedValue as refusal:
-        faults.add(None, MATRIX_NAME, MISSING, str(refusal), matrix.datatype)
+        faults.refuse(None, MATRIX_NAME, MISSING, refusal, matrix.datatype)
         raise faults.error() from None
     width = len(inputs)
     for order, (name, expected) in enumerate(inputs.items()):
@@ -213,7 +218,7 @@ def _key_column(
     try:
         elements = _elements(tensor, keep_null=True)
     except RefusedValue as refusal:
-        faults.add(None, name, MISSING, str(refusal), KEY_ALLOWED, -1)
+        faults.refuse(None, name, MISSING, refusal, KEY_ALLOWED, -1)
         return None
     return read_keys(name, elements if isinstance(elements, list) else elements.tolist(), faults)
 

@@ -141,7 +141,7 @@ def _read_wishes(contract: Contract, document: dict[str, Any]) -> V2Request:
         if name not in contract.outputs:
             faults = Faults("")
             allowed = f"the outputs {', '.join(contract.outputs)}"
-            faults.add(None, name, MISSING, "is no output", allowed)
+            faults.add(None, name, MISSING, "is no output", allowed, kind="unknown")
             raise faults.error()
         names.append(name)
         said = _parameters("a wanted output", entry)

@@ -109,7 +109,7 @@ def _check_tensor(name: str, field: Tensor, array: Array, faults: Faults, order:
             try:
                 field.check(element)
             except RefusedValue as refusal:
-                faults.add(row, name, array[row], str(refusal), field.describe(), order)
+                faults.refuse(row, name, array[row], refusal, field.describe(), order)
                 return
     elif array.dtype.kind != wanted.kind:
         faults.add(None, name, array, f"is of {array.dtype}", field.describe(), order)

@@ -123,9 +123,13 @@ def tensor_elements(flat: list[Any], datatype: str) -> np.ndarray[Any, Any]:
         with np.errstate(over="ignore"):
             array = np.array(flat, dtype=np.float64).astype(dtype)
     except OverflowError:
-        raise RefusedValue(f"holds elements outside the range of {datatype}") from None
+        reason = f"holds elements outside the range of {datatype}"
+        raise RefusedValue(reason, "out_of_range") from None
     if not np.isfinite(array).all():
-        raise RefusedValue("holds NaN or an infinite element")
+        raise RefusedValue(
+            "holds NaN or an infinite element",
+            "null" if np.isnan(array).any() else "out_of_range",
+        )
     return array
 
 

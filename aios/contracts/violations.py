@@ -1,14 +1,21 @@
-"""Faults of one batch, collected and told in one message."""
+"""Faults of one batch, collected and told in one message, and how often each kind came."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from aios.contracts.fields import MISSING
+from aios.contracts.fields import MISSING, FaultKind, RefusedValue
 from aios.errors import ContractViolation
 
 MOST_TOLD = 10
 """How many faults one answer lists: enough to fix the cause, few enough to stay small."""
+
+MOST_COUNTED = 100
+"""Fields and kinds that one endpoint's counts tell apart; what comes after is among the others."""
+MOST_UNKNOWN = 20
+"""How many of them may be names that no contract has: callers choose those."""
+OTHERS = "(others)"
 
 _SHOWN_CHARACTERS = 60
 _LAST = 10**9
@@ -48,6 +55,7 @@ class Faults:
     def __init__(self, subject: str) -> None:
         self._subject = subject
         self._found: list[tuple[int, int, dict[str, Any], str]] = []
+        self._kinds: set[tuple[str, str]] = set()
         self._truncated = False
 
     def add(
@@ -58,6 +66,7 @@ class Faults:
         reason: str,
         allowed: str,
         order: int = _LAST,
+        kind: FaultKind = "wrong_type",
     ) -> None:
         """Note one fault; `order` is the field's place in the contract."""
         shown = "nothing" if value is MISSING else shorten(value)
@@ -67,8 +76,22 @@ class Faults:
             ([] if row is None else [f"row {row}"]) + ([] if name is None else [f'field "{name}"'])
         )
         entry = {"row": row, "field": name, "value": shown, "allowed": allowed, "reason": reason}
+        entry["kind"] = kind
         told = f"{place}: {sentence}" if place else sentence
         self._found.append((-1 if row is None else row, order, entry, told))
+        self._kinds.add((name or "", kind))
+
+    def refuse(
+        self,
+        row: int | None,
+        field: str,
+        value: Any,
+        refusal: RefusedValue,
+        allowed: str,
+        order: int = _LAST,
+    ) -> None:
+        """Note a value that its field refused."""
+        self.add(row, field, value, str(refusal), allowed, order, refusal.kind)
 
     def truncate(self) -> None:
         """Say that there may be more faults than were collected."""
@@ -85,10 +108,12 @@ class Faults:
         ending = f" (and {'at least ' if self._truncated else ''}{more} more)" if more else ""
         if len(found) == 1:
             ending = f"; allowed: {found[0][2]['allowed']}"
-        return ContractViolation(
+        error = ContractViolation(
             f"{self._subject} {'; '.join(told)}{ending}".strip(),
             violations=[fault[2] for fault in found[:MOST_TOLD]],
         )
+        error.kinds = frozenset(self._kinds)
+        return error
 
     def raise_if_any(self) -> None:
         """Raise what was found.
@@ -98,3 +123,49 @@ class Faults:
         """
         if self._found:
             raise self.error()
+
+
+def _printable(name: str) -> str:
+    """Names that end up in terminals and logs: no line breaks, no escapes."""
+    return "".join(mark if mark.isprintable() else "�" for mark in name)
+
+
+class ViolationCounts:
+    """How often requests broke the contract, by field and kind of fault.
+
+    Names may come from strangers, so the memory is bounded: beyond `MOST_COUNTED` fields and
+    kinds, and beyond `MOST_UNKNOWN` names that no contract has, the count is that of `OTHERS`.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], int] = {}
+        self._unknown = 0
+
+    def add(self, field: str, kind: str, count: int = 1) -> None:
+        """Count requests in which this field had this fault; "" is the body as a whole."""
+        key = _printable(field), kind
+        if key not in self._counts:
+            unknown = kind == "unknown"
+            if len(self._counts) >= MOST_COUNTED or (unknown and self._unknown >= MOST_UNKNOWN):
+                key = OTHERS, kind
+            else:
+                self._unknown += unknown
+        self._counts[key] = self._counts.get(key, 0) + count
+
+    def add_growth(
+        self, now: Mapping[str, Mapping[str, int]], before: Mapping[str, Mapping[str, int]]
+    ) -> None:
+        """Count what grew between two reports of one process; a count that fell began anew."""
+        for field, kinds in now.items():
+            for kind, count in kinds.items():
+                earlier = before.get(field, {}).get(kind, 0)
+                grown = count - earlier if count >= earlier else count
+                if grown:
+                    self.add(field, kind, grown)
+
+    def by_field(self) -> dict[str, dict[str, int]]:
+        """`{field: {kind: requests}}`, as it travels."""
+        found: dict[str, dict[str, int]] = {}
+        for (field, kind), count in self._counts.items():
+            found.setdefault(field, {})[kind] = count
+        return found

@@ -92,7 +92,7 @@ class Kernel:
         begin_run, tell = begin_as(governed.begin_run), self.alerts.tell
         self.watcher = Watcher(self.registry, observed, workbench, clock, begin_run, tell)
         watching = WatchCommands(
-            self.registry, observed, self.watcher, self.alerts, self._observations.feedback
+            self.registry, observed, self.watcher, self.alerts, self._observations
         )
         self.take_windows = watching.take_windows
         self._sealing = Sealing(settings, self._database, clock)

@@ -9,6 +9,7 @@ They are made from the replicas' reports when asked for, so they cost the hot pa
 | aios_requests_rejected_total | counter | endpoint |
 | aios_arm_attempts_total | counter | endpoint, arm, version |
 | aios_arm_errors_total | counter | endpoint, arm, version, kind |
+| aios_contract_violations_total | counter | endpoint, field, kind |
 | aios_degraded_total | counter | endpoint, arm, version |
 | aios_shadow_dropped_total, aios_recorder_dropped_total | counter | endpoint |
 | aios_request_latency_seconds | summary | endpoint, quantile |
@@ -67,6 +68,7 @@ class _Collector:
                 gauge.add_metric([name], getattr(total, field))
             yield gauge
         yield from self._arms(totals)
+        yield _violations(totals)
         yield self._latency(totals)
         yield self._weights(names)
 
@@ -118,6 +120,18 @@ class _Collector:
                 weights.add_metric(labels, plan.challenger.weight_fraction)
             weights.add_metric([name, "stable", str(plan.stable.version)], rest)
         return weights
+
+
+def _violations(totals: dict[str, Any]) -> Metric:
+    labels = ["endpoint", "field", "kind"]
+    family = CounterMetricFamily(
+        "aios_contract_violations", "Requests that broke the contract", labels=labels
+    )
+    for name, total in totals.items():
+        for field, kinds in total.violations.items():
+            for kind, count in kinds.items():
+                family.add_metric([name, field, kind], count)
+    return family
 
 
 class _Watched:

@@ -9,6 +9,7 @@ from aios.errors import UsageError
 from aios.kernel.alert_delivery import check
 from aios.kernel.alerts import Alerts
 from aios.kernel.commands import Asked, Commands, Queries
+from aios.kernel.observations import Observations
 from aios.kernel.requests import MaybeEndpoint, OfEndpoint, OfId
 from aios.kernel.runs import check_spec
 from aios.kernel.watcher import Watcher, as_seen, paired
@@ -46,7 +47,7 @@ class WatchCommands:
     """What people ask of watches.
 
     Args:
-        count_kpi: takes business values for a running rollout; see `Observations.feedback`.
+        observations: takes business values for a running rollout, and has replicas' counts.
     """
 
     def __init__(
@@ -55,13 +56,13 @@ class WatchCommands:
         observed: Observed,
         watcher: Watcher,
         alerts: Alerts,
-        count_kpi: Callable[[str, list[dict[str, Any]]], int],
+        observations: Observations,
     ) -> None:
         self._registry = registry
         self._observed = observed
         self._watcher = watcher
         self._alerts = alerts
-        self._count_kpi = count_kpi
+        self._observations = observations
         self.commands: Commands = {
             "watch": (AddWatch, self._watch),
             "unwatch": (OfId, self._unwatch),
@@ -128,7 +129,7 @@ class WatchCommands:
         kpi = [one for one in request.answers if "kpi" in one and "arm" in one]
         if kpi:
             fields = ("request_id", "arm", "kpi")
-            self._count_kpi(
+            self._observations.feedback(
                 request.endpoint, [{name: one.get(name) for name in fields} for one in kpi]
             )
         taken = self._observed.add_feedback(request.endpoint, entries, asked.actor)
@@ -206,6 +207,7 @@ class WatchCommands:
             "version": stable.ref,
             "normal": "training data" if trained else "its first answers" if reference else None,
             "feedback": self._observed.feedback_counts(endpoint),
+            "refused": self._observations.totals(endpoint).violations,
             "watches": watches,
             "windows": windows_view(reference, windows),
             "fields": fields_view(reference or Seen({}, {}), self._now(windows)),

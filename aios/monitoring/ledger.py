@@ -3,6 +3,7 @@
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
+from aios.contracts import ViolationCounts
 from aios.monitoring.evidence import Evidence, Moments, merge_reports, merge_sketches
 from aios.records import ArmReport, WindowReport
 from aios.telemetry.sketches import Sketch
@@ -35,7 +36,8 @@ class ReplicaStatus:
 class EndpointTotals:
     """Counters that only grow as long as the kernel lives, over replicas and eras.
 
-    `attempts` and `degraded` are by (arm, version), `errors` by (arm, version, kind).
+    `attempts` and `degraded` are by (arm, version), `errors` by (arm, version, kind),
+    `violations` by field and kind of fault, in requests.
     `in_flight` and `replicas` are gauges. `latency` is the whole request inside a replica,
     in seconds, over the processes now known; None before the
     first report, and where one of the sketches arrived damaged.
@@ -51,6 +53,7 @@ class EndpointTotals:
     attempts: dict[tuple[str, int], int] = field(default_factory=dict)
     degraded: dict[tuple[str, int], int] = field(default_factory=dict)
     errors: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    violations: dict[str, dict[str, int]] = field(default_factory=dict)
     latency: Sketch | None = None
 
 
@@ -66,6 +69,7 @@ class _EndpointLedger:
         self.attempts: Counter[tuple[str, int]] = Counter()
         self.degraded: Counter[tuple[str, int]] = Counter()
         self.errors: Counter[tuple[str, int, str]] = Counter()
+        self.violations = ViolationCounts()
 
     def add(self, report: WindowReport) -> bool:
         process = (report.replica, report.node, report.pid)
@@ -96,6 +100,8 @@ class _EndpointLedger:
         for name in ("requests", "failed", "rejected", "shadow_dropped", "recorder_dropped"):
             earlier = getattr(before, name) if before is not None else 0
             self.counted[name] += _growth(getattr(report, name), earlier)
+        known = before.violations if before is not None else {}
+        self.violations.add_growth(report.violations, known)
 
     def _count_arms(self, arms: dict[str, ArmReport], before: dict[str, ArmReport]) -> None:
         for name, arm in arms.items():
@@ -184,6 +190,7 @@ class Ledger:
             attempts=dict(ledger.attempts),
             degraded=dict(ledger.degraded),
             errors=dict(ledger.errors),
+            violations=ledger.violations.by_field(),
             latency=merge_sketches([report.latency for report in ledger.newest.values()]),
         )
 

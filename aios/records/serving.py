@@ -192,6 +192,7 @@ class WindowReport(Record):
 
     `latency` is a KLL sketch of whole requests inside the replica, in seconds. `refused`
     says why the replica did not take the newest plan; it then serves the one before.
+    `violations` counts requests that broke the contract, by field and kind of fault.
     """
 
     endpoint: str
@@ -208,6 +209,7 @@ class WindowReport(Record):
     in_flight: int = 0
     shadow_dropped: int = 0
     recorder_dropped: int = 0
+    violations: dict[str, dict[str, int]] = {}
     refused: str | None = None
     latency: bytes = b""
     arms: dict[str, ArmReport] = {}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_FIELDS = 12
 """Fields drawn in a report: those that are furthest off."""
+MOST_REFUSALS = 8
 THEN, NOW = "#b9b9b9", "#2e6f9e"
 
 
@@ -32,6 +33,9 @@ class MonitorStatus(Shown):
         windows: each window with its rows and PSI by field, oldest first.
         quality: measures on feedback over time, oldest first.
         feedback: how much feedback there is, and how much of it was joined.
+        refused: requests that broke the contract since the kernel began, by field and kind of
+            fault (`missing`, `unknown`, `wrong_type`, `out_of_range`, `unknown_category`, `null`;
+            `malformed` under "" for bodies that could not be read).
     """
 
     def __init__(self, found: dict[str, Any]) -> None:
@@ -42,6 +46,7 @@ class MonitorStatus(Shown):
         self.windows: list[dict[str, Any]] = found["windows"]
         self.quality: list[dict[str, Any]] = found["quality"]
         self.feedback: dict[str, Any] = found["feedback"]
+        self.refused: dict[str, dict[str, int]] = found["refused"]
         self.watches = [WatchStatus(row) for row in found["watches"]]
 
     @property
@@ -54,6 +59,19 @@ class MonitorStatus(Shown):
             f"{beside}; {self.feedback['joined']:,} answers with feedback"
         )
 
+    @property
+    def refusals(self) -> str:
+        """`income missing 120, age out_of_range 3`, most frequent first; "" if there are none."""
+        counts = [
+            (count, f"{field or 'body'} {kind}")
+            for field, kinds in self.refused.items()
+            for kind, count in kinds.items()
+        ]
+        counts.sort(key=lambda one: (-one[0], one[1]))
+        told = ", ".join(f"{what} {count:,}" for count, what in counts[:MOST_REFUSALS])
+        more = len(counts) - MOST_REFUSALS
+        return f"{told} and {more} more" if more > 0 else told
+
     def _shown(self) -> Look:
         measures = ("psi", "ks", "wasserstein", "nulls", "outside")
         rows = [
@@ -65,7 +83,8 @@ class MonitorStatus(Shown):
             ]
             for name, field in self.fields.items()
         ]
-        return self.title, ["field", "role", "values", *measures], rows
+        title = f"{self.title}\nrefused: {self.refusals}" if self.refused else self.title
+        return title, ["field", "role", "values", *measures], rows
 
 
 class Monitor(Live):

@@ -13,8 +13,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aios.clock import Clock
-from aios.contracts import Batch, Codec
-from aios.errors import AiosError, DeadlineExceeded, ModelFailed, Overloaded, UnknownModel
+from aios.contracts import Batch, Codec, ViolationCounts
+from aios.errors import (
+    AiosError,
+    ContractViolation,
+    DeadlineExceeded,
+    ModelFailed,
+    Overloaded,
+    UnknownModel,
+)
 from aios.records import ArmName, Challenger, ServedVersion, TrafficPlan, WindowReport
 from aios.security.keys import allowed
 from aios.serving.breaker import Breaker
@@ -91,6 +98,7 @@ class Endpoint:
         self._pending_latency_s: list[float] = []
         self._sequence = 0
         self._requests = self._failed = self._rejected = self._in_flight = 0
+        self._violations = ViolationCounts()
 
     # -- the plan ---------------------------------------------------------------------
 
@@ -224,6 +232,12 @@ class Endpoint:
         self._requests += 1
         self._failed += failed
         self._pending_latency_s.append(latency_s)
+
+    def refused(self, error: AiosError) -> None:
+        """Count a body that could not be taken, by what was wrong with it."""
+        kinds = error.kinds if isinstance(error, ContractViolation) else None
+        for field, kind in kinds or {("", "malformed")}:
+            self._violations.add(field, kind)
 
     async def predict(
         self,
@@ -400,6 +414,7 @@ class Endpoint:
             in_flight=self._in_flight,
             shadow_dropped=live.shadow.dropped if live.shadow is not None else 0,
             recorder_dropped=self._recorder.dropped,
+            violations=self._violations.by_field(),
             refused=self._refused,
             latency=self._latency.to_bytes(),
             arms={name: window.report() for name, window in live.windows.items()},

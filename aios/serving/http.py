@@ -24,6 +24,7 @@ import orjson
 from aios.contracts import Batch
 from aios.contracts.problems import problem, retry_after_s
 from aios.errors import (
+    ContractViolation,
     Malformed,
     NotAllowed,
     Unauthenticated,
@@ -213,6 +214,10 @@ class EndpointApp:
                 answer_headers.extend(_v2_headers(header_length))
             failed = False
             return 200, answer_headers, encoded
+        except (ContractViolation, Malformed) as error:
+            failed = False
+            endpoint.refused(error)
+            raise
         except (UsageError, asyncio.CancelledError):
             failed = False  # the caller's mistake, or the caller went away
             raise

@@ -218,9 +218,16 @@ def test_rows_that_are_no_objects_are_named(records):
 
 
 def test_of_very_many_unknown_names_only_the_first_are_looked_at():
-    error = refusal({f"k{i}": 1 for i in range(50_000)})
+    error = refusal(GOOD | {f"k{i}": 1 for i in range(50_000)})
     assert [v["field"] for v in error.violations] == [f"k{i}" for i in range(10)]
     assert "at least 8 more" in str(error)
+
+
+def test_a_renamed_field_is_told_under_both_names():
+    error = refusal({name.upper(): value for name, value in GOOD.items()})
+    told = [(v["field"], v["kind"]) for v in error.violations]
+    assert ("appinc", "missing") in told
+    assert ("APPINC", "unknown") in told
 
 
 def test_a_huge_integer_is_shown_short_and_a_text_with_colons_is_no_repeated_name():

@@ -212,3 +212,12 @@ def test_latency_of_the_fakes_is_readable() -> None:
     latency = seen.totals("loan").latency
     assert latency is not None
     assert latency.count == 3
+
+
+def test_what_broke_the_contract_is_in_monitor_and_metrics_at_once(world: World) -> None:
+    told = {"income": {"missing": 120}, "age": {"out_of_range": 3}}
+    world.kernel.report(report(at_s=world.clock.now_s(), violations=told))
+    assert world.do("monitor", endpoint="loan")["refused"] == told
+    lines = world.do("metrics").splitlines()
+    labels = 'endpoint="loan",field="income",kind="missing"'
+    assert f"aios_contract_violations_total{{{labels}}} 120.0" in lines
