@@ -75,15 +75,7 @@ def verify(folder: Path, digest: str) -> Manifest:
             or not a plain file, or the manifest has another digest; says which.
     """
     present = _plain_files(folder)
-    if MANIFEST_NAME not in present:
-        raise _rejected(folder, f"{MANIFEST_NAME} is missing")
-    content = _read(folder, MANIFEST_NAME, MAX_MANIFEST_BYTES)
-    found = hashlib.sha256(content).hexdigest()
-    if found != digest:
-        raise _rejected(
-            folder, f"{MANIFEST_NAME} has the digest {found[:12]}..., not {digest[:12]}..."
-        )
-    manifest = parse_manifest(content)
+    manifest = _manifest(folder, present, digest)
     expected = {MANIFEST_NAME, *manifest.files}
     for name in sorted(expected - present):
         raise _rejected(folder, f"the file {name!r} is missing")
@@ -92,6 +84,28 @@ def verify(folder: Path, digest: str) -> Manifest:
     for name, entry in manifest.files.items():
         _check_file(folder, name, entry)
     return manifest
+
+
+def read_manifest(folder: Path, digest: str) -> Manifest:
+    """The manifest of this digest; the other files are not looked at. For who needs one of them
+    only, and takes it by `read_verified`.
+
+    Raises:
+        ArtifactRejected: the folder or its manifest is missing, or has another digest.
+    """
+    return _manifest(folder, _plain_files(folder), digest)
+
+
+def _manifest(folder: Path, present: set[str], digest: str) -> Manifest:
+    if MANIFEST_NAME not in present:
+        raise _rejected(folder, f"{MANIFEST_NAME} is missing")
+    content = _read(folder, MANIFEST_NAME, MAX_MANIFEST_BYTES)
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise _rejected(
+            folder, f"{MANIFEST_NAME} has the digest {found[:12]}..., not {digest[:12]}..."
+        )
+    return parse_manifest(content)
 
 
 def read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:

@@ -19,12 +19,14 @@ from aios.models.loading import load_engine
 from aios.models.manifest import (
     FILE_PATTERN,
     MANIFEST_NAME,
+    OUTLIERS_FILE,
     BatchInput,
     Manifest,
     OutputSource,
     PythonSource,
 )
 from aios.models.onnx_conversion import convert_file
+from aios.models.outliers import FittedOutliers, fit_outliers
 from aios.models.python_engine import import_class, source_digest, takes_config
 from aios.models.safety import MAX_FILE_BYTES, refuse_pickle
 from aios.models.sample import sample_batch, with_null_rows
@@ -65,7 +67,7 @@ class Built:
 
     `conversion` is JSON: `source`, `engine`, `rows` compared, `tolerance`,
     `largest_difference` (None where there was no original), `trusted_code`,
-    `service_time_s`, and what the converter has to say.
+    `service_time_s`, what the converter has to say, and `outliers`.
     """
 
     artifact: Artifact
@@ -81,6 +83,7 @@ def build(
     *,
     tolerance: float = 1e-4,
     outputs: Mapping[str, OutputChoice] | None = None,
+    background: Any = None,
 ) -> Built:
     """Convert a model, check that it still answers the same, and write its artifact.
 
@@ -102,6 +105,9 @@ def build(
         outputs: Contract output -> model output, or (model output, column), where names do
             not say it. Estimators give `label`, `probabilities` (one column per class) and
             `value`; torch modules `output_0`, ... or the keys of a dict.
+        background: Rows that the model was trained on, in the forms of a sample. Requests can
+            then be told how unusual they are beside these (`aios.models.outliers`); where that
+            cannot be, `conversion["outliers"]["reason"]` says why.
 
     Raises:
         UsageError: the model, sample or contract do not go together; says where.
@@ -114,17 +120,22 @@ def build(
         raise UsageError(f"tolerance must be a number of 0 or more, not {tolerance!r}")
     batch = _rows(sample, model, contract)
     converted = _convert(model, contract, batch, outputs)
+    outliers = _outliers(background, contract, converted)
+    files = converted.files
+    if isinstance(outliers, FittedOutliers):
+        files = {**files, OUTLIERS_FILE: outliers.content}
     manifest = Manifest(
         engine=converted.engine,
-        files=describe_files(converted.files),
+        files=describe_files(files),
         inputs=converted.inputs,
         outputs=converted.outputs,
         python=converted.python,
         trusted_code=converted.python is not None,
         producers=converted.producers,
+        outliers=outliers.entry if isinstance(outliers, FittedOutliers) else None,
     )
     artifact = to_artifact(manifest)
-    with staged(manifest, converted.files, Path(into)) as folder:
+    with staged(manifest, files, Path(into)) as folder:
         engine = load_engine(folder, artifact, contract, threads=0, ref=converted.source)
         try:
             largest = _check(engine, converted, contract, batch, sample is not None, tolerance)
@@ -140,8 +151,15 @@ def build(
         "trusted_code": manifest.trusted_code,
         "service_time_s": engine.service_time_s,
         **converted.notes,
+        "outliers": {"reason": outliers} if isinstance(outliers, str) else outliers.notes,
     }
     return Built(artifact=artifact, folder=Path(into) / artifact.digest, conversion=conversion)
+
+
+def _outliers(background: Any, contract: Contract, converted: Converted) -> FittedOutliers | str:
+    if OUTLIERS_FILE in converted.files:
+        return f"the model has a file of its own that is called {OUTLIERS_FILE}"
+    return fit_outliers(background, contract)
 
 
 def _rows(sample: Any, model: Any, contract: Contract) -> Batch:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from aios.contracts import Contract
 from aios.errors import ArtifactRejected, UsageError
-from aios.models.artifact import read_verified, verify
+from aios.models.artifact import read_manifest, read_verified, verify
 from aios.models.engine import Engine, EngineBase, misfit
-from aios.models.manifest import ONNX_FILE, TORCH_FILE, Manifest
+from aios.models.manifest import ONNX_FILE, OUTLIERS_FILE, TORCH_FILE, Manifest
 from aios.models.onnx_engine import OnnxEngine
+from aios.models.outliers import OutlierDetector
 from aios.models.python_engine import PythonEngine
 from aios.models.safety import check_onnx
 from aios.models.torch_engine import TorchEngine
@@ -58,6 +59,24 @@ def load_engine(
         engine.close()
         raise
     return engine
+
+
+def load_outliers(
+    folder: Path, artifact: Artifact, contract: Contract, *, ref: str | None = None
+) -> OutlierDetector | None:
+    """What tells how unusual a record is; None where the artifact has no such thing.
+
+    Only its own file is read and hashed again, not the model's.
+
+    Raises:
+        ArtifactRejected: a byte differs, or the file is unsafe or cannot be loaded.
+    """
+    manifest = read_manifest(folder, artifact.digest)
+    if manifest.outliers is None:
+        return None
+    content = read_verified(folder, manifest, OUTLIERS_FILE)
+    ref = ref or f"model {artifact.digest[:12]}"
+    return OutlierDetector(content, manifest.outliers, contract, ref=ref)
 
 
 def _open(

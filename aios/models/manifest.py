@@ -18,6 +18,7 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 ONNX_FILE = "model.onnx"
 TORCH_FILE = "model.pt2"
+OUTLIERS_FILE = "outliers.onnx"
 MAX_MANIFEST_BYTES = 4 * 2**20
 FILE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
 """Files lie flat in the folder, so that no name can lead out of it."""
@@ -89,8 +90,37 @@ class PythonSource(Record):
     source_sha256: str | None = None
 
 
+CategoryValue = bool | int | str | None
+
+
+class OutlierColumn(Record):
+    """How a field becomes a column of the isolation forest.
+
+    A number goes as it is, a boolean as 0 or 1, `fill` (the median of the training rows) for
+    null. A category goes as its share of the training rows, 0 for one that never came; null is
+    a category too.
+    """
+
+    field: str
+    fill: float = 0.0
+    shares: tuple[tuple[CategoryValue, float], ...] | None = None
+
+
+class OutlierEntry(Record):
+    """The isolation forest of `outliers.onnx`: its columns, and the scores of the rows that it
+    was made of, as quantiles from 0 to 1 in equal steps."""
+
+    columns: tuple[OutlierColumn, ...] = Field(min_length=1)
+    quantiles: tuple[float, ...] = Field(min_length=2)
+    rows: int = Field(ge=1)
+
+
 class Manifest(Record):
-    """Everything needed to load an artifact and run a batch through it."""
+    """Everything needed to load an artifact and run a batch through it.
+
+    `outliers` is left out of the bytes where there is none: artifacts that were made before
+    there were any keep their digests.
+    """
 
     format: Literal[1] = 1
     engine: EngineName
@@ -100,10 +130,13 @@ class Manifest(Record):
     python: PythonSource | None = None
     trusted_code: bool = False
     producers: dict[str, str] = Field(default_factory=dict)
+    outliers: OutlierEntry | None = None
 
     def to_bytes(self) -> bytes:
         """The canonical bytes: JSON with sorted keys and no spaces."""
-        return orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+        left_out = {"outliers"} if self.outliers is None else None
+        fields = self.model_dump(mode="json", exclude=left_out)
+        return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
 
     @property
     def digest(self) -> str:

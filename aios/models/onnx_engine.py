@@ -26,7 +26,7 @@ class OnnxEngine(EngineBase):
     ) -> None:
         super().__init__(contract, ref=ref, device=device)
         self._outputs = Outputs(manifest.outputs)
-        session = _open_session(content, ref, device, threads)
+        session = open_session(content, ref, device, threads)
         # The public `run` checks names on each call; they are checked once, here.
         _check_names(session, manifest, ref)
         self._run = session._sess.run
@@ -56,7 +56,13 @@ class OnnxEngine(EngineBase):
         del self._run, self._session
 
 
-def _open_session(content: bytes, ref: str, device: str, threads: int) -> Any:
+def open_session(content: bytes, ref: str, device: str, threads: int) -> Any:
+    """An onnxruntime session of a graph that `check_onnx` has passed.
+
+    Raises:
+        ArtifactRejected: onnxruntime does not take it.
+        UsageError: the device is not here.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -44,7 +44,8 @@ class Models:
                 in MLflow: `models:/loan@champion`, `models:/loan/3`, `runs:/<id>/model`.
             contract: what goes in and out.
             sample: records or a DataFrame on which the converted model must answer as the
-                original does.
+                original does. With 100 rows or more, give rows that it was trained on: requests
+                can then be told how unusual they are beside these (`predict(outlier=True)`).
             metrics: what you measured, shown with the version.
             tags, lineage: kept with the version; lineage says where it came from. A model from
                 MLflow adds its facts as `mlflow`.
@@ -71,7 +72,13 @@ class Models:
                 fetched = from_mlflow(model, Path(folder), tracking_uri=tracking_uri, trust=trust)
                 model, lineage = fetched.model, {**(lineage or {}), "mlflow": fetched.facts}
             built = build(
-                model, contract, sample, Path(folder), tolerance=tolerance, outputs=outputs
+                model,
+                contract,
+                sample,
+                Path(folder),
+                tolerance=tolerance,
+                outputs=outputs,
+                background=sample,
             )
             digest = built.artifact.digest
             content = ArtifactStore(folder, Path(folder)).read_tar(digest)

@@ -60,6 +60,9 @@ _log = logging.getLogger("aios.training")
 BACKGROUND = "background.parquet"
 """Rows of the training data, inputs only, against which an answer is explained."""
 BACKGROUND_ROWS = 100
+OUTLIER_ROWS = 5_000
+"""A tree of the isolation forest sees 256; the rest is for the quantiles of ordinary scores."""
+MOST_SORTED = 50_000
 CARD_REF = "{{version}}"
 """Stands in a model card for the version's name, which it has only once it is registered."""
 _UNNAMED = "version-without-a-number"
@@ -209,7 +212,9 @@ def _refit(job: Job) -> dict[str, Any]:
         )
         own = own_metrics(job.recipe, spec.recipe, model, holdout)
     with tempfile.TemporaryDirectory(prefix="aios-refit-") as folder:
-        built = build(model, job.contract, _sample(train), Path(folder))
+        built = build(
+            model, job.contract, _sample(train), Path(folder), background=_ordinary(train)
+        )
         _store(job).put(built.folder, built.artifact.digest)
         engine = load_engine(built.folder, built.artifact, job.contract, ref=spec.model)
         try:
@@ -227,6 +232,15 @@ def _refit(job: Job) -> dict[str, Any]:
         "reference": training_reference(train, job.contract, job.output, scores),
         "environment": describe_environment(),
     }
+
+
+def _ordinary(train: TrainingData) -> "pd.DataFrame":
+    """Rows beside which requests are told how unusual they are: by content alone, so that the
+    artifact is the same whatever files the rows came in, unless there are too many to sort."""
+    if train.rows > MOST_SORTED:
+        return _sample(train, OUTLIER_ROWS)
+    frame = train.frame()
+    return frame.sample(min(OUTLIER_ROWS, len(frame)), random_state=0)
 
 
 def _sample(train: TrainingData, rows: int = SAMPLE_ROWS) -> "pd.DataFrame":

@@ -46,7 +46,9 @@ def judged(
 
 
 def test_a_good_candidate_passes_every_gate_and_its_evidence_is_json(tmp_path: Path) -> None:
-    built = build(write_model(tmp_path), score_contract(), sample_rows(), tmp_path / "artifacts")
+    rows = sample_rows(120)
+    path, into = write_model(tmp_path), tmp_path / "artifacts"
+    built = build(path, score_contract(), rows, into, background=rows)
     candidate = loan_candidate(loans(2000), folder=built.folder, artifact=built.artifact)
     found = run_gates(candidate, CONTEXT, {name: {} for name in GATES})
     assert [(result.gate, result.outcome) for result in found] == [

@@ -12,7 +12,7 @@ import pytest
 
 from aios.contracts import Contract
 from aios.errors import UsageError
-from aios.models import load_engine
+from aios.models import load_engine, load_outliers
 from aios.records import Artifact, Trial
 from aios.training import Recipe, integers, loguniform
 from aios.training.pipeline import BACKGROUND, CARD_REF
@@ -108,6 +108,9 @@ def test_a_run_gives_a_sealed_assessment_of_an_artifact_that_answers(tmp_path: P
     artifact = Artifact.model_validate(here.results["refit"]["artifact"])
     engine = load_engine(tmp_path / "artifacts" / artifact.digest, artifact, CONTRACT)
     engine.close()
+    outliers = load_outliers(tmp_path / "artifacts" / artifact.digest, artifact, CONTRACT)
+    assert outliers is not None
+    assert here.results["refit"]["conversion"]["outliers"]["fields"] == ["a", "b"]
     background = pd.read_parquet(here.workspace.path(BACKGROUND))
     assert list(background.columns) == ["a", "b"]
     assert len(background) == 100
