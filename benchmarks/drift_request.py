@@ -38,6 +38,7 @@ from aios.security.keys import digest, new_key
 from aios.serving.endpoint import Answer, Endpoint
 from aios.serving.features import FeatureWindows
 from aios.serving.http import EndpointApp
+from aios.serving.outliers import Outliers
 from aios.serving.recorder import FLUSH_S, Recorder
 from aios.serving.runner import Runner
 from aios.telemetry.traces import Tracer
@@ -139,6 +140,7 @@ def endpoint(recorder: Recorder, features: FeatureWindows) -> Endpoint:
         connect=connect,
         recorder=recorder,
         features=features,
+        outliers=Outliers(lambda served: None),
         tracer=Tracer(None, "benchmark"),
         clock=SystemClock(),
         replica="r1",

@@ -186,9 +186,11 @@ class Codec:
         model_version: str,
         request_id: str,
         parameters: Mapping[str, Any] | None = None,
+        beside: Mapping[str, Array] | None = None,
     ) -> tuple[bytes, int | None]:
         """The answer to a v2 request: the body, and the length of its JSON header where
-        binary tensors follow (to be sent as `Inference-Header-Content-Length`).
+        binary tensors follow (to be sent as `Inference-Header-Content-Length`). `beside` are
+        numbers, [rows] each, sent as further tensors.
 
         Raises:
             Unsupported: null was to be sent in a binary tensor that has no NaN.
@@ -201,6 +203,7 @@ class Codec:
             model_version,
             request_id,
             parameters,
+            beside,
         )
 
     def metadata(self, model_name: str, versions: list[str]) -> dict[str, Any]:

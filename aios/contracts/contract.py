@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import pandas
     import pydantic
 
-RESERVED_NAMES = frozenset({"records", "input-0"})
-"""`records` is the envelope of a JSON body, `input-0` a matrix of all inputs in protocol v2."""
+RESERVED_NAMES = frozenset({"records", "input-0", "aios-outlier", "aios-outlier-beyond"})
+"""`records` is the envelope of a JSON body, `input-0` a matrix of all inputs in protocol v2, the
+others tensors that are sent beside the outputs."""
 
 _NAME_MAX_LENGTH = 128
 

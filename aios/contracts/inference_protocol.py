@@ -231,6 +231,7 @@ def encode(
     model_version: str,
     request_id: str,
     parameters: Mapping[str, Any] | None,
+    beside: Mapping[str, Array] | None,
 ) -> tuple[bytes, int | None]:
     """See `Codec.encode_v2`."""
     answers: list[dict[str, Any]] = []
@@ -250,6 +251,14 @@ def encode(
         else:
             entry["data"] = _json_data(expected, array)
         answers.append(entry)
+    for name, array in (beside or {}).items():
+        number: dict[str, Any] = {"name": name, "datatype": "FP64", "shape": list(array.shape)}
+        if request.binary_default:
+            chunks.append(to_bytes("FP64", array))
+            number["parameters"] = {"binary_data_size": len(chunks[-1])}
+        else:
+            number["data"] = array.tolist()
+        answers.append(number)
     document: dict[str, Any] = {
         "model_name": model_name,
         "model_version": model_version,

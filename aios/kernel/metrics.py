@@ -12,6 +12,7 @@ They are made from the replicas' reports when asked for, so they cost the hot pa
 | aios_contract_violations_total | counter | endpoint, field, kind |
 | aios_degraded_total | counter | endpoint, arm, version |
 | aios_shadow_dropped_total, aios_recorder_dropped_total | counter | endpoint |
+| aios_outliers_missed_total | counter | endpoint |
 | aios_request_latency_seconds | summary | endpoint, quantile |
 | aios_in_flight, aios_replicas | gauge | endpoint |
 | aios_arm_weight | gauge | endpoint, arm, version |
@@ -38,6 +39,7 @@ _COUNTERS = {
     "aios_requests_rejected": ("rejected", "Requests refused because too many were in flight"),
     "aios_shadow_dropped": ("shadow_dropped", "Copies dropped because the shadow was behind"),
     "aios_recorder_dropped": ("recorder_dropped", "Predictions that were not recorded"),
+    "aios_outliers_missed": ("outliers_missed", "Outlier scores asked for and not told"),
 }
 
 

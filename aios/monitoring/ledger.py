@@ -15,6 +15,16 @@ two replicas that lag. Baselines that must last are kept in the rollout's own st
 MAX_PROCESSES = 512
 """Replica processes kept per era. Beyond it the one silent for longest is dropped."""
 
+COUNTED = (
+    "requests",
+    "failed",
+    "rejected",
+    "shadow_dropped",
+    "recorder_dropped",
+    "outliers_missed",
+)
+"""Fields of a report that are added up over processes."""
+
 _Process = tuple[str, str, int]
 
 
@@ -48,6 +58,7 @@ class EndpointTotals:
     rejected: int = 0
     shadow_dropped: int = 0
     recorder_dropped: int = 0
+    outliers_missed: int = 0
     in_flight: int = 0
     replicas: int = 0
     attempts: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -97,7 +108,7 @@ class _EndpointLedger:
         return self.eras[era]
 
     def _count_process(self, report: WindowReport, before: WindowReport | None) -> None:
-        for name in ("requests", "failed", "rejected", "shadow_dropped", "recorder_dropped"):
+        for name in COUNTED:
             earlier = getattr(before, name) if before is not None else 0
             self.counted[name] += _growth(getattr(report, name), earlier)
         known = before.violations if before is not None else {}
@@ -185,6 +196,7 @@ class Ledger:
             rejected=ledger.counted["rejected"],
             shadow_dropped=ledger.counted["shadow_dropped"],
             recorder_dropped=ledger.counted["recorder_dropped"],
+            outliers_missed=ledger.counted["outliers_missed"],
             in_flight=sum(status.in_flight for status in live),
             replicas=len(live),
             attempts=dict(ledger.attempts),

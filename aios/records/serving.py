@@ -192,7 +192,8 @@ class WindowReport(Record):
 
     `latency` is a KLL sketch of whole requests inside the replica, in seconds. `refused`
     says why the replica did not take the newest plan; it then serves the one before.
-    `violations` counts requests that broke the contract, by field and kind of fault.
+    `outliers_missed` counts who asked how unusual records are and was not told in spite of a
+    detector. `violations` counts requests that broke the contract, by field and kind of fault.
     """
 
     endpoint: str
@@ -209,6 +210,7 @@ class WindowReport(Record):
     in_flight: int = 0
     shadow_dropped: int = 0
     recorder_dropped: int = 0
+    outliers_missed: int = 0
     violations: dict[str, dict[str, int]] = {}
     refused: str | None = None
     latency: bytes = b""

@@ -27,6 +27,10 @@ class Answer(Shown):
         arm: `stable`, or `canary` while a rollout tries a version.
         degraded: None, or `cache`, `rule`, `default` when a fallback answered.
         latency_s: seconds at this client, network included.
+        outlier: with `predict(..., outlier=True)` how unusual each record is beside those that the
+            version was trained on, 0 to 1: about 0.5 or less is ordinary, towards 1 an outlier.
+            None if it was not asked for or cannot be told; `outlier_reason` then says why.
+        outlier_beyond: the share of the training rows that are less unusual than the record.
     """
 
     outputs: list[dict[str, Any]]
@@ -35,16 +39,28 @@ class Answer(Shown):
     request_id: str
     degraded: str | None
     latency_s: float
+    outlier: list[float] | None = None
+    outlier_beyond: list[float] | None = None
+    outlier_reason: str | None = None
 
     def _shown(self) -> Look:
         names = list(self.outputs[0]) if self.outputs else []
         shown = self.outputs[:SHOWN_ROWS]
         rows = [[index, *output.values()] for index, output in enumerate(shown)]
+        if self.outlier is not None and self.outlier_beyond is not None:
+            names += ["outlier", "more unusual than"]
+            told = zip(self.outlier, self.outlier_beyond, strict=True)
+            rows = [
+                [*row, score, f"{100 * beyond:.1f} %"]
+                for row, (score, beyond) in zip(rows, told, strict=False)
+            ]
         degraded = f", degraded: {self.degraded}" if self.degraded else ""
         more = (
             f", first {SHOWN_ROWS} of {len(self.outputs)}" if len(self.outputs) > len(rows) else ""
         )
         title = f"version {self.version} ({self.arm}{degraded}), {duration(self.latency_s)}{more}"
+        if self.outlier_reason is not None:
+            title += f"\nno outlier scores: {self.outlier_reason}"
         return title, ["row", *names], rows
 
 
@@ -82,7 +98,12 @@ class Endpoint(Live):
         self.name = name
 
     def predict(
-        self, records: Any, *, key: str | None = None, request_id: str | None = None
+        self,
+        records: Any,
+        *,
+        key: str | None = None,
+        request_id: str | None = None,
+        outlier: bool = False,
     ) -> Answer:
         """Ask for predictions.
 
@@ -90,6 +111,8 @@ class Endpoint(Live):
             records: a list of objects, one object, or a DataFrame; fields as in the contract.
             key: decides between stable and canary instead of the first record's key field.
             request_id: yours, to find the request again; made by the endpoint if not given.
+            outlier: ask also how unusual each record is beside those that the version was
+                trained on; it counts toward the deadline.
 
         Raises:
             ContractViolation: a record does not fit; says which row and field.
@@ -98,7 +121,11 @@ class Endpoint(Live):
         """
         headers = {
             name: _header(name, value)
-            for name, value in (("x-aios-key", key), ("x-request-id", request_id))
+            for name, value in (
+                ("x-aios-key", key),
+                ("x-request-id", request_id),
+                ("x-aios-outlier", "1" if outlier else None),
+            )
             if value is not None
         }
         body, latency_s = self._transport.predict(self.name, _as_records(records), headers)

@@ -28,6 +28,7 @@ from aios.serving.breaker import Breaker
 from aios.serving.fallback import Degraded, FallbackChain
 from aios.serving.features import FeatureWindows
 from aios.serving.live import ChallengerClient, Live, Loaded, continues, loaded_as, windows_of
+from aios.serving.outliers import Outliers, Unusual
 from aios.serving.recorder import Recorder
 from aios.serving.runner import Outputs, Runner, failure_kind
 from aios.serving.shadow import ShadowQueue
@@ -68,6 +69,7 @@ class Endpoint:
         connect: gives the client of a challenger's application.
         recorder: takes a copy of each answered request.
         features: summarises what came in and went out.
+        outliers: tells how unusual records are.
         replica: this replica's name in reports.
     """
 
@@ -78,6 +80,7 @@ class Endpoint:
         connect: Connect,
         recorder: Recorder,
         features: FeatureWindows,
+        outliers: Outliers,
         tracer: Tracer,
         clock: Clock,
         replica: str,
@@ -86,6 +89,7 @@ class Endpoint:
         self._connect = connect
         self._recorder = recorder
         self._features = features
+        self._outliers = outliers
         self.tracer = tracer
         self._clock = clock
         self._replica = replica
@@ -275,6 +279,15 @@ class Endpoint:
         self._features.add(answer.arm, answer.version, batch, given)
         return answer
 
+    async def outliers(self, live: Live, batch: Batch, answer: Answer, started_s: float) -> Unusual:
+        """How unusual the rows are beside those that the version that answered was made of. It
+        counts toward the deadline, and never fails."""
+        stable, challenger = live.plan.stable, live.challenger
+        canary = answer.arm == "canary" and challenger is not None
+        served = challenger.served if canary else stable  # type: ignore[union-attr]
+        deadline_s = started_s + live.plan.spec.deadline_s
+        return await self._outliers.score(served, batch, deadline_s)
+
     async def _split(
         self, live: Live, batch: Batch, key: str, deadline_s: float, traceparent: str | None
     ) -> Answer:
@@ -414,6 +427,7 @@ class Endpoint:
             in_flight=self._in_flight,
             shadow_dropped=live.shadow.dropped if live.shadow is not None else 0,
             recorder_dropped=self._recorder.dropped,
+            outliers_missed=self._outliers.missed,
             violations=self._violations.by_field(),
             refused=self._refused,
             latency=self._latency.to_bytes(),

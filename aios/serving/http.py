@@ -9,6 +9,11 @@ Routes below `/v2/models/<name>` (Open Inference Protocol v2, plus `/predict` fo
     POST /infer                 Open Inference Protocol, JSON and binary tensors
     POST /versions/<v>/infer    that version alone: no split, no fallback
 
+A caller that sends `x-aios-outlier: 1` is told how unusual each record is beside those that the
+version was made of: by `outlier` and `outlier_beyond` in a `/predict` answer, by the tensors
+`aios-outlier` and `aios-outlier-beyond` in an `/infer` answer. Where that cannot be told the answer
+comes without, and `outlier_reason` (a parameter of an `/infer` answer) says why.
+
 FastAPI is not used here: parsing, routing and answering cost about as much as the model.
 """
 
@@ -21,7 +26,7 @@ from typing import Any
 
 import orjson
 
-from aios.contracts import Batch
+from aios.contracts import Batch, Codec
 from aios.contracts.problems import problem, retry_after_s
 from aios.errors import (
     ContractViolation,
@@ -36,6 +41,7 @@ from aios.errors import (
 from aios.serving.body import BodyReader, Message, Receive
 from aios.serving.control_headers import REQUEST_ID, sound_request_id
 from aios.serving.endpoint import Answer, Endpoint
+from aios.serving.outliers import Unusual
 
 Scope = Message
 Send = Callable[[Message], Awaitable[None]]
@@ -44,6 +50,7 @@ Headers = dict[bytes, bytes]
 BODY_S = 30.0
 """A body must be here by then: 16 MiB need 4.5 Mbit/s. A slower sender would hold a place."""
 MAX_KEY_LENGTH = 256
+OUTLIER = b"x-aios-outlier"
 _METHODS = {
     "": "GET, HEAD",
     "/": "GET, HEAD",
@@ -181,6 +188,7 @@ class EndpointApp:
                 batch, request = live.codec.decode_records(body), None
             else:
                 batch, request = live.codec.decode_v2(body, _header_length(headers))
+            wants_outlier = OUTLIER in headers and _wants_outlier(headers)
             key = _split_key(headers, batch, request_id)
             parent = headers.get(b"traceparent", b"").decode("latin-1") or None
             with endpoint.tracer.span(
@@ -197,23 +205,21 @@ class EndpointApp:
                 )
                 if span is not None:
                     span.set({"aios.version": answer.version, "aios.arm": answer.arm})
-            answer_headers = _answer_headers(answer)
+            unusual = None
+            if wants_outlier:
+                unusual = await endpoint.outliers(live, batch, answer, started_s)
             if request is None:
-                meta = {
-                    "version": answer.version,
-                    "arm": answer.arm,
-                    "request_id": request_id,
-                    "degraded": answer.degraded,
-                }
-                encoded = live.codec.encode_records(answer.outputs, meta)
-                answer_headers.append((b"content-type", b"application/json"))
+                encoded = _records(live.codec, answer, request_id, unusual)
+                kind = [(b"content-type", b"application/json")]
             else:
+                beside = _outlier_tensors(unusual) if unusual is not None else ()
+                version_name = str(answer.version)
                 encoded, header_length = live.codec.encode_v2(
-                    answer.outputs, request, self._name, str(answer.version), request_id
+                    answer.outputs, request, self._name, version_name, request_id, *beside
                 )
-                answer_headers.extend(_v2_headers(header_length))
+                kind = _v2_headers(header_length)
             failed = False
-            return 200, answer_headers, encoded
+            return 200, _answer_headers(answer) + kind, encoded
         except (ContractViolation, Malformed) as error:
             failed = False
             endpoint.refused(error)
@@ -278,6 +284,38 @@ def _split_key(headers: Headers, batch: Batch, request_id: str) -> str:
     if batch.keys and batch.keys[0] is not None:
         return batch.keys[0]
     return request_id
+
+
+def _wants_outlier(headers: Headers) -> bool:
+    value = headers[OUTLIER].strip()
+    if value not in (b"0", b"1"):
+        raise Malformed(
+            "x-aios-outlier is 1 to be told how unusual each record is, or 0, or absent"
+        )
+    return value == b"1"
+
+
+def _records(codec: Codec, answer: Answer, request_id: str, unusual: Unusual | None) -> bytes:
+    meta: dict[str, Any] = {
+        "version": answer.version,
+        "arm": answer.arm,
+        "request_id": request_id,
+        "degraded": answer.degraded,
+    }
+    if unusual is not None:
+        told = unusual.told
+        meta["outlier"] = told.scores.tolist() if told is not None else None
+        meta["outlier_beyond"] = told.beyond.tolist() if told is not None else None
+        meta["outlier_reason"] = unusual.reason
+    return codec.encode_records(answer.outputs, meta)
+
+
+def _outlier_tensors(unusual: Unusual) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters and tensors of an answer. The protocol's parameters are single values, so that
+    the scores of rows are tensors."""
+    if unusual.told is None:
+        return {"outlier_reason": unusual.reason}, {}
+    return {}, {"aios-outlier": unusual.told.scores, "aios-outlier-beyond": unusual.told.beyond}
 
 
 def _answer_headers(answer: Answer) -> list[tuple[bytes, bytes]]:

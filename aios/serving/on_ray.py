@@ -17,13 +17,14 @@ from ray import serve
 
 from aios.clock import SystemClock
 from aios.contracts import Batch, Codec, Contract
-from aios.models import load_engine
+from aios.models import OutlierDetector, load_engine, load_outliers
 from aios.records import Challenger, ServedVersion, TrafficPlan
 from aios.serving.challenger import ChallengerReplica, Reply, unpack
 from aios.serving.endpoint import Endpoint
 from aios.serving.features import FeatureWindows
 from aios.serving.http import EndpointApp
 from aios.serving.live import ChallengerClient
+from aios.serving.outliers import Outliers
 from aios.serving.recorder import FLUSH_S, Recorder
 from aios.serving.runner import Outputs, Runner
 from aios.store.artifacts import ArtifactStore
@@ -74,6 +75,12 @@ def _connect(challenger: Challenger) -> ChallengerClient:
     return _HandleClient(challenger.app)
 
 
+def _load_outliers(settings: dict[str, Any], served: ServedVersion) -> OutlierDetector | None:
+    store = ArtifactStore(settings["artifacts_url"], Path(settings["cache"]))
+    folder = store.fetch(served.artifact.digest)
+    return load_outliers(folder, served.artifact, Contract.from_json(served.contract))
+
+
 @serve.deployment(name=ENDPOINT_DEPLOYMENT, logging_config=QUIET)
 @serve.ingress()
 class EndpointDeployment:
@@ -92,6 +99,7 @@ class EndpointDeployment:
             connect=_connect,
             recorder=self._recorder,
             features=self._features,
+            outliers=Outliers(lambda served: _load_outliers(settings, served)),
             tracer=Tracer(settings["otlp_endpoint"], "aios-endpoint"),
             clock=SystemClock(),
             replica=replica,

@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 import pytest
 
+import aios
 from tests.integration.surface_fuzz import Case, Generator, RawClient
 
 MIB = 2**20
@@ -21,7 +22,7 @@ NAME = "surface"
 @pytest.fixture(scope="module")
 def surface(rt, toy_contract, toy_model, toy_frame):
     """An endpoint with the toy model, and its base URL."""
-    version = rt.models.register(NAME, toy_model, contract=toy_contract, sample=toy_frame.head(50))
+    version = rt.models.register(NAME, toy_model, contract=toy_contract, sample=toy_frame)
     return rt.deploy(NAME, version, deadline_s=5.0)
 
 
@@ -96,12 +97,30 @@ def test_the_official_client_infers_in_json_and_in_binary(rt, surface, toy_model
             model_version=version,
             outputs=wanted,
             request_id="r-1",
-            headers={"Authorization": f"Bearer {rt.key}"},
+            headers={"Authorization": f"Bearer {rt.key}", "x-aios-outlier": "1"},
         )
         with pytest.raises(triton.InferenceServerException, match=r"key"):
             server.infer(NAME, inputs)
     assert answer.get_response()["id"] == "r-1"
     np.testing.assert_allclose(answer.as_numpy("p"), expected(toy_model, a, b), atol=1e-5)
+    assert answer.as_numpy("aios-outlier").argmax() == 2
+
+
+def test_an_outlier_scores_above_an_ordinary_record_and_a_lost_field_is_counted(rt, surface):
+    asked = surface.predict([{"a": 0.1, "b": -0.2}, {"a": 90.0, "b": 40.0}], outlier=True)
+    usual, odd = asked.outlier
+    assert usual < 0.5 < 0.6 < odd
+    assert asked.outlier_beyond[0] < 0.9 < 0.99 < asked.outlier_beyond[1]
+    assert asked.outlier_reason is None
+    assert surface.predict({"a": 0.1}).outlier is None
+    counted = rt.monitor(NAME).status().refused.get("a", {}).get("missing", 0)
+    with pytest.raises(aios.ContractViolation, match='field "a": is missing'):
+        surface.predict({"b": 1.0})
+    give_up_s = time.monotonic() + 10
+    while rt.monitor(NAME).status().refused.get("a", {}).get("missing", 0) == counted:
+        assert time.monotonic() < give_up_s, rt.monitor(NAME).status()
+        time.sleep(0.1)
+    assert "a missing" in repr(rt.monitor(NAME).status())
 
 
 # -- one clear answer for each kind of bad input --------------------------------------

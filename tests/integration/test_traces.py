@@ -23,6 +23,7 @@ from aios.serving.challenger import ChallengerReplica, unpack
 from aios.serving.endpoint import Endpoint
 from aios.serving.features import FeatureWindows
 from aios.serving.http import EndpointApp
+from aios.serving.outliers import Outliers
 from aios.serving.recorder import Recorder
 from aios.serving.runner import Runner
 from aios.telemetry.traces import Tracer
@@ -81,6 +82,7 @@ async def predict(tracer, canary_tracer, traceparent, arm="canary"):
         connect=connect,
         recorder=Recorder("nowhere", 0.0),
         features=FeatureWindows("toy", "r1", 60.0),
+        outliers=Outliers(lambda served: None),
         tracer=tracer,
         clock=SystemClock(),
         replica="r1",

@@ -13,6 +13,7 @@ from aios.security.keys import digest, new_key
 from aios.serving.endpoint import Endpoint
 from aios.serving.features import FeatureWindows
 from aios.serving.http import EndpointApp
+from aios.serving.outliers import Outliers
 from aios.serving.recorder import Recorder
 from aios.serving.runner import Runner
 from aios.telemetry.traces import Tracer
@@ -100,12 +101,15 @@ def plan(revision=1, *, stable=1, arm=None, version=2, weight=1.0, era="e1", sal
 
 
 class World:
-    """An endpoint with fake engines by version and one fake challenger client."""
+    """An endpoint with fake engines and detectors by version (or what makes one), and one fake
+    challenger client."""
 
-    def __init__(self, engines=None, ask=None, tracer=None):
+    def __init__(self, engines=None, ask=None, tracer=None, detectors=None):
         self.engines = engines or {}
         self.ask = ask
         self.loads = []
+        self.detectors = detectors or {}
+        self.detector_loads = []
         self.connects = []
         self.recorder = Recorder("nowhere", 1.0)
         self.features = FeatureWindows("toy", "r1", 60.0)
@@ -114,6 +118,7 @@ class World:
             connect=self._connect,
             recorder=self.recorder,
             features=self.features,
+            outliers=Outliers(self._load_outliers),
             tracer=tracer or Tracer(None, "test"),
             clock=ManualClock(7.0),
             replica="r1",
@@ -127,6 +132,11 @@ class World:
             raise engine
         codec = Codec(Contract.from_json(served_version.contract), max_rows)
         return Runner(engine, codec), codec
+
+    def _load_outliers(self, served_version):
+        self.detector_loads.append(served_version.version)
+        found = self.detectors.get(served_version.version)
+        return found() if callable(found) else found
 
     def _connect(self, challenger):
         self.connects.append(challenger.app)

@@ -123,6 +123,15 @@ def test_a_degraded_answer_says_so() -> None:
     assert "version 2 (stable, degraded: rule), 3.1 ms" in repr(answer([], degraded="rule"))
 
 
+def test_an_answer_tells_how_unusual_each_row_is_or_why_not() -> None:
+    asked = answer([{"p": 0.5}, {"p": 0.6}], outlier=[0.412345, 0.7], outlier_beyond=[0.5, 0.992])
+    assert "more unusual than" in repr(asked)
+    assert re.search(r"1 +0\.6 +0\.7 +99\.2 %", repr(asked))
+    without = answer([{"p": 0.5}], outlier_reason="version 1 was made without rows")
+    assert "no outlier scores: version 1 was made without rows" in repr(without)
+    assert "outlier" not in repr(answer([{"p": 0.5}]))
+
+
 def test_a_long_answer_shows_its_first_rows_and_says_that_there_are_more() -> None:
     shown = answer([{"p": float(n)} for n in range(1000)])
     assert len(html_of(shown)["td"]) == 40
