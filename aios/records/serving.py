@@ -49,11 +49,20 @@ class ModelVersion(Shown, Record):
             "digest": self.artifact.digest[:12],
             "inputs": ", ".join(inputs),
             "outputs": ", ".join(outputs),
+            **_outliers_told(self.conversion.get("outliers")),
             **{name: f"{value:.4g}" for name, value in self.metrics.items()},
             **self.tags,
         }
         title = f"{self.ref}, by {self.created_by} at {moment(self.created_s)}"
         return title, ("what", "value"), [list(fact) for fact in facts.items()]
+
+
+def _outliers_told(found: dict[str, Any] | None) -> dict[str, str]:
+    """Whether requests can be told how unusual they are; nothing of versions of before."""
+    if found is None:
+        return {}
+    reason, rows = found.get("reason"), found.get("rows")
+    return {"outliers": f"cannot be told: {reason}" if reason else f"told beside {rows:,} rows"}
 
 
 class Autoscale(Given):

@@ -239,6 +239,14 @@ def test_a_version_tells_where_it_came_from() -> None:
     assert ModelVersion.model_validate_json(one.model_dump_json()) == one
 
 
+def test_a_version_tells_whether_outliers_can_be_told() -> None:
+    told = version(1, conversion={"outliers": {"rows": 5000, "fields": ["a"]}})
+    assert "told beside 5,000 rows" in repr(told)
+    without = version(1, conversion={"outliers": {"reason": "no rows to learn from were given"}})
+    assert "cannot be told: no rows to learn from were given" in repr(without)
+    assert "outliers" not in repr(version(1, conversion={}))
+
+
 def test_versions_are_listed_with_their_figures() -> None:
     listed = ModelVersions([version(1), version(2, metrics={})])
     assert [found.ref for found in listed] == ["loan:1", "loan:2"]

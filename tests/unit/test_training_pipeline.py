@@ -242,6 +242,18 @@ def test_evaluate_that_gives_no_number_is_told_once_and_not_for_ever(
     assert [trial.state for trial in trials] == ["failed", "failed"]
 
 
+def test_the_artifact_is_the_same_whatever_order_the_rows_came_in(tmp_path: Path) -> None:
+    artifacts = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        here = Here(tmp_path / name)
+        rows = pd.read_parquet(tmp_path / name / "rows.parquet")
+        rows.sort_values("a", ascending=name == "one").to_parquet(tmp_path / name / "rows.parquet")
+        here.run(*PREPARED, "search", "refit")
+        artifacts.append(here.results["refit"]["artifact"])
+    assert artifacts[0] == artifacts[1]
+
+
 def test_the_sample_of_a_sorted_file_is_not_its_first_rows(tmp_path: Path) -> None:
     here = Here(tmp_path)
     rows = pd.read_parquet(tmp_path / "rows.parquet").sort_values("y")
