@@ -94,10 +94,10 @@ def group_names(frame: "pandas.DataFrame", attribute: str) -> Array:
     """
     if attribute not in frame.columns:
         raise UsageError(f'the data have no column "{attribute}", which is said to be protected')
-    return np.array([_group_name(value) for value in frame[attribute].tolist()], dtype=object)
+    return np.array([group_name(value) for value in frame[attribute].tolist()], dtype=object)
 
 
-def _group_name(value: Any) -> str:
+def group_name(value: Any) -> str:
     if value is None or value != value or type(value).__name__ in ("NAType", "NaTType"):
         return NOT_STATED
     if isinstance(value, float) and value.is_integer():

@@ -85,9 +85,13 @@ class Workbench(Protocol):
         ...
 
     def find_answers(
-        self, endpoint: str, request_ids: Collection[str]
+        self, endpoint: str, request_ids: Collection[str], inputs: Collection[str] = ()
     ) -> dict[str, dict[str, Any]]:
         """Answers in the prediction log by request id; see `monitoring.recorded`."""
+        ...
+
+    def compare_rows(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Recorded rows beside those of the training; see `training.row_comparison`."""
         ...
 
     def write_feedback(self, endpoint: str, entries: Sequence[dict[str, Any]]) -> None:

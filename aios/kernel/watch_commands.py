@@ -10,15 +10,17 @@ from aios.kernel.alert_delivery import check
 from aios.kernel.alerts import Alerts
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.observations import Observations
+from aios.kernel.feedback import attributes, paired
 from aios.kernel.requests import MaybeEndpoint, OfEndpoint, OfId
 from aios.kernel.runs import check_spec
-from aios.kernel.watcher import Watcher, as_seen, paired
-from aios.monitoring.conditions import LABELLED
+from aios.kernel.watcher import Watcher, as_seen
+from aios.monitoring.conditions import FAIRNESS, LABELLED
+from aios.monitoring.fairness import groups_view, people
 from aios.monitoring.judging import Seen, measures
 from aios.monitoring.view import fields_view, windows_view
 from aios.monitoring.watching import Resolved, next_time
 from aios.records import Record
-from aios.records.watching import Outcome, Watch, WatchSpec, Window, WindowPart
+from aios.records.watching import Condition, Outcome, Watch, WatchSpec, Window, WindowPart
 from aios.registry import Observed, Registry, check_given
 from aios.security import Caller
 
@@ -139,8 +141,9 @@ class WatchCommands:
         """The watch with its output and label filled in.
 
         Raises:
-            UsageError: a condition is about a field that does not exist, the schedule is no cron
-                line, the run could not be started, or an alert's secret is not on this machine.
+            UsageError: a condition is about a field that does not exist, or about groups by what
+                the model answers, the schedule is no cron line, the run could not be started, or
+                an alert's secret is not on this machine.
             UnknownEndpoint: it is not deployed.
         """
         state = self._registry.endpoint(spec.endpoint)
@@ -148,7 +151,9 @@ class WatchCommands:
         contract = Contract.from_json(version.contract)
         known = ("any", "inputs", "outputs", *contract.inputs, *contract.outputs)
         for one in spec.conditions:
-            if one.measure not in LABELLED and one.on not in known:
+            if one.measure in FAIRNESS:
+                _refuse_no_group(one, (*contract.outputs, spec.label))
+            elif one.measure not in LABELLED and one.on not in known:
                 raise UsageError(
                     f"{one.text!r} is about {one.on!r}, and {version.ref} has no such field; there "
                     f"are {', '.join(known)}"
@@ -202,6 +207,9 @@ class WatchCommands:
         reference = self._watcher.reference(endpoint, version)
         trained = self._watcher.trained_on(stable)
         watches = self._watches(endpoint)
+        output, label = _told_by(watches, contract)
+        protected = self._registry.profile(state.spec.model).protected
+        named = sorted({*attributes(self._observed, endpoint), *protected})
         return {
             "endpoint": endpoint,
             "version": stable.ref,
@@ -211,7 +219,8 @@ class WatchCommands:
             "watches": watches,
             "windows": windows_view(reference, windows),
             "fields": fields_view(reference or Seen({}, {}), self._now(windows)),
-            "quality": _quality(outcomes, watches, contract),
+            "quality": _quality(outcomes, output, label),
+            "groups": {one: groups_view(people(outcomes, output, label, one)) for one in named},
         }
 
     def _now(self, windows: list[Window]) -> Seen:
@@ -224,13 +233,15 @@ class WatchCommands:
         return Seen.all_of([as_seen(one.model_dump()) for one in taken])
 
 
-def _quality(
-    outcomes: Sequence[Outcome], watches: Sequence[dict[str, Any]], contract: Contract
-) -> list[dict[str, Any]]:
-    """Measures on feedback over time, in up to 50 blocks of answers, oldest first."""
+def _told_by(watches: Sequence[dict[str, Any]], contract: Contract) -> tuple[str, str]:
+    """The output that a monitor shows, and the feedback that is its truth."""
     specs = [watch["spec"] for watch in watches]
     output = specs[0]["output"] if specs else next(iter(contract.outputs))
-    label = specs[0]["label"] if specs else output
+    return output, specs[0]["label"] if specs else output
+
+
+def _quality(outcomes: Sequence[Outcome], output: str, label: str) -> list[dict[str, Any]]:
+    """Measures on feedback over time, in up to 50 blocks of answers, oldest first."""
     predicted, truth = paired(outcomes, output, label)
     if not len(truth):
         return []
@@ -243,6 +254,15 @@ def _quality(
             {"answers": end, "labels": size, "mean": float(truth[some].mean()), **measured}
         )
     return found
+
+
+def _refuse_no_group(condition: Condition, answers: Sequence[str | None]) -> None:
+    """Groups of people are told apart by what they are, and not by what is answered to them."""
+    if condition.on in ("any", "inputs", "outputs", *answers):
+        raise UsageError(
+            f"{condition.text!r} is about {condition.on!r}, which is no group of people: name what "
+            'the feedback says of them, as rt.feedback(id, {"sex": "f", ...}) does, or an input'
+        )
 
 
 def _entry(answer: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -11,13 +11,15 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
 from aios.clock import Clock
 from aios.errors import AiosError, UnknownEndpoint
+from aios.kernel.feedback import FeedbackJoin, paired
 from aios.kernel.lineage import made_by
-from aios.monitoring.conditions import ADWIN, LABELLED
-from aios.monitoring.judging import Numbers, Seen, judge_feedback, judge_windows
+from aios.kernel.row_watching import RowComparisons
+from aios.monitoring.conditions import ADWIN, DOMAIN, FAIRNESS, LABELLED
+from aios.monitoring.fairness import judge_fairness, people
+from aios.monitoring.judging import Seen, judge_feedback, judge_windows
+from aios.monitoring.multivariate import judge_rows
 from aios.monitoring.watching import (
     MOST_BLOCKS,
     Action,
@@ -29,9 +31,19 @@ from aios.monitoring.watching import (
     due,
     joined,
     judged,
+    rows_due,
+    set_back,
 )
-from aios.records import ModelVersion, RunSpec
-from aios.records.watching import Block, Finding, Outcome, Watch, WatchState
+from aios.records import ModelVersion, RunSpec, TrainingRun
+from aios.records.watching import (
+    Block,
+    Condition,
+    Finding,
+    RowQuestion,
+    Watch,
+    WatchSpec,
+    WatchState,
+)
 from aios.registry import Observed, Registry
 from aios.security import Caller
 from aios.telemetry import Summary
@@ -40,12 +52,10 @@ LOOK_S = 1.0
 GRACE_S = 4.0
 """How long after its end a window is judged: replicas send it within a second or two."""
 FEEDBACK_S = 5.0
-UNKNOWN_AFTER_S = 60.0
-"""Feedback whose answer is not in the log after so long is on none: the log is written every
-few seconds."""
 ROLL_UP_S = 600.0
 STREAM_LABELS = 5_000
-"""How much feedback, back from the newest, `error drift` looks at."""
+"""How much feedback, back from the newest, `error drift` looks at, and fairness at most: not all
+of it says whom it is about."""
 BASELINE_ROWS = 1000
 """A version without training data is compared with so many of its own first rows."""
 
@@ -56,10 +66,12 @@ class Log(Protocol):
     """The prediction log and the feedback beside it, read and written elsewhere."""
 
     def find_answers(
-        self, endpoint: str, request_ids: Collection[str]
+        self, endpoint: str, request_ids: Collection[str], inputs: Collection[str] = ()
     ) -> dict[str, dict[str, Any]]: ...
 
     def write_feedback(self, endpoint: str, entries: Sequence[dict[str, Any]]) -> None: ...
+
+    def compare_rows(self, question: dict[str, Any]) -> dict[str, Any]: ...
 
 
 StartRun = Callable[[RunSpec, Caller, str], str]
@@ -86,14 +98,16 @@ class Watcher:
     ) -> None:
         self._registry = registry
         self._observed = observed
-        self._log = log
         self._clock = clock
         self._start_run = start_run
         self._tell = tell
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
         self._references: dict[tuple[str, int], Seen] = {}
-        self._exporting = threading.Lock()
+        self._rows = RowComparisons(log.compare_rows)
+        self._feedback = FeedbackJoin(observed, log, clock)
+        self.follow_feedback = self._feedback.follow
+        self.wait_for_rows = self._rows.wait
         self.problems: dict[str, str] = {}
 
     def start(self) -> None:
@@ -129,7 +143,9 @@ class Watcher:
 
     def look(self) -> None:
         """One look at every watch; what goes wrong with one does not stop the others."""
-        for watch in self._observed.watches():
+        watches = self._observed.watches()
+        self._rows.keep({watch.id for watch in watches})
+        for watch in watches:
             try:
                 self._look(watch)
                 self.problems.pop(watch.id, None)
@@ -147,6 +163,7 @@ class Watcher:
         except UnknownEndpoint:
             return  # it was taken down, and may come back
         actions: list[Action] = []
+        state = set_back(state, now_s)
         if state.version != stable:
             state, actions = began(state, stable, now_s)
         state, findings = self._judge(watch, state, now_s)
@@ -165,18 +182,20 @@ class Watcher:
     def _judge(
         self, watch: Watch, state: WatchState, now_s: float
     ) -> tuple[WatchState, list[Finding]]:
-        by_windows = [one for one in watch.spec.conditions if one.measure not in LABELLED]
-        by_feedback = [one for one in watch.spec.conditions if one.measure in LABELLED]
+        by_rows, by_feedback, by_windows = _sorted_by_source(watch.spec.conditions)
         findings: list[Finding] = []
-        if by_windows:
+        if by_windows or by_rows:
             state, findings = self._judge_windows(watch, state, by_windows, now_s)
+        if by_rows:
+            state, more = self._judge_rows(watch, state, by_rows, now_s)
+            findings += more
         if by_feedback:
             state, more = self._judge_feedback(watch, state, by_feedback)
             findings += more
         return state, findings
 
     def _judge_windows(
-        self, watch: Watch, state: WatchState, conditions: list[Any], now_s: float
+        self, watch: Watch, state: WatchState, conditions: list[Condition], now_s: float
     ) -> tuple[WatchState, list[Finding]]:
         spec, version = watch.spec, state.version
         assert version is not None
@@ -196,37 +215,63 @@ class Watcher:
         if not blocks:
             return state, []
         every = (*state.blocks, *blocks)[-MOST_BLOCKS:]
-        most = max(one.windows for one in conditions)
+        most = max((one.windows for one in conditions), default=0)
         findings: dict[str, Finding] = {}
-        for place in range(len(every) - len(blocks), len(every)):
+        for place in range(len(every) - len(blocks), len(every)) if conditions else ():
             state = state.model_copy(update={"looks": state.looks + 1})
             last = every[max(0, place + 1 - most) : place + 1]
             seen = [self._seen(spec.endpoint, version, block) for block in last]
-            alpha = spec.error_probability / len(spec.conditions)
             for one in conditions:
-                finding = judge_windows(one, reference, seen, alpha, state.looks)
+                finding = judge_windows(one, reference, seen, _alpha(spec), state.looks)
                 findings[one.text] = finding
         return state.model_copy(update={"blocks": every, "open_s": open_s}), list(findings.values())
 
+    def _judge_rows(
+        self, watch: Watch, state: WatchState, conditions: list[Condition], now_s: float
+    ) -> tuple[WatchState, list[Finding]]:
+        """Take the comparison that is ready; else see that the next one goes on."""
+        version = state.version
+        assert version is not None
+        question = None
+        if blocks := rows_due(state, conditions, now_s):
+            made = self._made_by(watch.spec.endpoint, version)
+            run = None if made is None else made.id
+            endpoint = watch.spec.endpoint
+            question = RowQuestion(endpoint=endpoint, version=version, run=run, blocks=blocks)
+        ready = self._rows.ask(watch.id, question)
+        if ready is None or ready[0].version != version:
+            return state, []
+        asked, found = ready
+        looks = state.row_looks + (found.why is None)
+        update = {"row_looks": looks, "rows_end_s": asked.blocks[-1].end_s}
+        alpha = _alpha(watch.spec)
+        findings = [judge_rows(one, found, alpha, max(looks, 1)) for one in conditions]
+        return state.model_copy(update=update), findings
+
     def _judge_feedback(
-        self, watch: Watch, state: WatchState, conditions: list[Any]
+        self, watch: Watch, state: WatchState, conditions: list[Condition]
     ) -> tuple[WatchState, list[Finding]]:
         spec = watch.spec
         joined, last = self._observed.joined_since(spec.endpoint, state.label_seq)
         if joined < spec.min_labels:
             return state, []
         most = spec.min_labels * max(one.windows for one in conditions)
-        if any(one.measure == ADWIN for one in conditions):
+        if any(one.measure in (ADWIN, *FAIRNESS) for one in conditions):
             most = max(most, STREAM_LABELS)
         outcomes = self._observed.outcomes(spec.endpoint, state.version, most=most)
-        predicted, truth = paired(outcomes, spec.output or "", spec.label or "")
+        output, label = spec.output or "", spec.label or ""
+        predicted, truth = paired(outcomes, output, label)
         update = {"label_seq": last, "label_looks": state.label_looks + 1}
         state = state.model_copy(update=update)
-        alpha = spec.error_probability / len(spec.conditions)
-        return state, [
-            judge_feedback(one, predicted, truth, spec.min_labels, alpha, state.label_looks)
-            for one in conditions
-        ]
+        findings = []
+        for one in conditions:
+            told = (spec.min_labels, _alpha(spec), state.label_looks)
+            if one.measure in FAIRNESS:
+                known = people(outcomes, output, label, one.on)
+                findings.append(judge_fairness(one, known, *told))
+            else:
+                findings.append(judge_feedback(one, predicted, truth, *told))
+        return state, findings
 
     # -- references -------------------------------------------------------------------
 
@@ -234,8 +279,7 @@ class Watcher:
         """What is normal for a version: its training data, else its own first answers."""
         key = (endpoint, version)
         if key not in self._references:
-            model = self._registry.endpoint(endpoint).spec.model
-            content = self.trained_on(self._registry.version(f"{model}:{version}"))
+            content = _trained_on(self._made_by(endpoint, version))
             content = content or self._observed.baseline(endpoint, version)
             if content is None:
                 return None
@@ -246,11 +290,11 @@ class Watcher:
 
     def trained_on(self, version: ModelVersion) -> dict[str, Any] | None:
         """The summaries of a version's training data; None if it was registered by hand."""
-        run = made_by(self._registry, version)
-        if run is None:
-            return None
-        found: dict[str, Any] | None = run.results.get("refit", {}).get("reference")
-        return found
+        return _trained_on(made_by(self._registry, version))
+
+    def _made_by(self, endpoint: str, version: int) -> TrainingRun | None:
+        model = self._registry.endpoint(endpoint).spec.model
+        return made_by(self._registry, self._registry.version(f"{model}:{version}"))
 
     def _begin_baseline(self, watch: Watch, state: WatchState, now_s: float) -> WatchState:
         """Let the version's first rows be what is normal, once there are enough."""
@@ -310,7 +354,7 @@ class Watcher:
             "version": state.version,
             **action.finding.model_dump(mode="json"),
         }
-        self.export(watch.spec.endpoint)
+        self._feedback.export(watch.spec.endpoint)
         spec = then.model_copy(update={"cause": cause})
         caller = Caller(watch.created_by, "deployer")
         try:
@@ -326,7 +370,6 @@ class Watcher:
     ) -> tuple[WatchState, Spent, bool]:
         """What this watch has spent on retrains lately, and whether one, or the rollout of any
         version, is going on. A run that was started by a look that was never saved is taken up."""
-        since_s = now_s - watch.spec.budget.per_s
         assert watch.spec.then is not None
         model = watch.spec.then.model
         mine = [
@@ -341,61 +384,37 @@ class Watcher:
                 "triggered": state.triggered + 1,
             }
             state = state.model_copy(update=update)
-        late = [run for run in mine if run.created_s >= since_s]
+        # A clock that was set back by more than that does not keep the budget spent.
+        late = [run for run in mine if abs(now_s - run.created_s) <= watch.spec.budget.per_s]
         hours = sum(
-            run.spec.cpus * ((run.finished_s or now_s) - run.created_s) / 3600.0 for run in late
+            run.spec.cpus * max((run.finished_s or now_s) - run.created_s, 0.0) / 3600.0
+            for run in late
         )
         running = any(run.status == "running" for run in mine)
         rollouts = self._registry.active_rollouts()
         running = running or any(row.endpoint == watch.spec.endpoint for row in rollouts)
         return state, Spent(len(late), hours), running
 
-    # -- feedback ---------------------------------------------------------------------
 
-    def follow_feedback(self) -> None:
-        """Write new feedback into the Delta tables, and find what it was about."""
-        for endpoint in self._observed.endpoints_with_feedback_waiting():
-            self.export(endpoint)
-            self._look_for(endpoint)
-
-    def export(self, endpoint: str) -> None:
-        """See that all feedback so far is in the endpoint's Delta table."""
-        with self._exporting:
-            while waiting := self._observed.feedback_to_export(endpoint):
-                self._log.write_feedback(endpoint, waiting)
-                self._observed.exported(waiting[-1]["seq"], endpoint)
-
-    def _look_for(self, endpoint: str) -> None:
-        waiting = self._observed.feedback_to_look_for(endpoint)
-        if not waiting:
-            return
-        answers = self._log.find_answers(endpoint, {row["request_id"] for row in waiting})
-        too_old_s = self._clock.now_s() - UNKNOWN_AFTER_S
-        self._observed.looked_for(
-            {
-                row["seq"]: answers.get(row["request_id"])
-                for row in waiting
-                if row["request_id"] in answers or row["at_s"] < too_old_s
-            }
-        )
+def _sorted_by_source(
+    conditions: Sequence[Condition],
+) -> tuple[list[Condition], list[Condition], list[Condition]]:
+    """Those that are judged by rows, by feedback, and by windows."""
+    rows = [one for one in conditions if one.measure == DOMAIN]
+    feedback = [one for one in conditions if one.measure in (*LABELLED, *FAIRNESS)]
+    return rows, feedback, [one for one in conditions if one not in (*rows, *feedback)]
 
 
-def paired(outcomes: Sequence[Outcome], output: str, label: str) -> tuple[Numbers, Numbers]:
-    """Predicted and true numbers, shape [n] both; answers whose feedback lacks the label, or
-    where one of both is no number, are left out."""
-    predicted, truth = [], []
-    for outcome in outcomes:
-        true = _number(outcome.given.get(label))
-        for outputs in outcome.outputs:
-            answered = _number(outputs.get(output))
-            if true is not None and answered is not None:
-                predicted.append(answered)
-                truth.append(true)
-    return np.array(predicted, dtype=np.float64), np.array(truth, dtype=np.float64)
+def _alpha(spec: WatchSpec) -> float:
+    """Each condition's share of the error probability."""
+    return spec.error_probability / len(spec.conditions)
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, bool | int | float) else None
+def _trained_on(run: TrainingRun | None) -> dict[str, Any] | None:
+    if run is None:
+        return None
+    found: dict[str, Any] | None = run.results.get("refit", {}).get("reference")
+    return found
 
 
 def as_seen(content: dict[str, Any]) -> Seen:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aios.monitoring.conditions import ADWIN, ESTIMATED
-from aios.monitoring.drift import differ, score, spent
+from aios.monitoring.drift import DRIFT, differ, score, spent
 from aios.records.watching import Condition, Finding
 from aios.telemetry import Summary, merged
 
@@ -50,7 +50,8 @@ def judge_windows(
 
     It holds where a field is beyond the limit in each of the last windows, and all of these
     together differ from the reference by more than chance (`drift.differ`, with `alpha` shared by
-    all fields and all looks).
+    all fields and all looks). A field that vanished (values before, nothing but nulls now) or
+    appeared has drifted as far as can be, whatever the measure and the limit.
 
     Args:
         reference: what is normal: the training data, or the version's first answers.
@@ -70,13 +71,24 @@ def judge_windows(
     share = spent(alpha, look) / len(named)
     scores: dict[str, float] = {}
     holding: list[str] = []
+    presence: dict[str, str] = {}
     for name in named:
         before = base.get(name) or Summary(pooled[name].kind)
-        each = [_score(condition, before, one.chosen(condition.on).get(name)) for one in last]
-        scores[name] = _mildest(condition, each)
-        if _beyond(condition, scores[name]) and _surely(condition, before, pooled[name], share):
+        parts = [one.chosen(condition.on).get(name) for one in last]
+        change = _presence(condition, before, pooled[name], parts)
+        if change is not None and differ(before, pooled[name], share):
+            scores[name], presence[name] = math.inf, change
             holding.append(name)
-    return _found(condition, scores, holding, len(last), pooled)
+            continue
+        each = [_score(condition, before, part) for part in parts]
+        scores[name] = _mildest(condition, each)
+        if is_beyond(condition, scores[name]) and _surely(condition, before, pooled[name], share):
+            holding.append(name)
+    evidence = {
+        "presence": presence,
+        "not_compared": sorted(pooled.keys() - set(named)) if condition.measure in DRIFT else [],
+    }
+    return _found(condition, scores, holding, len(last), pooled, evidence)
 
 
 def judge_feedback(
@@ -108,7 +120,7 @@ def judge_feedback(
     value = _total(condition.measure, losses)
     low, high = _bounds(condition.measure, losses, share)
     sure = low > condition.limit if condition.above else high < condition.limit
-    state: State = "holds" if _beyond(condition, worst) and sure else _else(condition, value)
+    state: State = "holds" if is_beyond(condition, worst) and sure else otherwise(condition, value)
     told = (
         f"{condition.measure} is {value:.3g} on {used:,} labelled answers, and surely "
         f"{'above' if condition.above else 'below'} {condition.limit:g}"
@@ -173,7 +185,22 @@ def _comparable(condition: Condition, base: Summary | None, now: Summary) -> boo
         return now.kind == "number" and now.present > 0
     if condition.measure == "nulls":
         return now.count > 0
-    return base is not None and base.kind == now.kind and base.present > 0
+    return base is not None and base.kind == now.kind and base.count > 0
+
+
+def _presence(
+    condition: Condition, base: Summary, now: Summary, parts: Sequence[Summary | None]
+) -> str | None:
+    """How a field vanished or appeared, in words."""
+    if condition.measure not in DRIFT or not base.count:
+        return None
+    if base.present and now.count and not now.present:
+        had = f"{base.present:,} of {base.count:,} values"
+        return f"vanished: all of its {now.count:,} values are null; there were {had} before"
+    if not base.present and all(part is not None and part.present for part in parts):
+        has = f"{now.present:,} of {now.count:,} values"
+        return f"appeared: it has {has}, and all of {base.count:,} were null before"
+    return None
 
 
 def _score(condition: Condition, base: Summary, now: Summary | None) -> float:
@@ -211,11 +238,13 @@ def _hoeffding(count: int, alpha: float) -> float:
     return math.sqrt(math.log(1 / alpha) / (2 * count)) if count else math.inf
 
 
-def _beyond(condition: Condition, value: float) -> bool:
+def is_beyond(condition: Condition, value: float) -> bool:
+    """Whether a score is on the bad side of the limit."""
     return value > condition.limit if condition.above else value < condition.limit
 
 
-def _else(condition: Condition, value: float) -> State:
+def otherwise(condition: Condition, value: float) -> State:
+    """What a condition that does not hold is: clear only with room to spare."""
     room = ROOM if condition.above else 1 / ROOM
     limit = condition.limit * room
     return "clear" if (value <= limit if condition.above else value >= limit) else "near"
@@ -235,6 +264,7 @@ def _found(
     holding: Sequence[str],
     windows: int,
     pooled: Mapping[str, Summary],
+    evidence: Mapping[str, Any],
 ) -> Finding:
     known = {name: value for name, value in scores.items() if not math.isnan(value)}
     if not known:
@@ -244,13 +274,15 @@ def _found(
     among = {name: known[name] for name in holding} or known
     subject = pick(among, key=lambda name: among[name])
     value = known[subject]
-    state: State = "holds" if holding else _else(condition, value)
+    state: State = "holds" if holding else otherwise(condition, value)
     within = f"in {windows} windows" if windows > 1 else "in the last window"
     told = (
         f"{condition.measure} of {subject} is {value:.3g}, the limit {condition.limit:g}, "
         f"{within} of {pooled[subject].count:,} values together"
     )
-    if state == "near" and _beyond(condition, value):
+    if subject in evidence["presence"]:
+        told = f"{subject} {evidence['presence'][subject]}"
+    elif state == "near" and is_beyond(condition, value):
         told += ", and that may be chance"
     ranked = sorted(known.items(), key=lambda item: item[1], reverse=condition.above)
     return Finding(
@@ -263,6 +295,7 @@ def _found(
             "holding": list(holding),
             "scores": {name: value for name, value in ranked[:20] if math.isfinite(value)},
             "values": pooled[subject].count,
+            **{name: told for name, told in evidence.items() if told},
         },
     )
 

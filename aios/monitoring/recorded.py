@@ -1,12 +1,18 @@
 """Answers found again in the prediction log by their request ids, and the feedback beside it."""
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+import heapq
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 
 from aios.errors import StoreUnavailable, UnknownName
 from aios.records import Record
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+    from pyarrow.dataset import Expression
 
 SHOWN_ENDPOINTS = 20
 FEEDBACK_SUFFIX = "--feedback"
@@ -72,11 +78,12 @@ def find_answer(
 
 
 def find_answers(
-    log_url: str, endpoint: str, request_ids: Collection[str]
+    log_url: str, endpoint: str, request_ids: Collection[str], inputs: Collection[str] = ()
 ) -> dict[str, dict[str, Any]]:
-    """What was answered to requests that the log has, by their ids: version, arm, answered_s and
-    outputs, one object for each record. Answers of a fallback are left out: they say nothing
-    about the model. If an id was used twice, the newest counts.
+    """What was answered to requests that the log has, by their ids: version, arm, answered_s,
+    outputs, and those of the inputs that are asked for, one object for each record. Answers of a
+    fallback are left out: they say nothing about the model. If an id was used twice, the newest
+    counts.
 
     Raises:
         StoreUnavailable: a table is there and cannot be read.
@@ -92,7 +99,49 @@ def find_answers(
         facts = {"version": row["version"], "arm": row["arm"], "answered_s": row["at_s"]}
         answer = found.setdefault(row["request_id"], {**facts, "outputs": []})
         answer["outputs"].append(orjson.loads(row["outputs"]))
+        if inputs:
+            asked = orjson.loads(row["inputs"])
+            known = {name: asked[name] for name in inputs if name in asked}
+            answer.setdefault("inputs", []).append(known)
     return found
+
+
+def recorded_rows(
+    log_url: str,
+    endpoint: str,
+    version: int,
+    *,
+    since_s: float = 0.0,
+    until_s: float,
+    most: int,
+    first: bool = False,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Inputs that stable's version answered itself in a time, as objects, in order of time.
+
+    At most `most`: drawn at random, each as likely as any other, or with `first` the earliest.
+    The log is read in batches, so that memory is bounded by `most` and not by the time's traffic.
+
+    Raises:
+        StoreUnavailable: the table is there and cannot be read.
+    """
+    from pyarrow.dataset import field
+
+    draws = np.random.default_rng(seed)
+    wanted = (
+        (field("version") == version)
+        & (field("arm") == "stable")
+        & field("degraded").is_null()
+        & (field("at_s") >= since_s)
+        & (field("at_s") < until_s)
+    )
+    kept: list[tuple[float, float, str]] = []
+    for batch in _batches(log_url, endpoint, ["at_s", "inputs"], wanted):
+        times = batch.column("at_s").to_pylist()
+        ranks = times if first else draws.random(len(times)).tolist()
+        kept += zip(ranks, times, batch.column("inputs").to_pylist(), strict=True)
+        kept = heapq.nsmallest(most, kept)
+    return [orjson.loads(text) for _, _, text in sorted(kept, key=lambda one: one[1])]
 
 
 def write_feedback(log_url: str, endpoint: str, entries: Sequence[dict[str, Any]]) -> None:
@@ -127,18 +176,28 @@ def write_feedback(log_url: str, endpoint: str, entries: Sequence[dict[str, Any]
 
 def _rows(log_url: str, endpoint: str, request_ids: Collection[str]) -> list[dict[str, Any]]:
     """All rows of requests in one endpoint's table; none where there is no table yet."""
+    from pyarrow.dataset import field
+
+    wanted = field("request_id").isin(list(request_ids))
+    return [
+        {**one, "endpoint": endpoint}
+        for batch in _batches(log_url, endpoint, None, wanted)
+        for one in batch.to_pylist()
+    ]
+
+
+def _batches(
+    log_url: str, endpoint: str, columns: list[str] | None, wanted: "Expression"
+) -> Iterator["RecordBatch"]:
+    """Rows of one endpoint's table, some thousand at a time; none where there is no table yet."""
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError, TableNotFoundError
     from pyarrow import ArrowException
-    from pyarrow.dataset import field
 
     url = f"{log_url.rstrip('/')}/{endpoint}"
     try:
-        table = DeltaTable(url).to_pyarrow_dataset()
-        rows = table.to_table(filter=field("request_id").isin(list(request_ids)))
+        yield from DeltaTable(url).to_pyarrow_dataset().to_batches(columns=columns, filter=wanted)
     except TableNotFoundError:
-        return []
+        return
     except (DeltaError, ArrowException, OSError) as error:
         raise StoreUnavailable(f"the prediction log at {url} cannot be read now: {error}") from None
-    found: list[dict[str, Any]] = rows.to_pylist()
-    return [{**one, "endpoint": endpoint} for one in found]

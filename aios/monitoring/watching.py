@@ -14,6 +14,7 @@ from aios.errors import UsageError
 from aios.records.watching import (
     Alarm,
     Block,
+    Condition,
     Finding,
     RetrainBudget,
     WatchSpec,
@@ -22,6 +23,8 @@ from aios.records.watching import (
 
 MOST_BLOCKS = 100
 """As many windows as a condition may ask for."""
+LOGGED_S = 10.0
+"""How long after its end a window's rows are in the prediction log, which is written every 5 s."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,32 @@ def began(state: WatchState, version: int, now_s: float) -> tuple[WatchState, li
         "since_s": now_s,
         "open_s": now_s,
         "blocks": (),
+        "rows_end_s": now_s,
         "findings": (),
         "alarms": (),
         "held_back": None,
     }
     return state.model_copy(update=update), actions
+
+
+def set_back(state: WatchState, now_s: float) -> WatchState:
+    """Forget the times that are yet to come: the clock was set back.
+
+    Windows that the new time brings are looked at as they come, those of a time that comes twice
+    twice; a retrain counts as started now, so that the cooldown holds for its length and not
+    until the old time is there again.
+    """
+    latest_s = max(state.since_s, state.open_s, state.rows_end_s, *state.triggers, 0.0)
+    if latest_s <= now_s:
+        return state
+    update = {
+        "since_s": min(state.since_s, now_s),
+        "open_s": min(state.open_s, now_s),
+        "rows_end_s": min(state.rows_end_s, now_s),
+        "blocks": tuple(block for block in state.blocks if block.end_s <= now_s),
+        "triggers": tuple(min(at_s, now_s) for at_s in state.triggers),
+    }
+    return state.model_copy(update=update)
 
 
 def joined(windows: Sequence[Block], open_s: float, min_rows: int) -> tuple[list[Block], float]:
@@ -90,6 +114,16 @@ def joined(windows: Sequence[Block], open_s: float, min_rows: int) -> tuple[list
             blocks.append(Block(start_s=waiting[0].start_s, end_s=window.end_s, rows=rows))
             waiting, open_s = [], window.end_s
     return blocks, open_s
+
+
+def rows_due(state: WatchState, conditions: Sequence[Condition], now_s: float) -> tuple[Block, ...]:
+    """The newest blocks, as many as a condition wants, whose rows are to be compared now; none
+    before they are in the log, and none a second time."""
+    wanted = [one.windows for one in conditions]
+    logged = [block for block in state.blocks if block.end_s + LOGGED_S <= now_s]
+    if len(logged) < min(wanted) or logged[-1].end_s <= state.rows_end_s:
+        return ()
+    return tuple(logged[-max(wanted) :])
 
 
 def judged(
@@ -129,8 +163,9 @@ def due(
     finding = state.alarms[0].finding if state.alarms else None
     scheduled_s = state.scheduled_s
     if spec.schedule is not None:
-        if scheduled_s is None:
-            scheduled_s = next_time(spec.schedule, now_s)
+        next_s = next_time(spec.schedule, now_s)
+        if scheduled_s is None or scheduled_s > next_s:  # none yet, or the clock was set back
+            scheduled_s = next_s
         elif now_s >= scheduled_s:
             finding = finding or Finding(
                 condition=f"schedule {spec.schedule}",
@@ -158,8 +193,7 @@ def _held_back(
         return f"run {state.run} is going on, and there is one at a time"
     last_s = max(state.triggers, default=None)
     if last_s is not None and now_s < last_s + spec.cooldown_s:
-        # A clock that was set back must not hold a watch for longer than its cooldown.
-        left_s = min(last_s + spec.cooldown_s - now_s, spec.cooldown_s)
+        left_s = last_s + spec.cooldown_s - now_s
         return (
             f"the last retrain was started less than {spec.cooldown_s:g} s ago; {left_s:.0f} s left"
         )

@@ -46,7 +46,7 @@ class Window(Record):
 
 class Outcome(Record):
     """Feedback on a request, with what was answered: `outputs` holds one object for each
-    record of the request."""
+    record of the request; so does `inputs`, of those inputs that say who it was about."""
 
     request_id: str
     given: dict[str, Any]
@@ -55,6 +55,7 @@ class Outcome(Record):
     version: int
     arm: str
     outputs: list[dict[str, Any]]
+    inputs: list[dict[str, Any]] = []
 
 
 class RetrainBudget(Given):
@@ -68,8 +69,8 @@ class RetrainBudget(Given):
 class Condition(Record):
     """One parsed condition of a watch; see `monitoring.conditions`.
 
-    `on` is `any`, `inputs`, `outputs`, or the name of a field. `windows` is in how many
-    consecutive windows it must hold.
+    `on` is `any`, `inputs`, `outputs`, the name of a field, or what tells groups of people apart.
+    `windows` is in how many consecutive windows it must hold.
     """
 
     text: str
@@ -144,10 +145,50 @@ class Block(Record):
     rows: int
 
 
+class RowQuestion(Record):
+    """Which recorded rows to compare: those of a version in `blocks`, oldest first, with the rows
+    that `run` trained it on; None: with the first that it was asked."""
+
+    endpoint: str
+    version: int
+    run: str | None
+    blocks: tuple[Block, ...]
+
+
+class Separated(Record):
+    """How well rows of now were told from the reference, both held out: the area under the ROC
+    curve, and of how many independent pairs of rows it is the mean (see `monitoring.multivariate`).
+    """
+
+    auc: float
+    pairs: int
+
+
+class RowComparison(Record):
+    """What comparing rows found.
+
+    `windows` is the AUC of each window, oldest first, None without rows; `last` has for 1, 2, ...
+    windows, back from the newest, that of all of them together. `telling` is by how much the AUC
+    falls when one field is shuffled, largest first. `vanished` fields had values in the reference
+    and have none now, `appeared` ones the other way round. `why` says why nothing was found.
+    """
+
+    reference: str = ""
+    reference_rows: int = 0
+    rows: tuple[int, ...] = ()
+    windows: tuple[float | None, ...] = ()
+    last: tuple[Separated | None, ...] = ()
+    telling: dict[str, float] = {}
+    vanished: tuple[str, ...] = ()
+    appeared: tuple[str, ...] = ()
+    why: str | None = None
+
+
 class WatchState(Record):
     """How far a watch is. `version` is the one that is watched now, `since_s` since when; `open_s`
-    is where the next block begins. `looks` and `label_looks` count the judgements made so far,
-    which share one error probability; `label_seq` is the last feedback that was judged.
+    is where the next block begins. `looks`, `row_looks` and `label_looks` count the judgements of
+    summaries, rows and feedback made so far, which share one error probability; `rows_end_s` is
+    the end of the last block whose rows were judged, `label_seq` the last feedback that was.
     `triggers` are the times of recent retrains, `triggered` counts all, `run` is the last one.
     `held_back` says why an alarm starts none just now."""
 
@@ -156,6 +197,8 @@ class WatchState(Record):
     open_s: float = 0.0
     blocks: tuple[Block, ...] = ()
     looks: int = 0
+    row_looks: int = 0
+    rows_end_s: float = 0.0
     label_looks: int = 0
     label_seq: int = 0
     findings: tuple[Finding, ...] = ()

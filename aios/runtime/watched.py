@@ -21,6 +21,7 @@ class Watched:
         drift: str | Sequence[str] = (),
         quality: str | Sequence[str] = (),
         concept: str | Sequence[str] = (),
+        fairness: str | Sequence[str] = (),
         schedule: str | None = None,
         then: Retrain | None = None,
         **settings: Any,
@@ -29,10 +30,16 @@ class Watched:
 
         Args:
             drift: such as `psi > 0.2 on any for 3 windows`; also chi2, js, ks, wasserstein, on
-                `inputs`, `outputs` or one field.
+                `inputs`, `outputs` or one field; `domain_auc > 0.65 for 2 windows`: a classifier
+                tells recorded rows from those of the training, by all inputs together.
             quality: `nulls > 0.1 on income`, `outside > 0.05 on any` (of what it was trained on).
             concept: on feedback, `accuracy < 0.8 for 2 windows`, brier, log_loss, mae, rmse,
                 `error drift`; before it comes, `estimated_accuracy < 0.8`.
+            fairness: `demographic_parity_difference > 0.2 on sex for 2 windows` of `min_labels`
+                answers; on feedback with labels also `equal_opportunity_difference`,
+                `equalized_odds_difference`, `accuracy_difference`. Whom an answer was about comes
+                with its feedback, `rt.feedback(id, {"sex": "f", "repays": 1})`, in one call, as the
+                last feedback counts; or it is an input. The answer is for 1 from 0.5 on.
             schedule: a cron line in UTC, by which `then` is started too.
             then: `aios.Retrain(recipe)`; without it, alarms only.
             settings: `cooldown_s` between two retrains (3600), `budget`
@@ -52,6 +59,7 @@ class Watched:
             "drift": drift,
             "quality": quality,
             "concept": concept,
+            "fairness": fairness,
         }
         return add_watch(
             self._transport, endpoint, families, schedule=schedule, then=then, **settings

@@ -78,7 +78,8 @@ class WatchStatus(Shown):
         """One line: alarm or calm, and what is done about it."""
         if self.problem:
             return f"cannot look: {self.problem}"
-        looks = self.fields["state"]["looks"] + self.fields["state"]["label_looks"]
+        state = self.fields["state"]
+        looks = state["looks"] + state["row_looks"] + state["label_looks"]
         told = f"{len(self.alarms)} alarms" if self.alarms else f"calm after {looks} looks"
         run = ""
         if self.last is not None:

@@ -53,6 +53,7 @@ class FeatureWindows:
         self._dropped = 0
         self._open: dict[tuple[str, int], _Open] = {}
         self._ready: dict[str, WindowPart] = {}
+        self._closed = 0
 
     def add(self, arm: str, version: int, batch: Batch, outputs: Outputs | None) -> None:
         """Take one answered request; `outputs` is None where a fallback answered."""
@@ -99,8 +100,10 @@ class FeatureWindows:
             if window.start_s == start_s:
                 continue
             del self._open[(arm, version)]
+            # Numbered, as a minute comes twice where a clock is set back.
+            self._closed += 1
             part = WindowPart(
-                id=f"{self._source}-{arm}-{version}-{window.start_s:.3f}",
+                id=f"{self._source}-{arm}-{version}-{window.start_s:.3f}-{self._closed}",
                 endpoint=self._endpoint,
                 arm=arm,
                 version=version,

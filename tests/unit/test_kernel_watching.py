@@ -1,5 +1,6 @@
 """A watch in the kernel: from windows and feedback to alarms, retrains and lineage."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,13 @@ import pytest
 from kernel_fakes import World, make_template, make_world
 from run_worlds import EVE, govern, lay_stages, spec
 
-from aios.errors import Forbidden, IllegalTransition, UnknownEndpoint, UsageError
+from aios.errors import (
+    Forbidden,
+    IllegalTransition,
+    StoreUnavailable,
+    UnknownEndpoint,
+    UsageError,
+)
 from aios.kernel import watcher
 from aios.monitoring.conditions import parse_condition
 from aios.records import RunSpec
@@ -235,6 +242,151 @@ def test_accuracy_on_feedback_raises_an_alarm(world):
     assert seen["quality"][0]["accuracy"] > 0.8 > seen["quality"][-1]["accuracy"]
 
 
+def compared(auc: float) -> dict[str, Any]:
+    """What comparing rows of two windows gives."""
+    last = ({"auc": auc, "pairs": 400}, {"auc": auc, "pairs": 800})
+    told = {"windows": (auc, auc), "last": last, "rows": (400, 400), "telling": {"a": 0.2}}
+    return {"reference": "its first answers", "reference_rows": 1000, **told}
+
+
+def rows_looked_at(world: World, *shifts: float) -> None:
+    """Minutes, and the looks at which their rows are asked about and then had."""
+    minutes(world, *shifts)
+    world.clock.advance(10)
+    for _ in range(2):
+        world.kernel.watcher.look()
+        world.kernel.watcher.wait_for_rows(10)
+    world.clock.advance(-10)
+
+
+BY_ROWS = (
+    parse_condition("domain_auc > 0.65 for 2 windows", "drift"),
+    parse_condition("psi > 0.2 on any", "drift"),
+)
+
+
+def questions(world: World) -> list[dict[str, Any]]:
+    return [told for name, told in world.bench.asked if name == "compare_rows"]
+
+
+def test_rows_are_compared_beside_the_looks_and_each_windows_once(world):
+    watch(world, conditions=BY_ROWS, then=None)
+    world.bench.gives["compare_rows"] = compared(0.5)
+    minutes(world, 0, 0, 0)
+    rows_looked_at(world, 0, 0)
+    asked = questions(world)
+    assert [one["blocks"][-1]["end_s"] for one in asked] == [state(world)["rows_end_s"]]
+    assert (asked[0]["version"], asked[0]["run"], len(asked[0]["blocks"])) == (1, None, 2)
+    told = {one["condition"]: one["state"] for one in state(world)["findings"]}
+    assert told == {BY_ROWS[0].text: "clear", BY_ROWS[1].text: "clear"}
+    world.bench.gives["compare_rows"] = compared(0.9)
+    rows_looked_at(world, 0)
+    (alarm,) = state(world)["alarms"]
+    assert (alarm["condition"], alarm["finding"]["subject"]) == (BY_ROWS[0].text, "inputs")
+    assert state(world)["row_looks"] == len(questions(world)) == 2
+
+
+def test_a_comparison_that_takes_long_holds_up_nothing_and_is_not_begun_twice(world):
+    watch(world, conditions=BY_ROWS, then=None)
+    going_on, may_end = threading.Event(), threading.Event()
+
+    def slowly(told: dict[str, Any]) -> dict[str, Any]:
+        going_on.set()
+        assert may_end.wait(30)
+        return compared(0.9)
+
+    world.bench.gives["compare_rows"] = slowly
+    minutes(world, 0, 0, 0, 0, 0, 2)
+    assert going_on.wait(10)
+    assert [one["condition"] for one in state(world)["alarms"]] == [BY_ROWS[1].text]
+    assert state(world)["row_looks"] == 0
+    minutes(world, 2, 2)
+    may_end.set()
+    world.kernel.watcher.wait_for_rows(10)
+    world.kernel.watcher.look()
+    assert len(questions(world)) == 1
+    assert state(world)["row_looks"] == 1
+    assert len(state(world)["alarms"]) == 2
+
+
+def test_a_kernel_killed_over_a_comparison_asks_again_and_counts_it_once(world, monkeypatch):
+    watch(world, conditions=BY_ROWS[:1], then=None)
+    world.bench.gives["compare_rows"] = compared(0.9)
+
+    class Killed(BaseException):
+        """As in the test of retrains."""
+
+    def die(*arguments: Any) -> bool:
+        raise Killed
+
+    minutes(world, 0, 0, 0, 0, 0)
+    world.clock.advance(10)
+    world.kernel.watcher.look()
+    world.kernel.watcher.wait_for_rows(10)
+    monkeypatch.setattr(Observed, "save_watch", die)
+    with pytest.raises(Killed):
+        world.kernel.watcher.look()
+    monkeypatch.undo()
+    world.restart()
+    for _ in range(3):
+        world.kernel.watcher.look()
+        world.kernel.watcher.wait_for_rows(10)
+    first, second = questions(world)
+    assert first == second
+    assert state(world)["row_looks"] == 1
+    assert actions(world) == ["watch", "alarm"]
+
+
+def test_rows_that_cannot_be_read_are_told_and_other_conditions_go_on(world):
+    watch(world, conditions=BY_ROWS, then=None)
+    world.bench.gives["compare_rows"] = StoreUnavailable("the log is away")
+    minutes(world, 0, 0, 0)
+    rows_looked_at(world, 0, 0)
+    told = {one["condition"]: one["reason"] for one in state(world)["findings"]}
+    assert told[BY_ROWS[0].text] == "rows cannot be compared now: the log is away"
+    assert "psi of" in told[BY_ROWS[1].text]
+    assert (state(world)["row_looks"], len(questions(world))) == (0, 1)
+
+
+def test_groups_that_fare_differently_raise_an_alarm_and_are_shown(world):
+    condition = parse_condition("demographic_parity_difference > 0.2 on sex", "fairness")
+    watch(world, conditions=(condition,), then=None, min_labels=200)
+    answers = {f"r{number}": float(number % 4 == 0) for number in range(400)}
+    entries = [
+        {"request_id": name, "values": {"sex": "f" if int(name[1:]) % 2 else "m"}}
+        for name in answers
+    ]
+    world.do("feedback", endpoint="loan", answers=entries)
+    world.bench.gives["write_feedback"] = {}
+    facts = {"version": 1, "arm": "stable", "answered_s": world.clock.now_s()}
+    world.bench.gives["find_answers"] = {
+        name: {**facts, "outputs": [{"approve": said}], "inputs": [{}]}
+        for name, said in answers.items()
+    }
+    world.kernel.watcher.follow_feedback()
+    world.kernel.watcher.look()
+    (alarm,) = state(world)["alarms"]
+    assert alarm["finding"]["subject"] == "sex"
+    assert alarm["finding"]["score"] == pytest.approx(0.5, abs=0.05)
+    asked = [told["inputs"] for name, told in world.bench.asked if name == "find_answers"]
+    assert asked == [["sex"]]
+    shown = world.do("monitor", endpoint="loan")["groups"]["sex"]
+    rates = {row["group"]: (row["rows"], row["selection_rate"]) for row in shown}
+    assert rates == {"m": (200, 0.5), "f": (200, 0.0)}
+
+
+def test_a_watch_sees_again_at_once_after_the_clock_was_set_back(world):
+    watch(world, then=None)
+    world.clock.advance(86_400)
+    minutes(world, 0, 0, 0, 0, 0)
+    looks = state(world)["looks"]
+    world.clock.advance(-86_400)
+    world.kernel.watcher.look()
+    minutes(world, 2, 2)
+    assert state(world)["looks"] == looks + 2
+    assert len(state(world)["alarms"]) == 1
+
+
 def test_feedback_on_answers_that_nobody_gave_is_counted_after_a_while(world):
     world.bench.gives.update(write_feedback={}, find_answers={})
     entry = {"request_id": "never", "values": {"approve": 1}}
@@ -275,6 +427,11 @@ def test_feedback_that_cannot_be_kept_is_refused_whole(world, entry, told):
         ({"conditions": (parse_condition("psi > 1 on b", "drift"),)}, UsageError, "no such field"),
         ({"schedule": "sometimes"}, UsageError, "cron"),
         ({"output": "declined"}, UsageError, "none of loan:1"),
+        (
+            {"conditions": (parse_condition("accuracy_difference > 0.1 on approve", "fairness"),)},
+            UsageError,
+            "no group of people",
+        ),
     ],
 )
 def test_a_watch_that_could_never_work_is_refused(world, fields, error, told):

@@ -15,6 +15,8 @@ from aios.monitoring.watching import (
     joined,
     judged,
     next_time,
+    rows_due,
+    set_back,
 )
 from aios.records import RunSpec
 from aios.records.watching import Block, Finding, RetrainBudget, WatchSpec, WatchState
@@ -87,9 +89,42 @@ def test_what_holds_a_retrain_back_is_said():
 def test_a_clock_that_was_set_back_holds_nothing_for_longer_than_the_cooldown():
     state, actions = due(watch(), alarmed(), NOTHING, False, 1_000_000.0)
     assert isinstance(actions[0], StartRetrain)
-    state, actions = due(watch(), state, NOTHING, False, 10.0)
-    assert not actions
-    assert "100 s left" in state.held_back
+    starts = []
+    for now_s in range(10, 300, 10):
+        state = set_back(state, float(now_s))
+        state, actions = due(watch(), state, NOTHING, False, float(now_s))
+        starts += [now_s for _ in actions]
+    assert starts == [110, 210]
+
+
+def test_a_clock_that_was_set_back_neither_blinds_a_watch_nor_stops_its_schedule():
+    blocks = tuple(Block(start_s=n, end_s=n + 60, rows=300) for n in (40, 5_000, 9_000))
+    ahead = WatchState(since_s=30.0, open_s=9_060.0, rows_end_s=9_060.0, blocks=blocks, looks=3)
+    back = set_back(ahead, 150.0)
+    assert (back.open_s, back.rows_end_s, back.since_s) == (150.0, 150.0, 30.0)
+    assert (back.blocks, back.looks) == (blocks[:1], 3)
+    assert set_back(back, 151.0) is back
+
+    spec, day_s = watch(conditions=(), schedule="0 3 * * *", cooldown_s=0), 86_400.0
+    state, _ = due(spec, WatchState(), NOTHING, False, 400 * day_s)
+    starts = []
+    for now_s in range(0, int(day_s), 1800):
+        state, actions = due(spec, set_back(state, float(now_s)), NOTHING, False, float(now_s))
+        starts += [now_s for _ in actions]
+    assert starts == [3 * 3600]
+
+
+def test_rows_are_compared_once_they_are_logged_and_not_twice():
+    blocks = tuple(Block(start_s=60 * n, end_s=60 * n + 60, rows=300) for n in range(4))
+    one, two, nine = (
+        parse_condition(f"domain_auc > 0.7 for {n} windows", "drift") for n in (1, 2, 9)
+    )
+    state = WatchState(blocks=blocks)
+    assert rows_due(state, [two], 60.0) == rows_due(state, [two], 70.0) == ()
+    assert rows_due(state, [one, two], 70.0) == blocks[:1]
+    assert rows_due(state, [two], 190.0) == rows_due(state, [two], 249.0) == blocks[1:3]
+    assert rows_due(state, [two, nine], 250.0) == blocks
+    assert rows_due(state.model_copy(update={"rows_end_s": 240.0}), [two], 900.0) == ()
 
 
 def test_no_alarm_no_retrain_and_alarms_alone_without_then():
