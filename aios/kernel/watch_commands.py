@@ -220,6 +220,12 @@ class WatchCommands:
             "windows": windows_view(reference, windows),
             "fields": fields_view(reference or Seen({}, {}), self._now(windows)),
             "quality": _quality(outcomes, output, label),
+            "domain_auc": [
+                {"end_s": end_s, "auc": auc}
+                for end_s, auc in max(
+                    (one["state"]["row_scores"] for one in watches), key=len, default=()
+                )
+            ],
             "groups": {one: groups_view(people(outcomes, output, label, one)) for one in named},
         }
 

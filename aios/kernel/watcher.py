@@ -31,6 +31,7 @@ from aios.monitoring.watching import (
     due,
     joined,
     judged,
+    rows_compared,
     rows_due,
     set_back,
 )
@@ -242,11 +243,9 @@ class Watcher:
         if ready is None or ready[0].version != version:
             return state, []
         asked, found = ready
-        looks = state.row_looks + (found.why is None)
-        update = {"row_looks": looks, "rows_end_s": asked.blocks[-1].end_s}
-        alpha = _alpha(watch.spec)
-        findings = [judge_rows(one, found, alpha, max(looks, 1)) for one in conditions]
-        return state.model_copy(update=update), findings
+        state = rows_compared(state, asked, found)
+        alpha, look = _alpha(watch.spec), max(state.row_looks, 1)
+        return state, [judge_rows(one, found, alpha, look) for one in conditions]
 
     def _judge_feedback(
         self, watch: Watch, state: WatchState, conditions: list[Condition]

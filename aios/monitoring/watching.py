@@ -17,12 +17,16 @@ from aios.records.watching import (
     Condition,
     Finding,
     RetrainBudget,
+    RowComparison,
+    RowQuestion,
     WatchSpec,
     WatchState,
 )
 
 MOST_BLOCKS = 100
 """As many windows as a condition may ask for."""
+MOST_SCORES = 200
+"""Kept of comparisons of rows, for charts."""
 LOGGED_S = 10.0
 """How long after its end a window's rows are in the prediction log, which is written every 5 s."""
 
@@ -72,6 +76,7 @@ def began(state: WatchState, version: int, now_s: float) -> tuple[WatchState, li
         "open_s": now_s,
         "blocks": (),
         "rows_end_s": now_s,
+        "row_scores": (),
         "findings": (),
         "alarms": (),
         "held_back": None,
@@ -124,6 +129,18 @@ def rows_due(state: WatchState, conditions: Sequence[Condition], now_s: float) -
     if len(logged) < min(wanted) or logged[-1].end_s <= state.rows_end_s:
         return ()
     return tuple(logged[-max(wanted) :])
+
+
+def rows_compared(state: WatchState, asked: RowQuestion, found: RowComparison) -> WatchState:
+    """The rows of these blocks were compared; what told nothing is no look."""
+    end_s, score = asked.blocks[-1].end_s, found.windows[-1] if found.windows else None
+    scores = state.row_scores if score is None else (*state.row_scores, (end_s, score))
+    update = {
+        "row_looks": state.row_looks + (found.why is None),
+        "rows_end_s": end_s,
+        "row_scores": scores[-MOST_SCORES:],
+    }
+    return state.model_copy(update=update)
 
 
 def judged(

@@ -189,6 +189,7 @@ class WatchState(Record):
     is where the next block begins. `looks`, `row_looks` and `label_looks` count the judgements of
     summaries, rows and feedback made so far, which share one error probability; `rows_end_s` is
     the end of the last block whose rows were judged, `label_seq` the last feedback that was.
+    `row_scores` has the end and the AUC of the last blocks whose rows were compared.
     `triggers` are the times of recent retrains, `triggered` counts all, `run` is the last one.
     `held_back` says why an alarm starts none just now."""
 
@@ -199,6 +200,7 @@ class WatchState(Record):
     looks: int = 0
     row_looks: int = 0
     rows_end_s: float = 0.0
+    row_scores: tuple[tuple[float, float], ...] = ()
     label_looks: int = 0
     label_seq: int = 0
     findings: tuple[Finding, ...] = ()

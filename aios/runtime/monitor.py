@@ -36,6 +36,8 @@ class MonitorStatus(Shown):
         refused: requests that broke the contract since the kernel began, by field and kind of
             fault (`missing`, `unknown`, `wrong_type`, `out_of_range`, `unknown_category`, `null`;
             `malformed` under "" for bodies that could not be read).
+        domain_auc: how well rows were told from what is normal, over time, where a watch asks for
+            it: `end_s` and `auc`, oldest first.
         groups: how groups of people fare, by what tells them apart, the largest first: `group`,
             `rows`, `selection_rate`, `labels`, `accuracy` and their 95 % intervals.
     """
@@ -49,6 +51,7 @@ class MonitorStatus(Shown):
         self.quality: list[dict[str, Any]] = found["quality"]
         self.feedback: dict[str, Any] = found["feedback"]
         self.refused: dict[str, dict[str, int]] = found["refused"]
+        self.domain_auc: list[dict[str, float]] = found["domain_auc"]
         self.groups: dict[str, list[dict[str, Any]]] = found["groups"]
         self.watches = [WatchStatus(row) for row in found["watches"]]
 

@@ -14,6 +14,8 @@ from tests.integration import retrain_recipes as recipes
 
 ENDPOINT = "drifting"
 RANDOM = np.random.default_rng(11)
+NEVER_RINGS = "domain_auc > 0.999"
+"""The two other conditions find the drift; this one shows that rows are compared."""
 PLAN = aios.Canary(steps=(0.5, 1.0), bake_s=2, abort_when=("errors worse",))
 
 
@@ -35,7 +37,7 @@ def ask(rt: aios.Runtime, shift: float) -> None:
     endpoint, known = rt.endpoint(ENDPOINT), {}
     for row in people(30, shift).to_dict("records"):
         answer = endpoint.predict({"id": uuid4().hex, "a": row["a"], "b": row["b"]})
-        known[answer.request_id] = {"y": row["y"]}
+        known[answer.request_id] = {"y": row["y"], "sex": str(RANDOM.choice(["f", "m"]))}
     assert rt.feedback(known, endpoint=ENDPOINT) == len(known)
 
 
@@ -58,14 +60,19 @@ def test_drift_ends_in_a_version_that_says_why_it_exists(
     rt.deploy(ENDPOINT, first)
     watch = rt.watch(
         ENDPOINT,
-        drift="psi > 0.5 on a for 2 windows",
+        drift=["psi > 0.5 on a for 2 windows", NEVER_RINGS],
         concept="accuracy < 0.7",
+        fairness="demographic_parity_difference > 0.8 on sex",
         label="y",
         min_rows=60,
         min_labels=60,
         then=aios.Retrain(recipes.Toy, rollout=PLAN),
     )
     asked_until(rt, 0.0, lambda: watch.status().fields["state"]["looks"] >= 3)
+    asked_until(rt, 0.0, lambda: watch.status().fields["state"]["row_looks"])
+    findings = {one["condition"]: one for one in watch.status().findings}
+    assert findings[NEVER_RINGS]["state"] == "clear"
+    assert findings[NEVER_RINGS]["evidence"]["reference"] == "training data"
     assert watch.status().alarms == []
     assert watch.status().run is None
 
@@ -90,6 +97,7 @@ def test_drift_ends_in_a_version_that_says_why_it_exists(
     assert seen.version == f"{ENDPOINT}:2"
     assert seen.feedback["joined"] > 100
     assert seen.feedback["unknown"] == 0
+    assert {row["group"] for row in seen.groups["sex"]} == {"f", "m"}
     page = rt.monitor(ENDPOINT).report()._repr_html_()
     assert page.count("<svg") == 2
     watch.end()

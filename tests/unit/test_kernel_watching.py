@@ -284,6 +284,8 @@ def test_rows_are_compared_beside_the_looks_and_each_windows_once(world):
     (alarm,) = state(world)["alarms"]
     assert (alarm["condition"], alarm["finding"]["subject"]) == (BY_ROWS[0].text, "inputs")
     assert state(world)["row_looks"] == len(questions(world)) == 2
+    scores = [point["auc"] for point in world.do("monitor", endpoint="loan")["domain_auc"]]
+    assert scores == [0.5, 0.9]
 
 
 def test_a_comparison_that_takes_long_holds_up_nothing_and_is_not_begun_twice(world):

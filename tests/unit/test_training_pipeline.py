@@ -17,6 +17,7 @@ from aios.records import Artifact, Trial
 from aios.training import Recipe, integers, loguniform
 from aios.training.pipeline import BACKGROUND, CARD_REF
 from aios.training.recipe_source import recipe_source
+from aios.training.reference import REFERENCE
 from aios.training.search import share
 from aios.training.trials import best_trial, limited_time
 from aios.training.workspace import TRIALS, Workspace
@@ -114,6 +115,10 @@ def test_a_run_gives_a_sealed_assessment_of_an_artifact_that_answers(tmp_path: P
     background = pd.read_parquet(here.workspace.path(BACKGROUND))
     assert list(background.columns) == ["a", "b"]
     assert len(background) == 100
+    kept = here.workspace.read_json(REFERENCE)
+    assert {name: len(column) for name, column in kept.items()} == dict.fromkeys(
+        ("a", "b"), here.results["refit"]["train_rows"]
+    )
 
 
 def found_rows(here: Here, part: str) -> int:
