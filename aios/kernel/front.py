@@ -20,6 +20,7 @@ from aios.errors import (
     Unauthenticated,
     Unsupported,
 )
+from aios.records.cloudevents import BATCH, STRUCTURED
 from aios.security import Caller
 
 Message = MutableMapping[str, Any]
@@ -31,10 +32,13 @@ Identify = Callable[[str | None], Caller | None]
 
 CALLER = "aios.caller"
 """Where the `Caller` stands in the ASGI scope of a request that needs a key."""
+JSON_TYPES = ("application/json",)
 MAX_BODY_BYTES = 4 * 2**20
 """Of a JSON body. Other bodies are bounded where they are read."""
 MAX_IDEMPOTENCY_KEY_LENGTH = 256
 _PRIVATE = ("/api/v1", "/metrics")
+_EVENTS = "/feedback/events"
+"""Below it JSON may also be named as CloudEvents name it."""
 _BYTES = ("/api/v1/artifacts/", "/api/v1/data/")
 """Below these a body is no JSON."""
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -90,7 +94,10 @@ class Front:
             if scope["path"].startswith(_PRIVATE):
                 scope[CALLER] = self._caller(scope)
                 if not scope["path"].startswith(_BYTES):
-                    receive = _replay(await _json_body(headers, receive))
+                    kinds: tuple[str, ...] = JSON_TYPES
+                    if scope["path"].endswith(_EVENTS):
+                        kinds = (*JSON_TYPES, BATCH, STRUCTURED)
+                    receive = _replay(await _json_body(headers, receive, kinds))
         except AiosError as error:
             await _refuse(error, headers, send)
             return
@@ -123,7 +130,9 @@ def _check_head(scope: Scope, headers: dict[bytes, bytes]) -> None:
         )
 
 
-async def _json_body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
+async def _json_body(
+    headers: dict[bytes, bytes], receive: Receive, kinds: tuple[str, ...]
+) -> bytes:
     """The whole body, which is empty or JSON that can be stored anywhere."""
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
@@ -142,16 +151,14 @@ async def _json_body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
         more = message.get("more_body", False)
     body = b"".join(chunks)
     if body:
-        _check_json(headers, body)
+        _check_json(headers, body, kinds)
     return body
 
 
-def _check_json(headers: dict[bytes, bytes], body: bytes) -> None:
-    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if kind != b"application/json":
-        raise Unsupported(
-            f"content type {kind.decode('latin-1')[:60]!r} is not taken; send application/json"
-        )
+def _check_json(headers: dict[bytes, bytes], body: bytes, kinds: tuple[str, ...]) -> None:
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
+    if kind not in kinds:
+        raise Unsupported(f"content type {kind[:60]!r} is not taken; send {' or '.join(kinds)}")
     try:
         orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -35,6 +35,7 @@ from aios.kernel.checks import (
 from aios.kernel.clearing import guard, policy_of, uncleared
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.explaining import Explaining, ExplainQuery
+from aios.kernel.feedback_commands import FeedbackCommands
 from aios.kernel.governance_commands import GovernanceCommands
 from aios.kernel.key_commands import KeyCommands, refuse_to_repeat
 from aios.kernel.observations import Observations
@@ -94,6 +95,7 @@ class Kernel:
         watching = WatchCommands(
             self.registry, observed, self.watcher, self.alerts, self._observations
         )
+        feedback = FeedbackCommands(self.registry, observed, self._observations.feedback)
         self.take_windows = watching.take_windows
         self._sealing = Sealing(settings, self._database, clock)
         keys = KeyCommands(self.registry, self.reconciler.changed)
@@ -102,6 +104,7 @@ class Kernel:
             **keys.commands,
             **governed.commands,
             **watching.commands,
+            **feedback.commands,
             "register": (requests.Register, self._register),
             "deploy": (requests.Deploy, self._deploy),
             "remove": (requests.OfName, self._remove),
@@ -132,7 +135,9 @@ class Kernel:
             "ps": (requests.Nothing, self._ps),
             "metrics": (
                 requests.Nothing,
-                lambda: metrics.render(self.registry, self._observations, observed),
+                lambda: metrics.render(
+                    self.registry, self._observations, observed, self.watcher, self.alerts
+                ),
             ),
             # The artifact itself never comes here: the API asks whether it may take one.
             "upload": (requests.Nothing, dict),

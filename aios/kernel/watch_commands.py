@@ -1,4 +1,4 @@
-"""Commands and queries about watches and feedback, and what a monitor shows."""
+"""Commands and queries about watches, and what a monitor shows."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,14 +21,12 @@ from aios.monitoring.view import fields_view, windows_view
 from aios.monitoring.watching import Resolved, next_time
 from aios.records import Record
 from aios.records.watching import Condition, Outcome, Watch, WatchSpec, Window, WindowPart
-from aios.registry import Observed, Registry, check_given
+from aios.registry import Observed, Registry
 from aios.security import Caller
 
 NOW_ROWS = 1_000
 """What a monitor shows as `now`: the last windows with so many rows together."""
 MOST_POINTS = 50
-MOST_FEEDBACK = 10_000
-"""Entries of one call: what is stored in a few seconds."""
 
 
 class AddWatch(Record):
@@ -37,19 +35,11 @@ class AddWatch(Record):
     spec: WatchSpec
 
 
-class Feedback(Record):
-    """What turned out about answers: `{"request_id", "values": {...}}` each; with `kpi` and `arm`
-    it also feeds the rules of a running rollout."""
-
-    endpoint: str
-    answers: list[dict[str, Any]]
-
-
 class WatchCommands:
     """What people ask of watches.
 
     Args:
-        observations: takes business values for a running rollout, and has replicas' counts.
+        observations: has replicas' counts.
     """
 
     def __init__(
@@ -68,7 +58,6 @@ class WatchCommands:
         self.commands: Commands = {
             "watch": (AddWatch, self._watch),
             "unwatch": (OfId, self._unwatch),
-            "feedback": (Feedback, self._feedback),
         }
         self.queries: Queries = {
             "watches": (MaybeEndpoint, self._watches),
@@ -114,28 +103,6 @@ class WatchCommands:
             over = Resolved(alarm, f"the watch was taken off by {asked.actor}")
             self._alerts.tell(watch, over, f"{watch.id}-{alarm.id}-alarm_over")
         return {"id": request.id}
-
-    def _feedback(self, request: Feedback, asked: Asked) -> dict[str, Any]:
-        """Not in the audit log: it decides nothing, and comes as often as answers."""
-        state = self._registry.endpoint(request.endpoint)
-        if len(request.answers) > MOST_FEEDBACK:
-            raise UsageError(
-                f"{len(request.answers):,} entries at once; give at most {MOST_FEEDBACK:,} a call"
-            )
-        contract = Contract.from_json(
-            self._registry.version(f"{state.spec.model}:{state.stable_version}").contract
-        )
-        entries = [_entry(one) for one in request.answers]
-        for request_id, values in entries:
-            _refuse_unfit(contract, request_id, values)
-        kpi = [one for one in request.answers if "kpi" in one and "arm" in one]
-        if kpi:
-            fields = ("request_id", "arm", "kpi")
-            self._observations.feedback(
-                request.endpoint, [{name: one.get(name) for name in fields} for one in kpi]
-            )
-        taken = self._observed.add_feedback(request.endpoint, entries, asked.actor)
-        return {"taken": taken}
 
     def _checked(self, spec: WatchSpec) -> WatchSpec:
         """The watch with its output and label filled in.
@@ -268,40 +235,6 @@ def _refuse_no_group(condition: Condition, answers: Sequence[str | None]) -> Non
         raise UsageError(
             f"{condition.text!r} is about {condition.on!r}, which is no group of people: name what "
             'the feedback says of them, as rt.feedback(id, {"sex": "f", ...}) does, or an input'
-        )
-
-
-def _entry(answer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    unknown = answer.keys() - {"request_id", "values", "arm", "kpi"}
-    values = answer.get("values", {})
-    if unknown or not isinstance(values, dict):
-        raise UsageError(
-            'feedback is {"request_id": text, "values": {"approve": 1}} for each answer; got '
-            f"{str(answer)[:120]}"
-        )
-    if "kpi" in answer:
-        values = {**values, "kpi": answer["kpi"]}
-    return check_given(answer.get("request_id"), values)
-
-
-def _refuse_unfit(contract: Contract, request_id: str, values: dict[str, Any]) -> None:
-    """A label that is named as an output must be something that the output could have been."""
-    for name, value in values.items():
-        field = contract.outputs.get(name)
-        if field is None or value is None:
-            continue
-        low, high = getattr(field, "min", None), getattr(field, "max", None)
-        if low is None and high is None:
-            continue
-        if not isinstance(value, bool | int | float):
-            told = "no number"
-        elif (low is not None and value < low) or (high is not None and value > high):
-            told = f"outside {low} to {high}"
-        else:
-            continue
-        raise UsageError(
-            f"feedback on {request_id[:60]!r}: {name} is {value!r:.60}, which for the contract is "
-            f"{told}"
         )
 
 

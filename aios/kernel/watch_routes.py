@@ -1,10 +1,13 @@
 """Routes of watches, monitors and feedback."""
 
-from typing import Any
+from typing import Any, Literal
 
+import orjson
 from fastapi import APIRouter, Request
 
+from aios.errors import UsageError
 from aios.kernel.calls import PREFIX, Body, call
+from aios.records.cloudevents import BATCH, STRUCTURED, structured
 
 router = APIRouter(prefix=PREFIX)
 
@@ -16,9 +19,10 @@ class WatchBody(Body):
 
 
 class FeedbackBody(Body):
-    """`{"request_id", "values": {...}}` for each answer."""
+    """`{"request_id", "values": {...}}` for each answer; see `feedback_commands.Feedback`."""
 
     answers: list[dict[str, Any]]
+    partial: bool = False
 
 
 @router.post("/watches", status_code=201)
@@ -43,4 +47,24 @@ async def monitor(request: Request, name: str) -> Any:
 
 @router.post("/endpoints/{name}/feedback")
 async def feedback(request: Request, name: str, body: FeedbackBody) -> Any:
-    return await call(request, "feedback", endpoint=name, answers=body.answers)
+    told = {"answers": body.answers, "partial": body.partial}
+    return await call(request, "feedback", endpoint=name, **told)
+
+
+@router.post("/endpoints/{name}/feedback/events")
+async def feedback_events(
+    request: Request, name: str, refused: Literal["problem", "report"] = "problem"
+) -> Any:
+    """CloudEvents; see `feedback_commands` for what is answered when."""
+    found = orjson.loads(await request.body() or b"null")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == BATCH and not isinstance(found, list):
+        raise UsageError("a batch of CloudEvents is a JSON array")
+    if kind in (BATCH, STRUCTURED):
+        events = found if kind == BATCH else [found]
+    else:
+        events = [structured(request.headers, found)]
+    answer = await call(request, "feedback_events", endpoint=name, events=events)
+    if answer["refused"] and kind != BATCH and refused == "problem":
+        raise UsageError(answer["problems"][0]["reason"])
+    return answer

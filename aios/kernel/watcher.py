@@ -34,6 +34,7 @@ from aios.monitoring.watching import (
     rows_compared,
     rows_due,
     set_back,
+    stopped,
 )
 from aios.records import ModelVersion, RunSpec, TrainingRun
 from aios.records.watching import (
@@ -161,9 +162,14 @@ class Watcher:
         now_s, spec, state = self._clock.now_s(), watch.spec, watch.state
         try:
             stable = self._registry.endpoint(spec.endpoint).stable_version
-        except UnknownEndpoint:
-            return  # it was taken down, and may come back
-        actions: list[Action] = []
+        except UnknownEndpoint:  # it may come back
+            over, actions = stopped(state, "the endpoint was taken down")
+            for action in actions:
+                over = self._act(watch, over, action)
+            if over != state:
+                self._observed.save_watch(watch.id, over)
+            return
+        actions = []
         state = set_back(state, now_s)
         if state.version != stable:
             state, actions = began(state, stable, now_s)

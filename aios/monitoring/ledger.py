@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from aios.contracts import ViolationCounts
 from aios.monitoring.evidence import Evidence, Moments, merge_reports, merge_sketches
-from aios.records import ArmReport, WindowReport
+from aios.records import ArmReport, Buckets, WindowReport
+from aios.telemetry.histogram import Histogram
 from aios.telemetry.sketches import Sketch
 
 MAX_ERAS = 4
@@ -24,6 +25,9 @@ COUNTED = (
     "outliers_missed",
 )
 """Fields of a report that are added up over processes."""
+MAX_ARMS = 30
+"""(arm, version) pairs that are counted per endpoint. Beyond it the one silent for longest is
+dropped, so that a year of retrains does not end in thousands of series."""
 
 _Process = tuple[str, str, int]
 
@@ -39,6 +43,7 @@ class ReplicaStatus:
     revision: int
     at_s: float
     in_flight: int
+    queued: int
     refused: str | None
 
 
@@ -48,9 +53,11 @@ class EndpointTotals:
 
     `attempts` and `degraded` are by (arm, version), `errors` by (arm, version, kind),
     `violations` by field and kind of fault, in requests.
-    `in_flight` and `replicas` are gauges. `latency` is the whole request inside a replica,
-    in seconds, over the processes now known; None before the
-    first report, and where one of the sketches arrived damaged.
+    `took` counts whole requests inside a replica by their duration, `service` the calls of a
+    model by (arm, version), exactly. `in_flight`, `queued` and `replicas` are gauges over the
+    replicas that reported lately. `latency` is what `took` counts, in seconds, as a sketch over
+    the processes now known; None before the first report, and where one of the sketches
+    arrived damaged.
     """
 
     requests: int = 0
@@ -60,16 +67,20 @@ class EndpointTotals:
     recorder_dropped: int = 0
     outliers_missed: int = 0
     in_flight: int = 0
+    queued: int = 0
     replicas: int = 0
     attempts: dict[tuple[str, int], int] = field(default_factory=dict)
     degraded: dict[tuple[str, int], int] = field(default_factory=dict)
     errors: dict[tuple[str, int, str], int] = field(default_factory=dict)
     violations: dict[str, dict[str, int]] = field(default_factory=dict)
+    took: Buckets = field(default_factory=Buckets)
+    service: dict[tuple[str, int], Buckets] = field(default_factory=dict)
     latency: Sketch | None = None
 
 
 class _EndpointLedger:
-    """One endpoint's reports. `eras` is ordered by when an era was first heard of."""
+    """One endpoint's reports. `eras` is ordered by when an era was first heard of, `service` by
+    when an arm was last."""
 
     def __init__(self) -> None:
         self.eras: OrderedDict[str, dict[_Process, WindowReport]] = OrderedDict()
@@ -81,6 +92,8 @@ class _EndpointLedger:
         self.degraded: Counter[tuple[str, int]] = Counter()
         self.errors: Counter[tuple[str, int, str]] = Counter()
         self.violations = ViolationCounts()
+        self.took = Histogram()
+        self.service: OrderedDict[tuple[str, int], Histogram] = OrderedDict()
 
     def add(self, report: WindowReport) -> bool:
         process = (report.replica, report.node, report.pid)
@@ -113,6 +126,7 @@ class _EndpointLedger:
             self.counted[name] += _growth(getattr(report, name), earlier)
         known = before.violations if before is not None else {}
         self.violations.add_growth(report.violations, known)
+        self.took.grow(report.took, before.took if before is not None else None)
 
     def _count_arms(self, arms: dict[str, ArmReport], before: dict[str, ArmReport]) -> None:
         for name, arm in arms.items():
@@ -124,6 +138,16 @@ class _EndpointLedger:
             self.degraded[key] += _growth(arm.degraded, old.degraded)
             for kind, count in arm.errors.items():
                 self.errors[(*key, kind)] += _growth(count, old.errors.get(kind, 0))
+            self.service.setdefault(key, Histogram()).grow(arm.service, old.service)
+            self.service.move_to_end(key)
+        while len(self.service) > MAX_ARMS:
+            self._forget_arm(*self.service.popitem(last=False)[0])
+
+    def _forget_arm(self, name: str, version: int) -> None:
+        self.attempts.pop((name, version), None)
+        self.degraded.pop((name, version), None)
+        for key in [key for key in self.errors if key[:2] == (name, version)]:
+            del self.errors[key]
 
 
 class Ledger:
@@ -180,6 +204,7 @@ class Ledger:
                 revision=report.revision,
                 at_s=report.at_s,
                 in_flight=report.in_flight,
+                queued=report.queued,
                 refused=report.refused,
             )
         return [found[name] for name in sorted(found)]
@@ -198,11 +223,14 @@ class Ledger:
             recorder_dropped=ledger.counted["recorder_dropped"],
             outliers_missed=ledger.counted["outliers_missed"],
             in_flight=sum(status.in_flight for status in live),
+            queued=sum(status.queued for status in live),
             replicas=len(live),
             attempts=dict(ledger.attempts),
             degraded=dict(ledger.degraded),
             errors=dict(ledger.errors),
             violations=ledger.violations.by_field(),
+            took=ledger.took.buckets(),
+            service={key: one.buckets() for key, one in ledger.service.items()},
             latency=merge_sketches([report.latency for report in ledger.newest.values()]),
         )
 

@@ -104,6 +104,12 @@ def set_back(state: WatchState, now_s: float) -> WatchState:
     return state.model_copy(update=update)
 
 
+def stopped(state: WatchState, reason: str) -> tuple[WatchState, list[Action]]:
+    """There is nothing to watch: what was found is over."""
+    actions: list[Action] = [Resolved(alarm, reason) for alarm in state.alarms]
+    return state.model_copy(update={"findings": (), "alarms": (), "held_back": None}), actions
+
+
 def joined(windows: Sequence[Block], open_s: float, min_rows: int) -> tuple[list[Block], float]:
     """Windows as blocks of at least `min_rows` rows, and where the next block begins.
 

@@ -176,13 +176,21 @@ class TrafficPlan(Record):
     keys: tuple[str, ...] = ()
 
 
+class Buckets(Record):
+    """How many durations fell into each bucket of a `telemetry.Histogram`, and their sum."""
+
+    counts: tuple[int, ...] = ()
+    sum_s: float = 0.0
+
+
 class ArmReport(Record):
     """What one replica counted for one arm in one era, cumulative since the era began.
 
     `errors` counts attempts of the arm that failed, by kind (`model_failed`, `deadline`,
     `unavailable`, `bad_output`); for a challenger the request was then answered by stable,
     so users did not see them. `latency` is a KLL sketch of the arm's own service time in
-    seconds: queueing and running the model, without the hop to another process.
+    seconds: queueing and running the model, without the hop to another process; `service`
+    counts the same exactly, in buckets.
     `outputs` holds a KLL sketch for every numeric output. `agreement` sums, for a shadow,
     the paired absolute difference to stable's answer: {"pairs", "sum", "over_tolerance"}.
     """
@@ -192,6 +200,7 @@ class ArmReport(Record):
     errors: dict[str, int] = {}
     degraded: int = 0
     latency: bytes = b""
+    service: Buckets = Buckets()
     outputs: dict[str, bytes] = {}
     agreement: dict[str, float] = {}
 
@@ -199,8 +208,9 @@ class ArmReport(Record):
 class WindowReport(Record):
     """Sent by each replica about once a second, cumulative, so a lost one costs nothing.
 
-    `latency` is a KLL sketch of whole requests inside the replica, in seconds. `refused`
-    says why the replica did not take the newest plan; it then serves the one before.
+    `latency` is a KLL sketch of whole requests inside the replica, in seconds; `took` counts
+    the same exactly, in buckets. `queued` is how many calls wait for stable's model just now.
+    `refused` says why the replica did not take the newest plan; it then serves the one before.
     `outliers_missed` counts who asked how unusual records are and was not told in spite of a
     detector. `violations` counts requests that broke the contract, by field and kind of fault.
     """
@@ -217,10 +227,12 @@ class WindowReport(Record):
     failed: int = 0
     rejected: int = 0
     in_flight: int = 0
+    queued: int = 0
     shadow_dropped: int = 0
     recorder_dropped: int = 0
     outliers_missed: int = 0
     violations: dict[str, dict[str, int]] = {}
     refused: str | None = None
     latency: bytes = b""
+    took: Buckets = Buckets()
     arms: dict[str, ArmReport] = {}

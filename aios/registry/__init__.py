@@ -14,7 +14,8 @@ rollout decided, or what a policy asks for.
 
 from aios.registry.alerts import Outbox, QueuedAlert
 from aios.registry.change import Change, Guard
-from aios.registry.observed import Observed, check_given
+from aios.registry.feedback import FeedbackEvent, check_given
+from aios.registry.observed import Observed
 from aios.registry.reads import Reads
 from aios.registry.registry import Registry
 from aios.registry.rows import ApiKey, AuditEntry, EndpointState, Evidence, RolloutRow
@@ -25,6 +26,7 @@ __all__ = [
     "Change",
     "EndpointState",
     "Evidence",
+    "FeedbackEvent",
     "Guard",
     "Observed",
     "Outbox",

@@ -4,18 +4,15 @@ None of it is a decision, so none of it is in the audit log. Everything can be t
 window's part counts once by its id, feedback that says the same again is not kept again.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from aios.clock import Clock
-from aios.errors import UsageError
 from aios.records.watching import Outcome, Watch, WatchState, Window, WindowPart
-from aios.registry.base import from_row, shown
+from aios.registry.base import from_row
+from aios.registry.feedback import FeedbackStore
 from aios.store import tables as t
-from aios.store.database import Database
 from aios.telemetry import Summary, merged
 
 HOUR_S = 3600.0
@@ -23,19 +20,12 @@ DAY_S = 86_400.0
 KEPT_S = ((HOUR_S, 2 * HOUR_S), (DAY_S, 7 * DAY_S))
 """(width of what windows are rolled up into, age at which they are)."""
 FORGOTTEN_S = 400 * DAY_S
-MOST_IDS = 500
-"""Request ids in one query; SQLite takes 32,766 values."""
-LONGEST_GIVEN = 10_000
 LATE_ROWS = 100_000
 """How much feedback, back from the newest, is looked at for live quality."""
 
 
-class Observed:
+class Observed(FeedbackStore):
     """The store of observations. Safe to share between threads."""
-
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
-        self._clock = clock
 
     # -- windows ----------------------------------------------------------------------
 
@@ -139,42 +129,7 @@ class Observed:
                 row = {"endpoint": endpoint, "version": version, "content": content}
                 connection.execute(insert(t.baselines).values(**row, at_s=self._clock.now_s()))
 
-    # -- feedback ---------------------------------------------------------------------
-
-    def add_feedback(
-        self, endpoint: str, entries: Sequence[tuple[str, Mapping[str, Any]]], by: str
-    ) -> int:
-        """Keep feedback on requests; on disk when this returns.
-
-        Args:
-            entries: (request id, values) each. Of one request the last counts, all are kept.
-
-        Returns:
-            How many said something new.
-        """
-        with self._database.transaction() as connection:
-            last = _last_given(connection, endpoint, [request_id for request_id, _ in entries])
-            rows = []
-            for request_id, values in entries:
-                given = json.loads(json.dumps(dict(values)))
-                if last.get(request_id) == given:
-                    continue
-                last[request_id] = given
-                rows.append(
-                    {
-                        "endpoint": endpoint,
-                        "request_id": request_id,
-                        "given": given,
-                        "at_s": self._clock.now_s(),
-                        "by": by,
-                        "answer": None,
-                        "looked_for": False,
-                        "exported": False,
-                    }
-                )
-            if rows:
-                connection.execute(insert(t.feedback), rows)
-        return len(rows)
+    # -- feedback, as `FeedbackStore` took it -------------------------------------------
 
     def feedback_to_export(self, endpoint: str, most: int = 10_000) -> list[dict[str, Any]]:
         """Feedback that is not yet in the Delta table: seq, request_id, at_s, given."""
@@ -193,14 +148,6 @@ class Observed:
         f = t.feedback.c
         return self._waiting(endpoint, f.looked_for, most)
 
-    def looked_for(self, answers: Mapping[int, dict[str, Any] | None]) -> None:
-        """What was found for feedback, by its seq; None where there is no such answer."""
-        f = t.feedback.c
-        with self._database.transaction() as connection:
-            for seq, answer in answers.items():
-                found = {"answer": answer, "looked_for": True}
-                connection.execute(update(t.feedback).where(f.seq == seq).values(**found))
-
     def endpoints_with_feedback_waiting(self) -> list[str]:
         """Those that have feedback to export or to look for."""
         f = t.feedback.c
@@ -218,7 +165,7 @@ class Observed:
         mine = f.endpoint == endpoint
         last = select(func.coalesce(func.max(f.seq), 0)).where(mine).scalar_subquery()
         lately = f.seq > last - LATE_ROWS
-        newest = select(func.max(f.seq)).where(mine, lately).group_by(f.request_id)
+        newest = select(func.max(f.seq)).where(mine, lately, ~f.history).group_by(f.request_id)
         query = (
             select(f.request_id, f.given, f.at_s, f.answer)
             .where(f.seq.in_(newest), f.answer.is_not(None), f.at_s >= since_s)
@@ -242,26 +189,6 @@ class Observed:
         with self._database.reading() as connection:
             count, last = connection.execute(query).one()
         return int(count), int(last)
-
-    def feedback_counts(self, endpoint: str) -> dict[str, Any]:
-        """How much feedback there is: `given`, `requests`, `joined`, `waiting`, `unknown`
-        (no such answer is in the log)."""
-        f = t.feedback.c
-        mine = f.endpoint == endpoint
-        with self._database.reading() as connection:
-
-            def count(*conditions: Any) -> int:
-                query = select(func.count()).select_from(t.feedback).where(mine, *conditions)
-                return int(connection.execute(query).scalar() or 0)
-
-            requests = select(func.count(f.request_id.distinct())).where(mine)
-            return {
-                "given": count(),
-                "requests": int(connection.execute(requests).scalar() or 0),
-                "joined": count(f.answer.is_not(None)),
-                "waiting": count(~f.looked_for),
-                "unknown": count(f.looked_for, f.answer.is_(None)),
-            }
 
     def _waiting(self, endpoint: str, done: Any, most: int) -> list[dict[str, Any]]:
         f = t.feedback.c
@@ -293,38 +220,6 @@ class Observed:
         with self._database.transaction() as connection:
             done = connection.execute(update(t.watches).where(active).values(**values))
             return bool(done.rowcount)
-
-
-def check_given(request_id: Any, values: Any) -> tuple[str, dict[str, Any]]:
-    """One entry of feedback as it can be kept.
-
-    Raises:
-        UsageError: the id is no text, or the values are no short JSON object of plain values.
-    """
-    if not isinstance(request_id, str) or not 0 < len(request_id) <= 200:
-        raise UsageError(
-            f"feedback needs a request id of 1 to 200 characters, not {request_id!r:.80}"
-        )
-    if not isinstance(values, Mapping) or not values:
-        raise UsageError(
-            f"feedback on {shown(request_id)} is an object such as {{'approve': 1}}, not "
-            f"{values!r:.80}"
-        )
-    for name, value in values.items():
-        plain = value is None or isinstance(value, bool | int | float | str)
-        if not isinstance(name, str) or not plain or value != value or value in _ENDLESS:
-            raise UsageError(
-                f"feedback on {shown(request_id)}: {name!r:.60} is {value!r:.60}; values are "
-                "finite numbers, texts, true, false or null"
-            )
-    if len(json.dumps(dict(values))) > LONGEST_GIVEN:
-        raise UsageError(
-            f"feedback on {shown(request_id)} is longer than {LONGEST_GIVEN:,} characters"
-        )
-    return request_id, dict(values)
-
-
-_ENDLESS = (float("inf"), float("-inf"))
 
 
 def _add_part(connection: Connection, part: WindowPart) -> None:
@@ -364,17 +259,3 @@ def _window(row: Row[Any]) -> Window:
     content = fields.pop("content", None) or {}
     fields.pop("parts")
     return Window(**fields, **content)
-
-
-def _last_given(
-    connection: Connection, endpoint: str, request_ids: Sequence[str]
-) -> dict[str, Any]:
-    """What was last said of each request, where anything was."""
-    f = t.feedback.c
-    found: dict[str, Any] = {}
-    for start in range(0, len(request_ids), MOST_IDS):
-        some = list(request_ids[start : start + MOST_IDS])
-        query = select(f.request_id, f.given).where(f.endpoint == endpoint, f.request_id.in_(some))
-        for row in connection.execute(query.order_by(f.seq)):
-            found[row.request_id] = row.given
-    return found

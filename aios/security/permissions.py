@@ -65,6 +65,7 @@ COMMANDS: Mapping[str, Permission] = {
     "evidence": "read",
     "explain": "explain",
     "feedback": "predict",
+    "feedback_events": "predict",
     "history": "read",
     "keys": "keys",
     "lineage": "read",

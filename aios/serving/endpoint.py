@@ -34,6 +34,7 @@ from aios.serving.runner import Outputs, Runner, failure_kind
 from aios.serving.shadow import ShadowQueue
 from aios.serving.split import covered
 from aios.serving.windows import ArmWindow
+from aios.telemetry.histogram import Histogram
 from aios.telemetry.sketches import Sketch
 from aios.telemetry.traces import Tracer
 
@@ -99,6 +100,7 @@ class Endpoint:
         self._changing = asyncio.Lock()
         self._refused: str | None = None
         self._latency = Sketch()
+        self._took = Histogram()
         self._pending_latency_s: list[float] = []
         self._sequence = 0
         self._requests = self._failed = self._rejected = self._in_flight = 0
@@ -411,6 +413,7 @@ class Endpoint:
         latencies, self._pending_latency_s = self._pending_latency_s, []
         if latencies:
             self._latency.update_many(latencies)
+            self._took.update_many(latencies)
         self._sequence += 1
         return WindowReport(
             endpoint=live.plan.spec.name,
@@ -425,12 +428,14 @@ class Endpoint:
             failed=self._failed,
             rejected=self._rejected,
             in_flight=self._in_flight,
+            queued=live.runner.queued,
             shadow_dropped=live.shadow.dropped if live.shadow is not None else 0,
             recorder_dropped=self._recorder.dropped,
             outliers_missed=self._outliers.missed,
             violations=self._violations.by_field(),
             refused=self._refused,
             latency=self._latency.to_bytes(),
+            took=self._took.buckets(),
             arms={name: window.report() for name, window in live.windows.items()},
         )
 

@@ -70,6 +70,11 @@ class Runner:
         """Whether this batch runs on the event loop, where no timeout can reach it."""
         return self.inline and batch.rows <= self._max_batch_rows
 
+    @property
+    def queued(self) -> int:
+        """How many calls wait until the model has finished with those before them."""
+        return sum(not waiting.answer.done() for waiting in self._waiting)
+
     def _conformed(self, outputs: Outputs) -> Outputs:
         """One value per row for scalars: a column vector would not line up with the other
         arm's plain vector when they are compared."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from aios.records import ArmReport
+from aios.telemetry.histogram import Histogram
 from aios.telemetry.sketches import Sketch
 
 SHADOW_TOLERANCE = 0.1
@@ -24,6 +25,7 @@ class ArmWindow:
         self._pending_outputs: list[Mapping[str, np.ndarray]] = []
         self._pending_pairs: list[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]] = []
         self._latency = Sketch()
+        self._service = Histogram()
         self._outputs: dict[str, Sketch] = {}
         self._agreement = {"pairs": 0.0, "sum": 0.0, "over_tolerance": 0.0}
 
@@ -51,6 +53,7 @@ class ArmWindow:
             errors=dict(self._errors),
             degraded=self._degraded,
             latency=self._latency.to_bytes(),
+            service=self._service.buckets(),
             outputs={name: sketch.to_bytes() for name, sketch in self._outputs.items()},
             agreement=dict(self._agreement) if self._agreement["pairs"] else {},
         )
@@ -60,7 +63,9 @@ class ArmWindow:
         answers, self._pending_outputs = self._pending_outputs, []
         pairs, self._pending_pairs = self._pending_pairs, []
         if latencies:
-            self._latency.update_many(np.asarray(latencies))
+            seconds = np.asarray(latencies)
+            self._latency.update_many(seconds)
+            self._service.update_many(seconds)
         for name in answers[0] if answers else ():
             values = np.concatenate([answer[name].ravel() for answer in answers])
             if values.dtype.kind in "fiub":

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Table,
+    false,
     text,
 )
 
@@ -340,6 +341,19 @@ feedback = Table(
     Column("answer", JsonText),
     Column("looked_for", Boolean, nullable=False),
     Column("exported", Boolean, nullable=False),
+    Column("history", Boolean, nullable=False, server_default=false()),
+    Column("said_s", Double),
+    Column("source", SafeText),
+    Column("event_id", SafeText),
+    Index(
+        "feedback_by_event",
+        "endpoint",
+        "source",
+        "event_id",
+        unique=True,
+        sqlite_where=text("event_id IS NOT NULL"),
+        postgresql_where=text("event_id IS NOT NULL"),
+    ),
     Index("feedback_by_request", "endpoint", "request_id", "seq"),
     Index(
         "feedback_to_export",
@@ -355,6 +369,17 @@ feedback = Table(
         sqlite_where=text("NOT looked_for"),
         postgresql_where=text("NOT looked_for"),
     ),
+)
+
+feedback_totals = Table(
+    "feedback_totals",
+    tables,
+    Column("endpoint", SafeText, primary_key=True),
+    Column("given", BigInteger, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("joined", BigInteger, nullable=False),
+    Column("unknown", BigInteger, nullable=False),
+    Column("history", BigInteger, nullable=False),
 )
 
 alerts = Table(

@@ -5,7 +5,8 @@ was trained on), monitoring and rollout (read them) and the kernel (exposes them
 of endpoints, arms or rollouts, and never blocks or fails the request that it measures.
 """
 
+from aios.telemetry.histogram import Histogram
 from aios.telemetry.sketches import FrequentTexts, Sketch
 from aios.telemetry.summaries import Summary, merged
 
-__all__ = ["FrequentTexts", "Sketch", "Summary", "merged"]
+__all__ = ["FrequentTexts", "Histogram", "Sketch", "Summary", "merged"]

@@ -12,10 +12,10 @@ from aios.contracts import Contract, Number
 from aios.errors import ClusterUnavailable
 from aios.kernel.kernel import Kernel
 from aios.kernel.serve_client import AppStatus, ReplicaStatus
-from aios.records import ArmReport, TrafficPlan, WindowReport
+from aios.records import ArmReport, Buckets, TrafficPlan, WindowReport
 from aios.rollout import Canary
 from aios.security import Caller
-from aios.telemetry import Sketch
+from aios.telemetry import Histogram, Sketch
 
 KEY = ("local", "a" * 64)
 ANN = Caller("ann", "admin")
@@ -201,8 +201,10 @@ class Replica:
             requests=self.sequence * self.requests_per_s,
             failed=self.sequence,
             in_flight=3,
+            queued=2,
             refused=self.refused,
             latency=LATENCY,
+            took=_took(3 * self.sequence),
             arms=self.counts,
         )
 
@@ -218,6 +220,13 @@ class Replica:
             errors={"model_failed": errors} if errors else {},
         )
         self.counts = {**self.counts, arm: new}
+
+
+def _took(requests: int) -> Buckets:
+    """A third of the requests in 10, 20 and 30 ms each."""
+    histogram = Histogram()
+    histogram.update_many([0.01, 0.02, 0.03] * (requests // 3))
+    return histogram.buckets()
 
 
 def _latency() -> bytes:

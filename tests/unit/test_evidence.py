@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from aios.errors import StoreCorrupt
 from aios.monitoring import ArmEvidence, Ledger, Moments, Series, merge_reports
-from aios.monitoring.ledger import MAX_ERAS, MAX_PROCESSES
-from aios.records import ArmReport, WindowReport
-from aios.telemetry import Sketch
+from aios.monitoring.ledger import MAX_ARMS, MAX_ERAS, MAX_PROCESSES
+from aios.records import ArmReport, Buckets, WindowReport
+from aios.telemetry import Histogram, Sketch
+from aios.telemetry.histogram import LATENCY_BOUNDS_S, cumulative
 
 
 def arm(attempts: int, version: int = 1, **more: object) -> ArmReport:
@@ -134,6 +135,72 @@ def test_totals_only_grow_over_eras_restarts_and_promotions() -> None:
     assert totals.attempts == {("stable", 1): 16, ("canary", 2): 6, ("stable", 2): 8}
     assert (totals.replicas, totals.in_flight) == (1, 0)
     assert ledger.totals("other", 0.0).requests == 0
+
+
+def took(*seconds: float) -> Buckets:
+    histogram = Histogram()
+    histogram.update_many(seconds)
+    return histogram.buckets()
+
+
+def test_durations_only_grow_over_eras_restarts_and_repeats() -> None:
+    ledger = Ledger()
+    first = report(1, {"stable": arm(2, service=took(0.002, 0.2))}, took=took(0.003, 0.3))
+    ledger.add(first)
+    ledger.add(first)
+    more = took(0.003, 0.3, 20.0)
+    ledger.add(report(2, {"stable": arm(1, service=took(0.002))}, took=more, era="r/1"))
+    ledger.add(report(3, {"stable": arm(1, service=took(0.002))}, took=more, era="r/1"))
+    ledger.add(report(1, {"stable": arm(1)}, took=took(0.003), pid=2))
+    found = ledger.totals("loan", 0.0)
+    assert dict(cumulative(found.took))["0.005"] == 2
+    assert cumulative(found.took)[-1] == ("+Inf", 4)
+    assert found.took.sum_s == pytest.approx(20.306)
+    assert dict(cumulative(found.service[("stable", 1)]))["0.0025"] == 2
+    assert cumulative(found.service[("stable", 1)])[-1] == ("+Inf", 3)
+
+
+@given(
+    st.lists(
+        st.lists(st.lists(st.floats(0, 30), max_size=5), min_size=1, max_size=4),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_buckets_are_exact_and_never_fall_whoever_restarts(lives: list[list[list[float]]]) -> None:
+    """Every life is a process that reports after each of its batches, then is killed."""
+    ledger, every, before = Ledger(), list[float](), [0] * 15
+    for pid, life in enumerate(lives):
+        seen: list[float] = []
+        for sequence, batch in enumerate(life):
+            seen += batch
+            every += batch
+            ledger.add(report(sequence, {}, pid=pid, took=took(*seen)))
+            now = [count for _, count in cumulative(ledger.totals("loan", 0.0).took)]
+            assert now == sorted(now)
+            assert all(later >= earlier for later, earlier in zip(now, before, strict=True))
+            before = now
+    expected = [sum(one <= bound for one in every) for bound in (*LATENCY_BOUNDS_S, math.inf)]
+    assert before == expected
+
+
+def test_arms_that_served_long_ago_are_no_longer_counted() -> None:
+    ledger = Ledger()
+    for version in range(1, MAX_ARMS + 3):
+        reported = {"stable": arm(1, version, errors={"deadline": 1}, degraded=1)}
+        ledger.add(report(version, reported, era=f"r/{version}"))
+    found = ledger.totals("loan", 0.0)
+    kept = {("stable", version) for version in range(3, MAX_ARMS + 3)}
+    assert set(found.attempts) == set(found.degraded) == set(found.service) == kept
+    assert {key[:2] for key in found.errors} == kept
+
+
+def test_a_replica_of_an_older_aios_counts_without_buckets() -> None:
+    ledger = Ledger()
+    ledger.add(report(1, {"stable": arm(2)}, requests=2))
+    ledger.add(report(2, {"stable": arm(3)}, requests=3, took=Buckets(counts=(1, 2), sum_s=1.0)))
+    assert ledger.totals("loan", 0.0).requests == 3
+    assert cumulative(ledger.totals("loan", 0.0).took)[-1] == ("+Inf", 0)
 
 
 def test_replicas_are_those_that_reported_lately_with_their_plan() -> None:

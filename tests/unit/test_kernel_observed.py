@@ -135,7 +135,12 @@ def test_metrics_are_what_replicas_counted(world: World) -> None:
     assert errors >= one.counts["stable"].errors["model_failed"] > 0
     assert value("aios_arm_weight", arm="canary", version="2") == pytest.approx(0.2)
     assert value("aios_arm_weight", arm="stable", version="1") == pytest.approx(0.8)
-    assert value("aios_request_latency_seconds", quantile="0.5") == pytest.approx(0.02)
+    answered = 3 * (one.sequence + other.sequence)
+    assert value("aios_request_latency_seconds_count") == answered
+    assert value("aios_request_latency_seconds_bucket", le="0.025") == answered * 2 / 3
+    assert value("aios_request_latency_seconds_sum") == pytest.approx(0.02 * answered)
+    assert value("aios_in_flight_limit") == 2 * 256
+    assert value("aios_queue_waiting") == 4
 
 
 def test_metrics_of_a_runtime_without_reports_parse(world: World) -> None:

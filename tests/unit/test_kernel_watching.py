@@ -18,6 +18,7 @@ from aios.errors import (
 from aios.kernel import watcher
 from aios.monitoring.conditions import parse_condition
 from aios.records import RunSpec
+from aios.records.alerts import WebhookAlert
 from aios.records.watching import WatchSpec, WindowPart
 from aios.registry import Observed
 from aios.security import Caller
@@ -155,10 +156,33 @@ def test_scores_alarms_and_feedback_are_metrics(world):
     labels = f'{{endpoint="loan",watch="{watch_id}"}}'
     assert f"aios_alarms{labels} 1.0" in told
     assert f"aios_retrains_total{labels} 0.0" in told
-    assert 'aios_feedback_requests{endpoint="loan",state="joined"} 30.0' in told
+    looks = state(world)["looks"] + state(world)["label_looks"]
+    assert looks > 0
+    assert f"aios_watch_looks_total{labels} {looks}.0" in told
+    assert f"aios_watch_problem{labels} 0.0" in told
+    assert f"aios_alerts_undelivered{labels} 0.0" in told
+    assert 'aios_feedback_total{endpoint="loan"} 30.0' in told
+    assert 'aios_feedback_looked_for_total{endpoint="loan",found="joined"} 30.0' in told
+    assert 'aios_feedback_delay_seconds_count{endpoint="loan"} 30.0' in told
     score = 'aios_drift_score{endpoint="loan",field="a",measure="psi"} '
     (line,) = [line for line in told.splitlines() if line.startswith(score)]
     assert float(line.removeprefix(score)) > 0.2
+
+
+def test_an_alarm_is_over_when_its_endpoint_is_taken_down(world):
+    watch(world, then=None, alerts=(WebhookAlert(url="http://127.0.0.1:9/"),))
+    minutes(world, 0, 0, 0, 2, 2)
+    world.do("remove", name="loan")
+    assert "aios_alarms{" not in world.do("metrics")
+    world.kernel.watcher.look()
+    world.kernel.watcher.look()
+    assert actions(world) == ["watch", "alarm", "alarm_over"]
+    (found,) = world.do("watches")
+    assert (found["state"]["alarms"], found["state"]["findings"]) == ([], [])
+    world.deploy()
+    assert 'aios_alarms{endpoint="loan"' in world.do("metrics")
+    minutes(world, 2, 2)
+    assert actions(world)[-1] == "alarm"
 
 
 def test_an_alarm_is_over_when_it_is_calm_again(world):

@@ -102,6 +102,7 @@ def test_feedback_is_kept_with_its_history_and_the_last_one_counts(world):
         "joined": 2,
         "waiting": 0,
         "unknown": 1,
+        "history": 0,
     }
 
 
