@@ -34,9 +34,10 @@ from aios.registry import FeedbackEvent, Observed, Registry, check_given
 
 MOST_FEEDBACK = 10_000
 """Entries of one call: what is stored in a few seconds."""
-MOST_TOLD = 100
+MOST_TOLD = 2_000
 """Refused entries that one answer tells of; all are counted."""
 
+CountKpi = Callable[[str, list[dict[str, Any]]], int]
 logger = logging.getLogger("aios.kernel")
 
 
@@ -68,7 +69,7 @@ class FeedbackCommands:
         self,
         registry: Registry,
         observed: Observed,
-        count_kpi: Callable[[str, list[dict[str, Any]]], int],
+        count_kpi: CountKpi,
     ) -> None:
         self._registry = registry
         self._observed = observed

@@ -35,7 +35,6 @@ from aios.kernel.checks import (
 from aios.kernel.clearing import guard, policy_of, uncleared
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.explaining import Explaining, ExplainQuery
-from aios.kernel.feedback_commands import FeedbackCommands
 from aios.kernel.governance_commands import GovernanceCommands
 from aios.kernel.key_commands import KeyCommands, refuse_to_repeat
 from aios.kernel.observations import Observations
@@ -95,7 +94,7 @@ class Kernel:
         watching = WatchCommands(
             self.registry, observed, self.watcher, self.alerts, self._observations
         )
-        feedback = FeedbackCommands(self.registry, observed, self._observations.feedback)
+        seen = (self._observations, observed, self.watcher, self.alerts)
         self.take_windows = watching.take_windows
         self._sealing = Sealing(settings, self._database, clock)
         keys = KeyCommands(self.registry, self.reconciler.changed)
@@ -104,7 +103,6 @@ class Kernel:
             **keys.commands,
             **governed.commands,
             **watching.commands,
-            **feedback.commands,
             "register": (requests.Register, self._register),
             "deploy": (requests.Deploy, self._deploy),
             "remove": (requests.OfName, self._remove),
@@ -133,12 +131,7 @@ class Kernel:
             "audit_verify": (requests.Nothing, self._sealing.verify),
             "status": (requests.Nothing, self._status),
             "ps": (requests.Nothing, self._ps),
-            "metrics": (
-                requests.Nothing,
-                lambda: metrics.render(
-                    self.registry, self._observations, observed, self.watcher, self.alerts
-                ),
-            ),
+            "metrics": (requests.Nothing, lambda: metrics.render(self.registry, *seen)),
             # The artifact itself never comes here: the API asks whether it may take one.
             "upload": (requests.Nothing, dict),
         }

@@ -10,6 +10,9 @@ from aios.kernel.alert_delivery import check
 from aios.kernel.alerts import Alerts
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.feedback import attributes, paired
+from aios.kernel.feedback import attributes, paired
+from aios.kernel.feedback_commands import FeedbackCommands
+from aios.kernel.observations import Observations
 from aios.kernel.observations import Observations
 from aios.kernel.requests import MaybeEndpoint, OfEndpoint, OfId
 from aios.kernel.runs import check_spec
@@ -36,10 +39,10 @@ class AddWatch(Record):
 
 
 class WatchCommands:
-    """What people ask of watches.
+    """What people ask of watches, and feedback.
 
     Args:
-        observations: has replicas' counts.
+        observations: takes business values for a running rollout, and has replicas' counts.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class WatchCommands:
         self.commands: Commands = {
             "watch": (AddWatch, self._watch),
             "unwatch": (OfId, self._unwatch),
+            **FeedbackCommands(registry, observed, observations.feedback).commands,
         }
         self.queries: Queries = {
             "watches": (MaybeEndpoint, self._watches),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, text, update
 
 from aios.clock import Clock
 from aios.errors import UsageError
@@ -26,6 +26,10 @@ from aios.telemetry.histogram import DELAY_BOUNDS_S
 MOST_IDS = 500
 """Ids in one query; SQLite takes 32,766 values."""
 LONGEST_GIVEN = 10_000
+NOT_LOOKED_FOR = text("NOT looked_for")
+NOT_EXPORTED = text("NOT exported")
+"""As the indexes of waiting feedback spell it: SQLite does not know that `looked_for = 0`, which
+SQLAlchemy makes of `~`, is the same, and reads every row."""
 _TOTALS = ("given", "requests", "joined", "unknown", "history")
 
 
@@ -173,7 +177,11 @@ class FeedbackStore:
         """
         f = t.feedback.c
         totals = select(t.feedback_totals).where(t.feedback_totals.c.endpoint == endpoint)
-        waiting = select(func.count()).where(f.endpoint == endpoint, ~f.looked_for)
+        waiting = (
+            select(func.count())
+            .select_from(t.feedback)
+            .where(f.endpoint == endpoint, NOT_LOOKED_FOR)
+        )
         with self._database.reading() as connection:
             row = connection.execute(totals).first()
             found = {name: int(getattr(row, name)) if row else 0 for name in _TOTALS}
@@ -183,7 +191,7 @@ class FeedbackStore:
         """Age in seconds of the oldest feedback whose answer has not been looked for; 0 if none
         waits."""
         f = t.feedback.c
-        oldest = select(f.at_s).where(f.endpoint == endpoint, ~f.looked_for).order_by(f.seq)
+        oldest = select(f.at_s).where(f.endpoint == endpoint, NOT_LOOKED_FOR).order_by(f.seq)
         with self._database.reading() as connection:
             at_s = connection.execute(oldest.limit(1)).scalar()
         return 0.0 if at_s is None else max(0.0, self._clock.now_s() - float(at_s))

@@ -7,11 +7,11 @@ window's part counts once by its id, feedback that says the same again is not ke
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, union, update
 
 from aios.records.watching import Outcome, Watch, WatchState, Window, WindowPart
 from aios.registry.base import from_row
-from aios.registry.feedback import FeedbackStore
+from aios.registry.feedback import NOT_EXPORTED, NOT_LOOKED_FOR, FeedbackStore
 from aios.store import tables as t
 from aios.telemetry import Summary, merged
 
@@ -133,27 +133,25 @@ class Observed(FeedbackStore):
 
     def feedback_to_export(self, endpoint: str, most: int = 10_000) -> list[dict[str, Any]]:
         """Feedback that is not yet in the Delta table: seq, request_id, at_s, given."""
-        f = t.feedback.c
-        return self._waiting(endpoint, f.exported, most)
+        return self._waiting(endpoint, NOT_EXPORTED, most)
 
     def exported(self, last_seq: int, endpoint: str) -> None:
         """Feedback up to and with `last_seq` is in the Delta table."""
         f = t.feedback.c
-        done = (f.endpoint == endpoint) & (f.seq <= last_seq) & ~f.exported
+        done = (f.endpoint == endpoint) & (f.seq <= last_seq) & NOT_EXPORTED
         with self._database.transaction() as connection:
             connection.execute(update(t.feedback).where(done).values(exported=True))
 
     def feedback_to_look_for(self, endpoint: str, most: int = 2_000) -> list[dict[str, Any]]:
         """Feedback whose answers have not been looked for, as `feedback_to_export` gives it."""
-        f = t.feedback.c
-        return self._waiting(endpoint, f.looked_for, most)
+        return self._waiting(endpoint, NOT_LOOKED_FOR, most)
 
     def endpoints_with_feedback_waiting(self) -> list[str]:
         """Those that have feedback to export or to look for."""
         f = t.feedback.c
-        query = select(f.endpoint).where(~f.exported | ~f.looked_for).distinct()
+        waits = [select(f.endpoint).where(one) for one in (NOT_EXPORTED, NOT_LOOKED_FOR)]
         with self._database.reading() as connection:
-            return sorted(connection.execute(query).scalars())
+            return sorted(connection.execute(union(*waits)).scalars())
 
     def outcomes(
         self, endpoint: str, version: int | None = None, since_s: float = 0.0, most: int = 5_000
@@ -190,11 +188,11 @@ class Observed(FeedbackStore):
             count, last = connection.execute(query).one()
         return int(count), int(last)
 
-    def _waiting(self, endpoint: str, done: Any, most: int) -> list[dict[str, Any]]:
+    def _waiting(self, endpoint: str, waits: Any, most: int) -> list[dict[str, Any]]:
         f = t.feedback.c
         query = (
             select(f.seq, f.request_id, f.at_s, f.given)
-            .where(f.endpoint == endpoint, ~done)
+            .where(f.endpoint == endpoint, waits)
             .order_by(f.seq)
             .limit(most)
         )

@@ -1,9 +1,11 @@
 """The part of the runtime that watches: `rt.watch`, `rt.monitor`, `rt.feedback`."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from aios.monitoring.conditions import Family
+from aios.runtime.feedback_file import FeedbackReport, Progress, send_file
 from aios.runtime.monitor import Monitor
 from aios.runtime.transport import Transport
 from aios.runtime.watching import Retrain, Watch, Watches, add_watch, send_feedback
@@ -105,3 +107,25 @@ class Watched:
                 several.
         """
         return send_feedback(self._transport, request_id, values, endpoint)
+
+    def feedback_file(
+        self, path: str | Path, *, endpoint: str, on_progress: Progress | None = None
+    ) -> FeedbackReport:
+        """Tell what turned out about many answers, from a file; a file that is sent again changes
+        nothing.
+
+        Args:
+            path: `.csv`, `.jsonl` (or `.ndjson`) or `.parquet`, a row for each answer: its
+                `request_id`, and values by name as for `rt.feedback`. In CSV what is spelled as a
+                number is one; an empty cell says nothing.
+            on_progress: called now and then with (share of the file, 0 to 1; rows; refused rows).
+
+        Returns:
+            How many rows were taken and refused; a row that cannot be kept is told by its line
+            and does not hold up the others.
+
+        Raises:
+            UsageError: the file cannot be read, or has no column `request_id`.
+            UnknownEndpoint: it is not deployed.
+        """
+        return send_file(self._transport, path, endpoint, on_progress)

@@ -466,3 +466,53 @@ def test_a_new_key_is_all_that_goes_to_standard_output(api: ThreadingHTTPServer)
     assert "bea is approver" in ran.stderr
     assert "k1 is revoked" in run("keys", "revoke", "k1")
     assert Api.asked[-1][0] == "DELETE /api/v1/keys/k1"
+
+
+def test_metrics_and_watches_print(api: ThreadingHTTPServer) -> None:
+    Api.given["GET /metrics"] = {"aios_replicas": 1}
+    assert run("metrics") == '{"aios_replicas": 1}', "as it is, for a scraper's file"
+    Api.given["GET /api/v1/watches"] = []
+    assert run("watches") == "watches: none\n"
+    assert run("watches", "loan") == "watches: none\n"
+
+
+def test_a_monitor_prints_or_is_written(api: ThreadingHTTPServer, tmp_path: Path) -> None:
+    Api.given["GET /api/v1/endpoints/loan"] = {"name": "loan"}
+    Api.given["GET /api/v1/endpoints/loan/monitor"] = {
+        "endpoint": "loan",
+        "version": "loan:2",
+        "normal": None,
+        "fields": {},
+        "windows": [],
+        "quality": [],
+        "feedback": {"joined": 7},
+        "watches": [],
+    }
+    assert "loan serves loan:2: 0 rows" in run("monitor", "loan")
+    page = tmp_path / "page.html"
+    assert run("monitor", "loan", "--html", str(page)) == ""
+    assert "loan:2" in page.read_text()
+
+
+def test_feedback_tells_bad_rows_and_ends_with_1(api: ThreadingHTTPServer, tmp_path: Path) -> None:
+    told = {"taken": 1, "unchanged": 0, "refused": 1}
+    problems = [{"place": 1, "reason": "approve is 7, which is outside 0 to 1"}]
+    Api.given["POST /api/v1/endpoints/loan/feedback"] = {**told, "problems": problems}
+    file = tmp_path / "given.csv"
+    file.write_text("request_id,approve\nr1,1\nr2,7\nr3\n")
+    said = run("feedback", str(file), "--endpoint", "loan", code=1)
+    assert "line 3: approve is 7" in said
+    assert "line 4: it has 1 cells for 2 columns" in said
+    assert "3 rows: 1 taken, 0 known already, 2 refused" in said
+    assert [one["request_id"] for one in Api.asked[-1][1]["answers"]] == ["r1", "r2"]
+    file.write_text("request_id,approve\nr1,1\n")
+    Api.given["POST /api/v1/endpoints/loan/feedback"] = {**told, "refused": 0, "problems": []}
+    assert "1 rows: 1 taken" in run("feedback", str(file), "--endpoint", "loan")
+
+
+def test_a_file_without_request_ids_is_one_line(
+    capsys: pytest.CaptureFixture[str], api: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    (tmp_path / "given.csv").write_text("id,approve\n")
+    file = str(tmp_path / "given.csv")
+    assert "request_id" in refused(capsys, "feedback", file, "--endpoint", "loan")

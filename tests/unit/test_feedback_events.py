@@ -357,6 +357,23 @@ def test_events_are_refused_without_a_key_for_unknown_endpoints_and_elsewhere(cl
     assert post(client, {"answers": []}, path=plain).status_code == 415, "only events are so called"
 
 
+def test_a_file_of_answers_is_taken_in_part_and_its_bad_rows_are_told(client, world):
+    answers = [
+        {"request_id": "r1", "values": {"approve": 1}},
+        {"request_id": "r2", "values": {"approve": 7}},
+        {"request_id": "r3", "values": {"approve": 1}, "kpi": 1.0, "arm": "none"},
+        {"request_id": "r4", "values": {"approve": 1}, "kpi": 1.0, "arm": "stable"},
+    ]
+    path = "/api/v1/endpoints/loan/feedback"
+    body = {"answers": answers, "partial": True}
+    told = client("POST", path, json=body).json()
+    assert (told["taken"], told["unchanged"], told["refused"]) == (2, 0, 2)
+    assert [one["place"] for one in told["problems"]] == [1, 2]
+    assert client("POST", path, json=body).json()["unchanged"] == 2
+    assert client("POST", path, json={"answers": answers}).status_code == 400
+    assert set(kept(world)) == {"r1", "r4"}
+
+
 def test_too_many_events_at_once_are_refused_whole(client, world):
     assert post(client, [0] * 10_001, BATCH).status_code == 400
     assert kept(world) == {}

@@ -1,6 +1,7 @@
 """The store of observations: told twice, kept once; old windows roll up."""
 
 import pytest
+from sqlalchemy import event
 
 from aios.clock import ManualClock
 from aios.errors import UsageError
@@ -104,6 +105,30 @@ def test_feedback_is_kept_with_its_history_and_the_last_one_counts(world):
         "unknown": 1,
         "history": 0,
     }
+
+
+def test_what_waits_is_found_by_index_and_not_by_reading_every_row(world):
+    observed, _, _ = world
+    observed.add_feedback("loan", [("r1", {"y": 0})], "ann")
+    asked: list[tuple[str, object]] = []
+    event.listen(
+        observed._database._engine,
+        "before_cursor_execute",
+        lambda connection, cursor, text, values, *_: asked.append((text, values)),
+    )
+    observed.feedback_counts("loan")
+    observed.feedback_lag_s("loan")
+    observed.feedback_to_export("loan")
+    observed.feedback_to_look_for("loan")
+    observed.endpoints_with_feedback_waiting()
+    queries = [(text, values) for text, values in asked if "FROM feedback " in f"{text} "]
+    assert len(queries) == 5
+    with observed._database.reading() as connection:
+        for text, values in queries:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all()
+            how = [row.detail for row in plan if " feedback" in row.detail]
+            assert how
+            assert all("INDEX feedback_to_" in one for one in how), (text, how)
 
 
 def test_feedback_is_exported_once(world):
