@@ -37,10 +37,10 @@ stay; a name that must go is told in the release before.
 | aios_api_unauthenticated_total | counter | | calls of the control API without a valid key |
 
 **Counters and histograms** are exact, also over restarts of replicas, whose reports are
-cumulative: what a replica that is killed had not yet reported (1 s) is lost. They begin anew with
-the kernel, but for feedback, which is counted in the store. Gauges are as of the replicas' last
-reports, 1 s. What waits in a challenger's own process is not known here; it is in
-aios_arm_latency_seconds.
+cumulative: what a replica that is killed had not yet reported (1 s) is lost, and of arms what it
+had not when a stage of a rollout ends. They begin anew with the kernel, but for feedback, which is
+counted in the store. Gauges are as of the replicas' last reports, 1 s. What waits in a
+challenger's own process is not known here; it is in aios_arm_latency_seconds.
 
 **Labels** are bounded: per endpoint the 30 arms and versions that served last; `kind` is
 model_failed, bad_output, deadline or unavailable; `result` is taken, repeated, history, ahead (of
