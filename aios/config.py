@@ -83,6 +83,13 @@ class Settings(BaseSettings):
         description="http(s) URL that takes OpenTelemetry spans. None: no spans are made, "
         "because tracing costs CPU on every request.",
     )
+    otlp_ratio: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of requests whose spans are sent. Requests that come with a traceparent "
+        "go by its own flag; runs and rollouts are always sent, they are few.",
+    )
     ray_address: str | None = Field(
         default=None, description="host:port of a Ray to join. None: start one here."
     )

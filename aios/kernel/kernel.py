@@ -35,6 +35,7 @@ from aios.kernel.checks import (
 from aios.kernel.clearing import guard, policy_of, uncleared
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.explaining import Explaining, ExplainQuery
+from aios.kernel.flow_traces import FlowTraces
 from aios.kernel.governance_commands import GovernanceCommands
 from aios.kernel.key_commands import KeyCommands, refuse_to_repeat
 from aios.kernel.observations import Observations
@@ -81,16 +82,17 @@ class Kernel:
         self._started_s = clock.now_s()
         self._observations = Observations(clock)
         self.reconciler = Reconciler(self.desired, serve)
+        self._traces = traces = FlowTraces(settings.otlp_endpoint, self.registry, clock)
         self.rollouts = RolloutDriver(
-            self.registry, self._observations, self.reconciler, flows, clock
+            self.registry, self._observations, self.reconciler, flows, clock, traces
         )
-        self.runs = RunDriver(self.registry, workbench, flows, clock, self._roll_out_run)
+        self.runs = RunDriver(self.registry, workbench, flows, clock, self._roll_out_run, traces)
         self._access = Access(self.registry, clock)
         governed = GovernanceCommands(self.registry, self.runs, self._answered)
         observed = Observed(self._database, clock)
         self.alerts = Alerts(Outbox(self._database, clock), clock)
         begin_run, tell = begin_as(governed.begin_run), self.alerts.tell
-        self.watcher = Watcher(self.registry, observed, workbench, clock, begin_run, tell)
+        self.watcher = Watcher(self.registry, observed, workbench, clock, begin_run, tell, traces)
         watching = WatchCommands(
             self.registry, observed, self.watcher, self.alerts, self._observations
         )
@@ -153,6 +155,7 @@ class Kernel:
         self.rollouts.close()
         self.reconciler.stop()
         self._access.close()
+        self._traces.close()
         self._sealing.close()
         self._database.close()
 
@@ -195,13 +198,7 @@ class Kernel:
         """The Serve configuration that the registry asks for now."""
         active = self.registry.keys()
         callers = {key.digest: Caller(key.identity, key.role) for key in active}
-        replica_settings = {
-            "artifacts_url": self._settings.artifacts_url,
-            "cache": str(self._settings.home / "cache"),
-            "log_url": self._settings.log_url,
-            "otlp_endpoint": self._settings.otlp_endpoint,
-            "window_s": self._settings.window_s,
-        }
+        replica_settings = serve_config.replica_settings(self._settings)
         applications = [
             serve_config.api_application(
                 callers,

@@ -158,7 +158,11 @@ class ApiDeployment:
 def open_workbench(settings: Settings) -> Workbench:
     """Where the stages of training runs are carried out: this cluster."""
     return Workbench(
-        settings.runs_url, settings.artifacts_url, settings.log_url, settings.home / "cache"
+        settings.runs_url,
+        settings.artifacts_url,
+        settings.log_url,
+        settings.home / "cache",
+        settings.otlp_endpoint,
     )
 
 

@@ -13,6 +13,7 @@ from aios.clock import Clock
 from aios.errors import IllegalTransition, NotApproved, UsageError
 from aios.flows import FlowInterrupted, Flows
 from aios.kernel.clearing import guard
+from aios.kernel.flow_traces import FlowTraces
 from aios.kernel.observations import Observations
 from aios.kernel.reconcile import Reconciler
 from aios.kernel.serve_client import failure_reason
@@ -60,12 +61,14 @@ class RolloutDriver:
         reconciler: Reconciler,
         flows: Flows,
         clock: Clock,
+        traces: FlowTraces,
     ) -> None:
         self._registry = registry
         self._observations = observations
         self._reconciler = reconciler
         self._flows = flows
         self._clock = clock
+        self._traces = traces
         self.deciding = threading.RLock()
         self._woken: dict[str, threading.Event] = {}
         self._lingering: dict[str, tuple[RolloutRow, float]] = {}
@@ -211,6 +214,7 @@ class RolloutDriver:
             details=_told(row, after),
         ) as change:
             self._write(change, row, after, actions)
+        self._trace(row, after)
         self._reconciler.changed()
 
     def command(self, change: Change, rollout_id: str, command: str, reason: str) -> dict[str, Any]:
@@ -237,7 +241,12 @@ class RolloutDriver:
         after, actions = step(parse_plan(row.plan), state, None, facts, self._clock.now_s())
         change.note(**_told(row, after))
         self._write(change, row, after, actions)
+        self._trace(row, after)
         return {"id": row.id, "stage": after.stage, "reason": after.reason}
+
+    def _trace(self, row: RolloutRow, after: State) -> None:
+        before = State.model_validate(row.state)
+        self._traces.rollout_stage(row, before, after, _stage_name(before))
 
     def _facts(self, row: RolloutRow, state: State) -> Facts:
         app = self._reconciler.statuses().get(_app(row))

@@ -22,6 +22,7 @@ from aios.errors import (
 )
 from aios.flows import FlowInterrupted, Flows
 from aios.kernel.clearing import policy_of
+from aios.kernel.flow_traces import FlowTraces
 from aios.kernel.registering import refuse_prohibited, register, void_reason
 from aios.kernel.stages import ASSESSED, REPRODUCED, next_stage, stages_of, status_with
 from aios.kernel.traffic import served
@@ -121,12 +122,14 @@ class RunDriver:
         flows: Flows,
         clock: Clock,
         start_rollout: Callable[[str, str, dict[str, Any], str, str], str],
+        traces: FlowTraces,
     ) -> None:
         self._registry = registry
         self._workbench = workbench
         self._flows = flows
         self._clock = clock
         self._start_rollout = start_rollout
+        self._traces = traces
         self._closed = threading.Event()
         self._woken: dict[str, threading.Event] = {}
         self._stage_step = flows.step("run_stage", self._carry_out_stage)
@@ -190,6 +193,7 @@ class RunDriver:
                     run = self._registry.run(run_id)
                     stage = next_stage(run)
                     if stage is None:
+                        self._traces.run(run)
                         return run.status
                     self._stage_step(run_id, stage)
                 except UnknownName:
@@ -209,28 +213,31 @@ class RunDriver:
         """One stage, with its outcome in the row: its result, or the end of the run."""
         event = self._woken[run_id]
         failures = 0
+        started_s = self._clock.now_s()
         while True:
             event.clear()
             self._leave_if_closed()
             try:
-                self._attempt(run_id, stage, last=failures >= RETRIES)
+                if self._attempt(run_id, stage, last=failures >= RETRIES):
+                    self._traces.run_stage(run_id, stage, started_s, failures + 1)
                 return stage
             except TemporaryError as error:
                 logger.warning("run %s: %s is begun again: %s", run_id, stage, error.message)
                 event.wait(min(PAUSE_S * 2**failures, LONGEST_PAUSE_S))
                 failures += 1
 
-    def _attempt(self, run_id: str, stage: str, last: bool) -> None:
-        """Raises TemporaryError: nothing has happened, begin the stage again later."""
+    def _attempt(self, run_id: str, stage: str, last: bool) -> bool:
+        """Whether the stage was still to be done. Raises TemporaryError: nothing has happened,
+        begin the stage again later."""
         run = self._registry.run(run_id)
         if next_stage(run) != stage:
-            return
+            return False
         if not self._registry.save_run_progress(run.id, stage, run.results):
-            return
+            return False
         try:
             if stage == "register":
                 register(self._registry, run)
-                return
+                return True
             result = self._result_of(run, stage)
         except AiosError as error:
             self._leave_if_closed()
@@ -248,6 +255,7 @@ class RunDriver:
                 raise
             except AiosError as error:
                 self._give_up(run, stage, error)
+        return True
 
     def _result_of(self, run: TrainingRun, stage: str) -> dict[str, Any]:
         if stage == "rollout":

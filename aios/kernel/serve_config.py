@@ -10,11 +10,24 @@ replica out of HAProxy and put it back, two reloads and 200 to 400 ms without an
 from collections.abc import Mapping
 from typing import Any
 
+from aios.config import Settings
 from aios.records import Autoscale, ServedVersion, TrafficPlan
 from aios.security import Caller
 
 API_APP = "aios--api"
 _HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0}
+
+
+def replica_settings(settings: Settings) -> dict[str, Any]:
+    """What every replica of a model needs to know; a change of it restarts them all."""
+    return {
+        "artifacts_url": settings.artifacts_url,
+        "cache": str(settings.home / "cache"),
+        "log_url": settings.log_url,
+        "otlp_endpoint": settings.otlp_endpoint,
+        "otlp_ratio": settings.otlp_ratio,
+        "window_s": settings.window_s,
+    }
 
 
 def challenger_app_name(endpoint: str, version: int, rollout_id: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from aios.clock import Clock
 from aios.errors import AiosError, UnknownEndpoint
 from aios.kernel.feedback import FeedbackJoin, paired
+from aios.kernel.flow_traces import FlowTraces
 from aios.kernel.lineage import made_by
 from aios.kernel.row_watching import RowComparisons
 from aios.monitoring.conditions import ADWIN, DOMAIN, FAIRNESS, LABELLED
@@ -97,12 +98,14 @@ class Watcher:
         clock: Clock,
         start_run: StartRun,
         tell: Tell,
+        traces: FlowTraces,
     ) -> None:
         self._registry = registry
         self._observed = observed
         self._clock = clock
         self._start_run = start_run
         self._tell = tell
+        self._traces = traces
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
         self._references: dict[tuple[str, int], Seen] = {}
@@ -348,6 +351,7 @@ class Watcher:
                 change.remember(details)
         logger.warning("%s %s: %s", what, operation_id, reason)
         self._tell(watch, action, operation_id)
+        self._traces.alarm(watch, action, reason)
         return state
 
     def _retrain(self, watch: Watch, state: WatchState, action: StartRetrain) -> WatchState:
@@ -359,6 +363,10 @@ class Watcher:
             "version": state.version,
             **action.finding.model_dump(mode="json"),
         }
+        rings = watch.model_copy(update={"state": state})
+        traceparent = self._traces.of_alarm(rings, action.finding.condition)
+        if traceparent is not None:
+            cause["traceparent"] = traceparent
         self._feedback.export(watch.spec.endpoint)
         spec = then.model_copy(update={"cause": cause})
         caller = Caller(watch.created_by, "deployer")

@@ -58,6 +58,7 @@ _METHODS = {
     "/infer": "POST",
     "/predict": "POST",
 }
+_NOTHING: dict[str, Any] = {}
 logger = logging.getLogger("aios.serving")
 _JSON_TYPES = (b"", b"application/json", b"text/json")
 _BINARY_TYPES = (*_JSON_TYPES, b"application/octet-stream", b"application/vnd.sagemaker-triton")
@@ -191,9 +192,7 @@ class EndpointApp:
             wants_outlier = OUTLIER in headers and _wants_outlier(headers)
             key = _split_key(headers, batch, request_id)
             parent = headers.get(b"traceparent", b"").decode("latin-1") or None
-            with endpoint.tracer.span(
-                self._span_name, parent, {"aios.request_id": request_id}
-            ) as span:
+            with endpoint.tracer.span(self._span_name, parent, _NOTHING, server=True) as span:
                 answer = await endpoint.predict(
                     live,
                     batch,
@@ -204,7 +203,8 @@ class EndpointApp:
                     traceparent=span.traceparent if span is not None else parent,
                 )
                 if span is not None:
-                    span.set({"aios.version": answer.version, "aios.arm": answer.arm})
+                    route = f"{self._prefix}/{'predict' if records else 'infer'}"
+                    span.set(_facts(route, request_id, batch, answer))
             unusual = None
             if wants_outlier:
                 unusual = await endpoint.outliers(live, batch, answer, started_s)
@@ -229,6 +229,20 @@ class EndpointApp:
             raise
         finally:
             endpoint.release(live, time.monotonic() - started_s, failed=failed)
+
+
+def _facts(route: str, request_id: str, batch: Batch, answer: Answer) -> dict[str, Any]:
+    """What a span says of a request that was answered."""
+    return {
+        "http.request.method": "POST",
+        "http.route": route,
+        "http.response.status_code": 200,
+        "aios.request_id": request_id,
+        "aios.rows": batch.rows,
+        "aios.version": answer.version,
+        "aios.arm": answer.arm,
+        "aios.degraded": answer.degraded,
+    }
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -43,14 +43,21 @@ Serve makes the line before it drops it unless the level too is above it."""
 logger = logging.getLogger("aios.serving")
 
 
-def _load(settings: dict[str, Any], served: ServedVersion, max_rows: int) -> tuple[Runner, Codec]:
+def _load(
+    settings: dict[str, Any], served: ServedVersion, max_rows: int, tracer: Tracer
+) -> tuple[Runner, Codec]:
     store = ArtifactStore(settings["artifacts_url"], Path(settings["cache"]))
     contract = Contract.from_json(served.contract)
     folder = store.fetch(served.artifact.digest)
     engine = load_engine(folder, served.artifact, contract)
     engine.warm()
     codec = Codec(contract, max_rows)
-    return Runner(engine, codec), codec
+    about = {"aios.version": served.version, "aios.engine": served.artifact.engine}
+    return Runner(engine, codec, tracer=tracer, about=about), codec
+
+
+def _tracer(settings: dict[str, Any], service: str) -> Tracer:
+    return Tracer(settings["otlp_endpoint"], service, settings["otlp_ratio"])
 
 
 class _HandleClient:
@@ -94,13 +101,14 @@ class EndpointDeployment:
         self._recorder = Recorder(f"{settings['log_url'].rstrip('/')}/{name}", 1.0)
         replica = context.replica_id.unique_id
         self._features = FeatureWindows(name, replica, settings["window_s"])
+        tracer = _tracer(settings, "aios-endpoint")
         self._endpoint = Endpoint(
-            load=lambda served, max_rows: _load(settings, served, max_rows),
+            load=lambda served, max_rows: _load(settings, served, max_rows, tracer),
             connect=_connect,
             recorder=self._recorder,
             features=self._features,
             outliers=Outliers(lambda served: _load_outliers(settings, served)),
-            tracer=Tracer(settings["otlp_endpoint"], "aios-endpoint"),
+            tracer=tracer,
             clock=SystemClock(),
             replica=replica,
         )
@@ -212,8 +220,8 @@ class ChallengerDeployment:
 
     def __init__(self, served: dict[str, Any], model: str, settings: dict[str, Any]) -> None:
         version = ServedVersion.model_validate(served)
-        tracer = Tracer(settings["otlp_endpoint"], "aios-challenger")
-        loaded = _load(settings, version, settings["max_rows"])
+        tracer = _tracer(settings, "aios-challenger")
+        loaded = _load(settings, version, settings["max_rows"], tracer)
         self._replica = ChallengerReplica(loaded, tracer, f"{model}:{version.version}")
 
     async def infer(self, batch: Batch, timeout_s: float, traceparent: str | None) -> Reply:

@@ -3,14 +3,17 @@
 import asyncio
 import time
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from aios.contracts import Batch, Codec
 from aios.errors import AiosError, ContractViolation, ModelFailed, Overloaded
 from aios.models import Engine
+from aios.telemetry.traces import Tracer
 
 INLINE_LIMIT_S = 0.001
 """A model below this runs on the event loop: a thread hand-over costs about 0.1 ms and a
@@ -23,6 +26,9 @@ Outputs = dict[str, np.ndarray]
 class _Waiting:
     batch: Batch
     answer: asyncio.Future[Outputs]
+    taken_s: float = 0.0
+    together: tuple[int, int] = (0, 0)
+    """When its batch was begun, and how many rows and calls that had."""
 
 
 class Runner:
@@ -33,16 +39,28 @@ class Runner:
     waits for company. A call that is cancelled while queued is skipped; one that is
     running cannot be stopped, so a stuck engine holds one thread and its queue is refused
     beyond `max_waiting` calls.
+
+    Args:
+        tracer: gets a span of each run, below the one that is open; with the attributes `about`.
     """
 
     def __init__(
-        self, engine: Engine, codec: Codec, *, max_batch_rows: int = 256, max_waiting: int = 1024
+        self,
+        engine: Engine,
+        codec: Codec,
+        *,
+        max_batch_rows: int = 256,
+        max_waiting: int = 1024,
+        tracer: Tracer | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self._engine = engine
         self._codec = codec
         self._max_batch_rows = max_batch_rows
         self._max_waiting = max_waiting
         self._waiting: deque[_Waiting] = deque()
+        self._tracer = tracer if tracer is not None and tracer.enabled else None
+        self._about = dict(about or {})
         self._busy = False
         self._closed = False
         self._holders = 0
@@ -62,7 +80,12 @@ class Runner:
             Overloaded: too many calls wait already.
         """
         started = time.perf_counter()
-        outputs = self._call(batch) if self.runs_inline(batch) else await self._queued(batch)
+        if self._tracer is not None:
+            outputs = await self._traced(self._tracer, batch, started)
+        elif self.runs_inline(batch):
+            outputs = self._call(batch)
+        else:
+            outputs = await self._queue(batch).answer
         self._codec.check_outputs(outputs, batch.rows)
         return self._conformed(outputs), time.perf_counter() - started
 
@@ -94,7 +117,25 @@ class Runner:
         except (Exception, SystemExit) as error:
             raise ModelFailed(f"the model raised {type(error).__name__}") from error
 
-    async def _queued(self, batch: Batch) -> Outputs:
+    async def _traced(self, tracer: Tracer, batch: Batch, started: float) -> Outputs:
+        with tracer.span("engine run", None, self._about) as span:
+            assert span is not None
+            if self.runs_inline(batch):
+                span.set({"aios.batch.rows": batch.rows, "aios.queue_wait_s": 0.0})
+                return self._call(batch)
+            waiting = self._queue(batch)
+            outputs = await waiting.answer
+            rows, calls = waiting.together
+            span.set(
+                {
+                    "aios.batch.rows": rows,
+                    "aios.batch.calls": calls,
+                    "aios.queue_wait_s": waiting.taken_s - started,
+                }
+            )
+            return outputs
+
+    def _queue(self, batch: Batch) -> _Waiting:
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded("too many requests wait for this model", retry_after_s=1.0)
         loop = asyncio.get_running_loop()
@@ -102,7 +143,7 @@ class Runner:
         self._waiting.append(waiting)
         if not self._busy:
             self._start_batch(loop)
-        return await waiting.answer
+        return waiting
 
     def _start_batch(self, loop: asyncio.AbstractEventLoop) -> None:
         taken: list[_Waiting] = []
@@ -119,6 +160,9 @@ class Runner:
         if not taken:
             return
         self._busy = True
+        now = time.perf_counter()
+        for waiting in taken:
+            waiting.taken_s, waiting.together = now, (rows, len(taken))
         if self._thread is None:  # an inline engine with a batch too large for the loop
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="aios-engine")
         batches = [waiting.batch for waiting in taken]

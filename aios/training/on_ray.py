@@ -21,6 +21,8 @@ from aios.errors import (
 from aios.monitoring.recorded import find_answer, find_answers, write_feedback
 from aios.records import ModelVersion, RecipeSource, Record, RunSpec
 from aios.records.watching import RowQuestion
+from aios.telemetry.runs import of_stage
+from aios.telemetry.traces import Tracer
 from aios.training.explaining import explain_answer
 from aios.training.pipeline import run_stage
 from aios.training.row_comparison import compare_recorded
@@ -40,6 +42,9 @@ class StageActor:
     An actor, because what a stage starts (trials, their reservations) ends with it.
     """
 
+    def __init__(self, otlp_endpoint: str | None) -> None:
+        self._tracer = Tracer(otlp_endpoint, "aios-run")
+
     def run(
         self,
         stage: str,
@@ -47,12 +52,18 @@ class StageActor:
         results: dict[str, Any],
         workspace: Workspace,
         extra: dict[str, Any],
+        run_id: str,
     ) -> dict[str, Any]:
         """`{"result": ...}`, or `{"problem": ...}` for an error raised on purpose."""
+        asked = RunSpec.model_validate(spec)
+        above = of_stage(run_id, asked.cause, stage)
         try:
-            found = run_stage(stage, RunSpec.model_validate(spec), results, workspace, extra)
+            with self._tracer.span(f"{stage} in its process", above, {"aios.run": run_id}):
+                found = run_stage(stage, asked, results, workspace, extra)
         except AiosError as error:
             return {"problem": error.to_problem()}
+        finally:
+            self._tracer.close()  # the process may be ended next
         return {"result": found}
 
 
@@ -80,13 +91,22 @@ class Workbench:
         runs_url: the folder in which every run has its own, named by its id.
         artifacts_url, log_url: the stores; see `Workspace`.
         cache: a local folder on every node.
+        otlp_endpoint: takes spans of the stages; None for none.
     """
 
-    def __init__(self, runs_url: str, artifacts_url: str, log_url: str, cache: str | Path) -> None:
+    def __init__(
+        self,
+        runs_url: str,
+        artifacts_url: str,
+        log_url: str,
+        cache: str | Path,
+        otlp_endpoint: str | None = None,
+    ) -> None:
         self._runs_url = runs_url.rstrip("/")
         self._artifacts_url = artifacts_url
         self._log_url = log_url
         self._cache = str(cache)
+        self._otlp_endpoint = otlp_endpoint
         self._lock = threading.Lock()
         self._processes: dict[str, _Process] = {}
         self._cancelled: set[str] = set()
@@ -114,7 +134,8 @@ class Workbench:
             ModelFailed: the stage's process died each time it was begun.
             AiosError: whatever the stage raised.
         """
-        arguments = (stage, spec.model_dump(mode="json"), results, self.workspace(run_id), extra)
+        told = spec.model_dump(mode="json")
+        arguments = (stage, told, results, self.workspace(run_id), extra, run_id)
         # It fits in its own process and, for that, reserves what a trial does.
         alone = stage == "refit" and (spec.gpus or spec.memory_limit_bytes or spec.cpus > 1)
         for _ in range(ATTEMPTS):
@@ -219,7 +240,7 @@ class Workbench:
             if run_id in self._cancelled:
                 raise IllegalTransition(f"run {run_id} was cancelled")
             if run_id not in self._processes:
-                self._processes[run_id] = _Process(_start_actor(run_id, needs))
+                self._processes[run_id] = _Process(_start_actor(run_id, needs, self._otlp_endpoint))
             return self._processes[run_id]
 
     def _drop(self, run_id: str, process: _Process) -> None:
@@ -228,7 +249,7 @@ class Workbench:
                 del self._processes[run_id]
 
 
-def _start_actor(run_id: str, needs: dict[str, Any]) -> Any:
+def _start_actor(run_id: str, needs: dict[str, Any], otlp_endpoint: str | None) -> Any:
     """A fresh process of a run; those that a former kernel left are ended first.
 
     Detached, because Ray gives back what an actor's trials reserve only if the actor is, or at
@@ -240,7 +261,7 @@ def _start_actor(run_id: str, needs: dict[str, Any]) -> Any:
             with contextlib.suppress(ValueError):  # it ended meanwhile
                 ray.kill(ray.get_actor(name))
     options = {"lifetime": "detached", "name": prefix + uuid.uuid4().hex[:8], "max_restarts": 0}
-    return ray.remote(StageActor).options(**options, **needs).remote()
+    return ray.remote(StageActor).options(**options, **needs).remote(otlp_endpoint)
 
 
 def _asked(name: str, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:

@@ -5,18 +5,19 @@ In one process and without Ray: what crosses to the challenger is the `tracepare
 """
 
 import asyncio
+import logging
 import re
+import socket
 import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import time
 
 import numpy as np
 import orjson
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from aios.clock import SystemClock
 from aios.contracts import Codec, Contract, Number
+from aios.errors import ModelFailed
 from aios.records import Artifact, Challenger, EndpointSpec, ServedVersion, TrafficPlan
 from aios.security.keys import digest, new_key
 from aios.serving.challenger import ChallengerReplica, unpack
@@ -27,6 +28,7 @@ from aios.serving.outliers import Outliers
 from aios.serving.recorder import Recorder
 from aios.serving.runner import Runner
 from aios.telemetry.traces import Tracer
+from tests.trace_collector import attributes, collector
 
 CONTRACT = Contract(inputs={"a": Number()}, outputs={"p": Number()})
 CODEC = Codec(CONTRACT)
@@ -37,12 +39,18 @@ TRACEPARENT = f"00-{TRACE_ID}-{CALLER_SPAN_ID}-01"
 
 
 class Half:
-    """An engine that answers 0.5."""
+    """An engine that answers 0.5; if it is slow, in a thread and with batches, once `go` is set."""
 
     device = "cpu"
-    service_time_s = 0.0
+
+    def __init__(self, slow=False):
+        self.service_time_s = 1.0 if slow else 0.0
+        self.go = threading.Event()
+        if not slow:
+            self.go.set()
 
     def run(self, batch):
+        self.go.wait(10)
         return {"p": np.full(batch.rows, 0.5)}
 
     def warm(self, rows=1):
@@ -69,7 +77,8 @@ def plan(arm):
 
 async def predict(tracer, canary_tracer, traceparent, arm="canary"):
     """One request through the endpoint's ASGI application to a challenger; its headers."""
-    challenger = ChallengerReplica((Runner(Half(), CODEC), CODEC), canary_tracer, "toy:2")
+    runner = Runner(Half(), CODEC, tracer=canary_tracer, about={"aios.version": 2})
+    challenger = ChallengerReplica((runner, CODEC), canary_tracer, "toy:2")
 
     def connect(_):
         async def ask(batch, timeout_s, parent):
@@ -78,7 +87,10 @@ async def predict(tracer, canary_tracer, traceparent, arm="canary"):
         return ask
 
     endpoint = Endpoint(
-        load=lambda version, max_rows: (Runner(Half(), CODEC), CODEC),
+        load=lambda version, max_rows: (
+            Runner(Half(), CODEC, tracer=tracer, about={"aios.version": 1}),
+            CODEC,
+        ),
         connect=connect,
         recorder=Recorder("nowhere", 0.0),
         features=FeatureWindows("toy", "r1", 60.0),
@@ -105,37 +117,6 @@ async def predict(tracer, canary_tracer, traceparent, arm="canary"):
     return dict(sent[0]["headers"])
 
 
-@contextmanager
-def collector(status=200):
-    """An OTLP/HTTP collector: its address, and the (service, span) pairs it was sent."""
-    received = []
-
-    class Traces(BaseHTTPRequestHandler):
-        def do_POST(self):
-            assert self.path == "/v1/traces"
-            body = self.rfile.read(int(self.headers["content-length"]))
-            for group in ExportTraceServiceRequest.FromString(body).resource_spans:
-                service = {pair.key: pair.value for pair in group.resource.attributes}
-                name = service["service.name"].string_value
-                received.extend((name, s) for part in group.scope_spans for s in part.spans)
-            self.send_response(status)
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, *args):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Traces)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", received
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def spans_of(traceparent):
     """The endpoint's and the canary's span of one request, as the collector got them."""
     with collector() as (address, received):
@@ -145,13 +126,11 @@ def spans_of(traceparent):
             tracer.flush()
     assert headers[b"x-aios-arm"] == b"canary"
     (parent,) = [span for service, span in received if service == "endpoint"]
-    (child,) = [span for service, span in received if service == "challenger"]
-    assert (parent.name, child.name) == ("predict toy", "model toy:2")
+    engine, child = [span for service, span in received if service == "challenger"]
+    assert (parent.name, child.name, engine.name) == ("predict toy", "model toy:2", "engine run")
+    assert engine.parent_span_id == child.span_id
+    assert engine.trace_id == child.trace_id
     return parent, child
-
-
-def attributes(span):
-    return {pair.key: pair.value.string_value or pair.value.int_value for pair in span.attributes}
 
 
 def test_the_callers_trace_goes_on_through_the_endpoint_to_the_canary():
@@ -161,6 +140,10 @@ def test_the_callers_trace_goes_on_through_the_endpoint_to_the_canary():
     assert child.parent_span_id == parent.span_id
     told = attributes(parent)
     assert (told["aios.request_id"], told["aios.version"], told["aios.arm"]) == ("r-1", 2, "canary")
+    assert parent.kind == parent.SPAN_KIND_SERVER
+    assert told["http.request.method"] == "POST"
+    assert told["http.route"] == "/v2/models/toy/predict"
+    assert told["http.response.status_code"] == 200
     assert attributes(child)["aios.rows"] == 1
     assert parent.start_time_unix_nano <= child.start_time_unix_nano
     assert child.end_time_unix_nano <= parent.end_time_unix_nano
@@ -181,16 +164,105 @@ def test_a_collector_that_refuses_costs_the_request_nothing():
         headers = asyncio.run(predict(tracer, tracer, TRACEPARENT))
         tracer.flush()
     assert headers[b"x-aios-arm"] == b"canary"
-    assert len(received) == 2
+    assert len(received) == 3
 
 
 def test_without_tracing_the_callers_traceparent_still_reaches_the_challenger():
     seen = []
 
     class Listening(Tracer):
-        def span(self, name, parent, attributes):
+        def span(self, name, parent, attributes, **more):
             seen.append((name, parent))
-            return super().span(name, parent, attributes)
+            return super().span(name, parent, attributes, **more)
 
     asyncio.run(predict(Tracer(None, "off"), Listening(None, "off"), TRACEPARENT))
     assert seen == [("model toy:2", TRACEPARENT)]
+
+
+def test_stables_own_run_is_a_span_below_the_request():
+    with collector() as (address, received):
+        tracer = Tracer(address, "endpoint")
+        headers = asyncio.run(predict(tracer, Tracer(None, "off"), TRACEPARENT, arm="shadow"))
+        tracer.flush()
+    assert headers[b"x-aios-arm"] == b"stable"
+    engine, request = [span for _, span in received]
+    assert (engine.name, request.name) == ("engine run", "predict toy")
+    assert engine.parent_span_id == request.span_id
+    told = attributes(engine)
+    assert told == {"aios.version": 1, "aios.batch.rows": 1, "aios.queue_wait_s": 0.0}
+
+
+def test_a_slow_engines_span_says_how_long_it_queued_and_in_what_company():
+    async def three(tracer):
+        engine = Half(slow=True)
+        runner = Runner(engine, CODEC, tracer=tracer)
+        batches = [CODEC.decode_records(b'{"a": 1}') for _ in range(3)]
+        first, *others = [asyncio.create_task(runner.run(batch)) for batch in batches]
+        await asyncio.sleep(0.05)
+        engine.go.set()
+        await asyncio.gather(first, *others)
+
+    with collector() as (address, received):
+        tracer = Tracer(address, "endpoint")
+        asyncio.run(three(tracer))
+        tracer.flush()
+    alone, *together = sorted(
+        (span for _, span in received), key=lambda one: one.end_time_unix_nano
+    )
+    assert attributes(alone)["aios.batch.calls"] == 1
+    assert attributes(alone)["aios.queue_wait_s"] < 0.04
+    for span in together:
+        told = attributes(span)
+        assert (told["aios.batch.rows"], told["aios.batch.calls"]) == (2, 2)
+        assert told["aios.queue_wait_s"] >= 0.04
+
+
+def test_a_model_that_fails_is_a_span_with_its_error():
+    class Broken(Half):
+        def run(self, batch):
+            raise ValueError("no")
+
+    with collector() as (address, received):
+        tracer = Tracer(address, "endpoint")
+        runner = Runner(Broken(), CODEC, tracer=tracer)
+        with pytest.raises(ModelFailed):
+            asyncio.run(runner.run(CODEC.decode_records(b'{"a": 1}')))
+        tracer.flush()
+    ((_, span),) = received
+    assert span.status.code == span.status.STATUS_CODE_ERROR
+    assert attributes(span)["error.type"] == "ModelFailed"
+
+
+def test_a_share_of_the_traces_that_begin_here_is_sent_and_a_callers_wish_is_kept():
+    unwanted = TRACEPARENT.removesuffix("01") + "00"
+    with collector() as (address, received):
+        tracer = Tracer(address, "endpoint", ratio=0.3)
+        for _ in range(400):
+            with tracer.span("mine", None, {}):
+                pass
+        with tracer.span("wanted", TRACEPARENT, {}):
+            pass
+        with tracer.span("unwanted", unwanted, {}) as span:
+            assert span.traceparent.endswith("-00"), "those who are called next keep it too"
+        tracer.flush()
+    names = [span.name for _, span in received]
+    assert 70 <= names.count("mine") <= 170
+    assert ("wanted" in names, "unwanted" in names) == (True, False)
+
+
+def test_a_collector_that_is_gone_or_hangs_holds_up_nobody_and_fills_no_log(caplog):
+    with socket.socket() as gone, socket.create_server(("127.0.0.1", 0)) as hangs:
+        gone.bind(("127.0.0.1", 0))
+        for server in (gone, hangs):
+            tracer = Tracer(f"http://127.0.0.1:{server.getsockname()[1]}", "endpoint")
+            began_s = time.perf_counter()
+            for _ in range(5_000):
+                with tracer.span("request", None, {}):
+                    pass
+            assert time.perf_counter() - began_s < 5.0, "a fifth of it on an idle machine"
+            headers = asyncio.run(predict(tracer, tracer, TRACEPARENT))
+            assert headers[b"x-aios-arm"] == b"canary"
+            began_s = time.perf_counter()
+            tracer.close()
+            assert time.perf_counter() - began_s < 3.0
+    assert len([one for one in caplog.records if one.levelno >= logging.WARNING]) < 20

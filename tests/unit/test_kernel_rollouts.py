@@ -350,6 +350,7 @@ def driver_of(world: World, registry: Registry) -> RolloutDriver:
         world.kernel.reconciler,
         FakeFlows(),
         world.clock,
+        world.kernel._traces,
     )
 
 
@@ -395,6 +396,7 @@ def test_a_checkpoint_that_fails_does_not_end_the_flow(world: World) -> None:
         world.kernel.reconciler,
         Forgetful(),
         world.clock,
+        world.kernel._traces,
     )
     assert driver._drive(rollout) == "aborted"
     assert not driver_failures

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kernel_fakes import World, make_template, make_world
-from run_worlds import EVE, govern, lay_stages, spec
+from run_worlds import EVE, govern, lay_stages, rolling, spec
 
 from aios.errors import (
     Forbidden,
@@ -23,6 +23,7 @@ from aios.records.watching import WatchSpec, WindowPart
 from aios.registry import Observed
 from aios.security import Caller
 from aios.telemetry import Summary
+from tests.trace_collector import attributes, collector
 
 RANDOM = np.random.default_rng(5)
 
@@ -109,6 +110,84 @@ def test_drift_raises_one_alarm_and_starts_one_retrain_whose_version_says_why(wo
     assert lineage["nodes"][0]["kind"] == "watch"
     assert [lineage["nodes"][0]["id"], lineage["nodes"][1]["id"]] in lineage["edges"]
     assert world.do("model", ref="loan")["lineage"]["cause"]["subject"] == "a"
+
+
+def test_alarm_run_and_rollout_are_one_trace_whichever_kernel_goes_on(
+    template, tmp_path, monkeypatch
+):
+    with collector() as (address, received):
+        monkeypatch.setenv("AIOS_OTLP_ENDPOINT", address)
+        world = make_world(template, tmp_path / "home")
+        world.clock.advance(60 - world.clock.now_s() % 60)
+        world.do("add_key", identity="eve", role="deployer")
+        lay_stages(world)
+        watch(world, then=RunSpec.model_validate(spec(rollout=rolling())))
+        minutes(world, 0, 0, 0, 2, 2)
+        run_id = state(world)["run"]
+        world.kernel._traces.close()
+        world.restart()  # the alarm rang under a kernel that is no more
+        world.kernel.runs.drive(run_id)
+        world.flows.carry_out(run_id)
+        rollout_id = world.do("run", id=run_id)["rollout"]
+        world.until(rollout_id, stage="canary 20%")
+        world.kernel._traces.close()
+        world.restart()
+        assert world.until(rollout_id)["status"] == "promoted"
+        minutes(world, 2)
+        world.kernel._traces._tracer.flush()
+    spans = {span.name: span for _, span in received}
+    assert len({span.trace_id for _, span in received}) == 1
+    assert len({span.span_id for _, span in received}) == len(received)
+    below = {
+        name: next((n for n, one in spans.items() if one.span_id == span.parent_span_id), None)
+        for name, span in spans.items()
+    }
+    stages = ("snapshot", "split", "search", "refit", "assess", "register", "rollout")
+    assert below == {
+        "alarm loan": None,
+        "alarm over loan": "alarm loan",
+        "run loan": "alarm loan",
+        **{f"run stage {stage}": "run loan" for stage in stages},
+        "rollout loan": "run loan",
+        **{
+            f"rollout stage {stage}": "rollout loan"
+            for stage in ("starting", "canary 20%", "promoting")
+        },
+    }
+    told = attributes(spans["run loan"])
+    assert (told["aios.run"], told["aios.status"]) == (run_id, "registered")
+    assert attributes(spans["alarm loan"])["aios.field"] == "a"
+    assert attributes(spans["rollout loan"])["aios.status"] == "promoted"
+    whole = spans["rollout loan"]
+    for name in ("starting", "canary 20%", "promoting"):
+        stage = spans[f"rollout stage {name}"]
+        assert whole.start_time_unix_nano <= stage.start_time_unix_nano
+        assert stage.end_time_unix_nano <= whole.end_time_unix_nano
+    ring = spans["alarm over loan"]
+    assert ring.end_time_unix_nano - ring.start_time_unix_nano > 1e9
+
+
+def test_a_run_that_fails_and_a_rollout_that_goes_back_are_spans_with_errors(
+    template, tmp_path, monkeypatch
+):
+    with collector() as (address, received):
+        monkeypatch.setenv("AIOS_OTLP_ENDPOINT", address)
+        world = make_world(template, tmp_path / "home")
+        lay_stages(world)
+        world.bench.gives["search"] = UsageError("no trial finished")
+        run_id = world.do("start_run", spec=spec())["id"]
+        world.flows.carry_out(run_id)
+        rollout = world.rollout()
+        for replica in world.replicas:
+            replica.error_rate = {2: 0.5}
+        assert world.until(rollout)["status"] == "rolled_back"
+        world.kernel._traces._tracer.flush()
+    wrong = {span.name: span.status.message for _, span in received if span.status.code == 2}
+    assert wrong["run stage search"] == wrong["run loan"] == "search: no trial finished"
+    assert "errors worse" in wrong["rollout loan"]
+    assert "run stage split" not in wrong
+    roots = {span.name for _, span in received if not span.parent_span_id}
+    assert roots == {"run loan", "rollout loan"}, "nobody's alarm: each a trace of its own"
 
 
 def test_a_kernel_killed_before_a_look_is_saved_starts_the_retrain_once(world, monkeypatch):
