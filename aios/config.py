@@ -16,10 +16,12 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from aios.errors import UsageError
+from aios.records.cost import Prices
 
 PREFIX = "AIOS_"
 FILE = "aios.toml"
@@ -77,6 +79,11 @@ class Settings(BaseSettings):
         le=3600,
         description="Length of the windows, in seconds, in which replicas summarise features and "
         "predictions. What a killed replica had seen of its last one is lost.",
+    )
+    prices: Prices = Field(
+        default=Prices(),
+        description="What nodes cost by the hour, as a table [prices] or, in AIOS_PRICES, as JSON. "
+        "Nobody knows that but you, so without it costs are told in core-hours.",
     )
     otlp_endpoint: str | None = Field(
         default=None,
@@ -144,6 +151,8 @@ class Settings(BaseSettings):
             return cls(**{name: value for name, value in arguments.items() if value is not None})
         except ValidationError as error:
             raise UsageError(_explain(error, known)) from None
+        except SettingsError as error:
+            raise UsageError(f"{error}: a table is given as JSON in a variable") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"{FILE} in {Path.cwd()} cannot be read: {error}") from None
 
@@ -162,7 +171,9 @@ def _explain(error: ValidationError, known: tuple[str, ...]) -> str:
     parts = []
     for fault in error.errors(include_url=False):
         name = ".".join(str(part) for part in fault["loc"])
-        if fault["type"] == "extra_forbidden":
+        if fault["type"] == "extra_forbidden" and len(fault["loc"]) > 1:
+            parts.append(f"unknown key {name!r}. Known: {', '.join(Prices.model_fields)}")
+        elif fault["type"] == "extra_forbidden":
             parts.append(f"unknown key {name!r} in {FILE}. Known: {', '.join(known)}")
         elif fault["type"] != "default_factory_not_called":
             got = "" if name in ("", "key") else f" (got {str(fault['input'])[:80]!r})"

@@ -5,10 +5,10 @@ result under the caller's operation id, so a command repeated after a crash is n
 out twice. What runs is the reconciler's matter; how a rollout goes on is `RolloutDriver`'s.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +19,6 @@ from aios.errors import (
     Forbidden,
     IllegalTransition,
     NotApproved,
-    UnknownEndpoint,
     UnknownName,
 )
 from aios.flows import Flows
@@ -34,21 +33,24 @@ from aios.kernel.checks import (
 )
 from aios.kernel.clearing import guard, policy_of, uncleared
 from aios.kernel.commands import Asked, Commands, Queries
+from aios.kernel.cost_metrics import CostMetrics
+from aios.kernel.costs import Costs
 from aios.kernel.explaining import Explaining, ExplainQuery
 from aios.kernel.flow_traces import FlowTraces
 from aios.kernel.governance_commands import GovernanceCommands
 from aios.kernel.key_commands import KeyCommands, refuse_to_repeat
+from aios.kernel.metering import Metering
 from aios.kernel.observations import Observations
 from aios.kernel.reconcile import Reconciler, Serve
 from aios.kernel.registering import refuse_prohibited
 from aios.kernel.rollouts import RolloutDriver
 from aios.kernel.runs import RunDriver, Workbench
 from aios.kernel.sealing import Sealing
-from aios.kernel.traffic import next_plan, served
+from aios.kernel.traffic import challenger_at, next_plan, served, stamped
 from aios.kernel.watch_commands import WatchCommands, begin_as
 from aios.kernel.watcher import Watcher
 from aios.records import EndpointSpec, TrafficPlan, WindowReport
-from aios.registry import Change, Observed, Outbox, Registry, RolloutRow
+from aios.registry import Change, Observed, Outbox, Registry, RolloutRow, UsageStore
 from aios.rollout.plans import Shadow, parse_plan
 from aios.security import Caller, permits
 from aios.store.database import Database
@@ -96,8 +98,12 @@ class Kernel:
         watching = WatchCommands(
             self.registry, observed, self.watcher, self.alerts, self._observations
         )
-        seen = (self._observations, observed, self.watcher, self.alerts)
         self.take_windows = watching.take_windows
+        usage, prices = UsageStore(self._database, clock), settings.prices
+        self.metering = Metering(usage, prices, clock, partial(challenger_at, self.registry))
+        costs = Costs(self.registry, usage, self.metering, prices, clock)
+        told = CostMetrics(self.metering)
+        seen = (self._observations, observed, self.watcher, self.alerts, told)
         self._sealing = Sealing(settings, self._database, clock)
         keys = KeyCommands(self.registry, self.reconciler.changed)
         keys.ensure(*api_key)
@@ -116,6 +122,7 @@ class Kernel:
             **keys.queries,
             **governed.queries,
             **watching.queries,
+            **costs.queries,
             "explain": (ExplainQuery, Explaining(self.registry, workbench).explain),
             "models": (requests.MaybeName, self._models),
             "model": (
@@ -133,7 +140,7 @@ class Kernel:
             "audit_verify": (requests.Nothing, self._sealing.verify),
             "status": (requests.Nothing, self._status),
             "ps": (requests.Nothing, self._ps),
-            "metrics": (requests.Nothing, lambda: metrics.render(self.registry, *seen)),
+            "metrics": (requests.Nothing, partial(metrics.render, self.registry, *seen)),
             # The artifact itself never comes here: the API asks whether it may take one.
             "upload": (requests.Nothing, dict),
         }
@@ -154,6 +161,7 @@ class Kernel:
         self.runs.close()
         self.rollouts.close()
         self.reconciler.stop()
+        self.metering.save()
         self._access.close()
         self._traces.close()
         self._sealing.close()
@@ -237,13 +245,7 @@ class Kernel:
         Raises:
             UnknownEndpoint: it is not deployed, or has no plan yet.
         """
-        plan = self.registry.plan(endpoint)
-        if plan is None:
-            raise UnknownEndpoint(f"endpoint {endpoint!r} has no traffic plan yet")
-        active = self.registry.keys()
-        keys = tuple(sorted(key.digest for key in active if permits(key.role, "predict")))
-        stamp = hashlib.sha256(" ".join((str(plan.revision), *keys)).encode()).hexdigest()
-        return stamp, plan.model_copy(update={"keys": keys})
+        return stamped(self.registry, endpoint)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener`, from any thread, whenever desired state may have changed."""

@@ -52,6 +52,8 @@ were taken down are gone.
         authorization: {credentials_file: /etc/prometheus/aios.key}  # of a viewer: aios keys add
         static_configs: [{targets: ["127.0.0.1:8000"]}]
     rule_files: [aios/telemetry/prometheus/alerts.yaml]
+
+What the cluster costs has a table of its own in `kernel.cost_metrics`.
 """
 
 from collections.abc import Iterator
@@ -60,6 +62,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from aios.kernel.alerts import Alerts
 from aios.kernel.observations import Observations
@@ -90,8 +93,9 @@ def render(
     observed: Observed,
     watcher: Watcher,
     alerts: Alerts,
+    *more: Collector,
 ) -> str:
-    """All metrics in Prometheus's text format."""
+    """All metrics in Prometheus's text format; `more` are collectors of other modules."""
     collectors = CollectorRegistry()
     endpoints = registry.endpoints()
     totals = {one.spec.name: observations.totals(one.spec.name) for one in endpoints}
@@ -102,6 +106,8 @@ def render(
         _feedback(observed, list(totals)),
     ):
         collectors.register(_Collected(list(part)))
+    for collector in more:
+        collectors.register(collector)
     return generate_latest(collectors).decode()
 
 

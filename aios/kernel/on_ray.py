@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import os
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,14 @@ from aios.errors import AiosError, ClusterUnavailable, from_problem
 from aios.kernel.api import build_api, caller_of
 from aios.kernel.environment import cluster_token
 from aios.kernel.kernel import Kernel
+from aios.kernel.metering import LOOK_S, Metering
 from aios.kernel.opening import open_flows
 from aios.kernel.serve_client import ServeClient
 from aios.records import WindowReport
+from aios.records.cost import NodeSeen, Owner, ProcessUsage
 from aios.security import Caller
 from aios.store.artifacts import ArtifactStore
+from aios.telemetry.on_ray import Metered, meter_here
 from aios.training.on_ray import Workbench
 from aios.training.workspace import Workspace
 
@@ -30,6 +35,11 @@ THREADS = 16
 PLAN_WAIT_S = 30.0
 ANSWER_S = 15.0
 """How long a command may take; SQLite and a rollout's decision take milliseconds."""
+CONTROL_PLANE = Owner("control plane")
+TYPE_LABELS = ("instance-type", "ray.io/node-group")
+"""Labels of a Ray node that say what it costs by the hour, the first that is there."""
+
+logger = logging.getLogger("aios.kernel")
 
 
 class KernelActor:
@@ -55,6 +65,10 @@ class KernelActor:
         self._changed = asyncio.Event()
         self._kernel.on_change(self._announce)
         self._kernel.start()
+        meter = threading.Thread(
+            target=_meter_forever, args=(self._kernel.metering,), name="aios-meter", daemon=True
+        )
+        meter.start()
 
     def _announce(self) -> None:
         """From any thread: let every `next_plan` look again."""
@@ -107,6 +121,12 @@ class KernelActor:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._threads, self._kernel.take_windows, parts)
 
+    async def used(self, usage: dict[str, Any]) -> None:
+        """Take what a process of ours has used; nobody waits for this."""
+        told = ProcessUsage.model_validate(usage)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._threads, self._kernel.metering.used, told)
+
     async def ready(self) -> int:
         """Its process id, once it is up."""
         return os.getpid()
@@ -121,6 +141,7 @@ class ApiDeployment:
         self._callers: dict[str, Caller] = {}
         self._store = ArtifactStore(settings["artifacts_url"], Path(settings["cache"]))
         self._data = Workspace(f"{settings['runs_url'].rstrip('/')}/data", "", "")
+        Metered(CONTROL_PLANE)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         keys = user_config["keys"]
@@ -153,6 +174,34 @@ class ApiDeployment:
         if "problem" in answer:
             raise from_problem(answer["problem"])
         return answer["result"]
+
+
+def _meter_forever(metering: Metering) -> None:
+    """Tell the metering what the kernel uses and which nodes there are."""
+    own = meter_here(CONTROL_PLANE)
+    while True:
+        try:
+            metering.used(own.usage({}))
+            metering.look(_nodes())
+        except Exception:
+            logger.exception("the nodes could not be looked at; the next look counts for both")
+        time.sleep(LOOK_S)
+
+
+def _nodes() -> list[NodeSeen]:
+    """The nodes of the cluster that are alive."""
+    return [
+        NodeSeen(
+            id=node["NodeID"],
+            type=next(
+                (node["Labels"][it] for it in TYPE_LABELS if it in node["Labels"]), "default"
+            ),
+            cores=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
 def open_workbench(settings: Settings) -> Workbench:

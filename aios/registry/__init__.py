@@ -1,7 +1,7 @@
 """What exists and what is wanted: versions, aliases, endpoints, traffic plans, rollouts, keys;
 what rules go by: profiles, policies, assessments, approvals, training runs, servings, watches;
-and, beside the log, what endpoints saw and what was fed back (`Observed`), and what people are
-to be told (`Outbox`).
+and, beside the log, what endpoints saw and what was fed back (`Observed`), what people are
+to be told (`Outbox`), and what it all cost (`UsageStore`).
 
 The kernel is the only writer; the control API reads. Invariants: every change happens inside
 `Registry.change` and is one transaction with its audit entry and, if it has an operation id,
@@ -19,6 +19,7 @@ from aios.registry.observed import Observed
 from aios.registry.reads import Reads
 from aios.registry.registry import Registry
 from aios.registry.rows import ApiKey, AuditEntry, EndpointState, Evidence, RolloutRow
+from aios.registry.usage import UsageStore
 
 __all__ = [
     "ApiKey",
@@ -34,5 +35,6 @@ __all__ = [
     "Reads",
     "Registry",
     "RolloutRow",
+    "UsageStore",
     "check_given",
 ]

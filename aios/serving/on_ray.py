@@ -19,6 +19,8 @@ from aios.clock import SystemClock
 from aios.contracts import Batch, Codec, Contract
 from aios.models import OutlierDetector, load_engine, load_outliers
 from aios.records import Challenger, ServedVersion, TrafficPlan
+from aios.records.cost import Owner
+from aios.serving.calls import Calls
 from aios.serving.challenger import ChallengerReplica, Reply, unpack
 from aios.serving.endpoint import Endpoint
 from aios.serving.features import FeatureWindows
@@ -28,6 +30,7 @@ from aios.serving.outliers import Outliers
 from aios.serving.recorder import FLUSH_S, Recorder
 from aios.serving.runner import Outputs, Runner
 from aios.store.artifacts import ArtifactStore
+from aios.telemetry.on_ray import Metered
 from aios.telemetry.traces import Tracer
 
 REPORT_S = 1.0
@@ -112,10 +115,13 @@ class EndpointDeployment:
             clock=SystemClock(),
             replica=replica,
         )
+        self._calls = Calls()
         self._kernel: Any = None
         self._stamp = ""
         while not self._stamp:
             await self._take_next_plan()
+        owner = Owner("endpoint", name, self._endpoint.live.plan.spec.model)
+        self._metered = Metered(owner, changing=self._calls.told)
         self._timers = [
             asyncio.create_task(self._follow_forever()),
             asyncio.create_task(self._report_forever()),
@@ -164,6 +170,7 @@ class EndpointDeployment:
             report = self._endpoint.report()
             if report is None:
                 return
+            self._calls.add(report)
             if self._kernel is None:
                 self._kernel = ray.get_actor(KERNEL, namespace=NAMESPACE)
             self._kernel.report.remote(report.model_dump())
@@ -208,6 +215,7 @@ class EndpointDeployment:
         for timer in self._timers:
             timer.cancel()
         self._report()
+        self._metered.tell()
         if self._kernel is not None:
             parts = self._features.finish(time.time())
             self._kernel.take_windows.remote([part.model_dump() for part in parts])
@@ -223,6 +231,7 @@ class ChallengerDeployment:
         tracer = _tracer(settings, "aios-challenger")
         loaded = _load(settings, version, settings["max_rows"], tracer)
         self._replica = ChallengerReplica(loaded, tracer, f"{model}:{version.version}")
+        Metered(Owner("endpoint"), app=serve.get_replica_context().app_name)
 
     async def infer(self, batch: Batch, timeout_s: float, traceparent: str | None) -> Reply:
         return await self._replica.infer(batch, timeout_s, traceparent)

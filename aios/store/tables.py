@@ -407,3 +407,43 @@ alerts = Table(
         postgresql_where=text("state = 'waiting'"),
     ),
 )
+
+usage = Table(
+    "usage",
+    tables,
+    Column("start_s", Double, primary_key=True, autoincrement=False),
+    Column("width_s", Double, primary_key=True, autoincrement=False),
+    Column("kind", SafeText, primary_key=True),
+    Column("endpoint", SafeText, primary_key=True),
+    Column("model", SafeText, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("arm", SafeText, primary_key=True),
+    Column("run", SafeText, primary_key=True),
+    Column("node_type", SafeText, primary_key=True),
+    Column("currency", SafeText, primary_key=True),
+    Column("core_s", Double, nullable=False),
+    Column("gpu_s", Double, nullable=False),
+    Column("calls", BigInteger, nullable=False),
+    Column("cost", Double, nullable=False),
+)
+
+bills = Table(
+    "bills",
+    tables,
+    Column("start_s", Double, primary_key=True, autoincrement=False),
+    Column("width_s", Double, primary_key=True, autoincrement=False),
+    Column("node_type", SafeText, primary_key=True),
+    Column("currency", SafeText, primary_key=True),
+    Column("node_s", Double, nullable=False),
+    Column("core_s", Double, nullable=False),
+    Column("gpu_s", Double, nullable=False),
+    Column("cost", Double, nullable=False),
+)
+
+metering = Table(
+    "metering",
+    tables,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("content", JsonText, nullable=False),
+)

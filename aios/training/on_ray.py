@@ -20,7 +20,9 @@ from aios.errors import (
 )
 from aios.monitoring.recorded import find_answer, find_answers, write_feedback
 from aios.records import ModelVersion, RecipeSource, Record, RunSpec
+from aios.records.cost import Owner
 from aios.records.watching import RowQuestion
+from aios.telemetry.on_ray import metered_as
 from aios.telemetry.runs import of_stage
 from aios.telemetry.traces import Tracer
 from aios.training.explaining import explain_answer
@@ -57,12 +59,14 @@ class StageActor:
         """`{"result": ...}`, or `{"problem": ...}` for an error raised on purpose."""
         asked = RunSpec.model_validate(spec)
         above = of_stage(run_id, asked.cause, stage)
+        metered = metered_as(Owner("training", run=workspace.run))
         try:
             with self._tracer.span(f"{stage} in its process", above, {"aios.run": run_id}):
                 found = run_stage(stage, asked, results, workspace, extra)
         except AiosError as error:
             return {"problem": error.to_problem()}
         finally:
+            metered.tell()
             self._tracer.close()  # the process may be ended next
         return {"result": found}
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from aios.errors import AiosError, ClusterUnavailable, UsageError
 from aios.records import RunSpec, Trial
+from aios.records.cost import Owner
+from aios.telemetry.on_ray import metered_as
 from aios.training.recipe import Recipe
 from aios.training.recipe_source import load_recipe
 from aios.training.trials import (
@@ -370,6 +372,7 @@ def _trainable(task: Task) -> Any:
         def setup(self, config: dict[str, Any]) -> None:
             self._rounds: Iterator[dict[str, float]] | None = None
             self._watch: Watch | None = None
+            self._metered = metered_as(Owner("training", run=task.workspace.run))
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.cleanup()
@@ -398,6 +401,7 @@ def _trainable(task: Task) -> Any:
             return {**self._found, "done": ended, "ended": ended, "told": self._found}
 
         def cleanup(self) -> None:
+            self._metered.tell()
             if self._watch is not None:
                 self._watch.end()
             self._rounds = self._watch = None

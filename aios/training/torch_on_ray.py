@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aios.errors import UsageError
+from aios.records.cost import Owner
+from aios.telemetry.on_ray import Metered, metered_as
 from aios.training.search import free_cores, share
 
 if TYPE_CHECKING:
@@ -48,7 +50,13 @@ def train_module(
     cores = share(float(recipe.workers), free_cores())[1] / recipe.workers
     trainer = TorchTrainer(
         _train_loop,
-        train_loop_config={"recipe": recipe, "config": config, "train": train, "seed": seed},
+        train_loop_config={
+            "recipe": recipe,
+            "config": config,
+            "train": train,
+            "seed": seed,
+            "owner": Metered.here.owner if Metered.here else None,
+        },
         scaling_config=ScalingConfig(
             num_workers=recipe.workers,
             use_gpu=recipe.use_gpu,
@@ -89,6 +97,7 @@ def _train_loop(given: dict[str, Any]) -> None:
     from ray.train.torch import get_device, prepare_model
 
     recipe, config, seed = given["recipe"], given["config"], given["seed"]
+    metered = metered_as(Owner(*given["owner"])) if given["owner"] else None
     torch.manual_seed(seed)
     plain = recipe.module(dict(config))
     checkpoint = ray.train.get_checkpoint()
@@ -113,6 +122,8 @@ def _train_loop(given: dict[str, Any]) -> None:
             optimizer.step()
             total, steps = total + float(loss), steps + 1
         _report(epoch + 1, total / max(steps, 1), plain, optimizer)
+    if metered is not None:
+        metered.tell()
 
 
 def _batches(

@@ -31,6 +31,11 @@ class Workspace:
     cache: str
     log_url: str = ""
 
+    @property
+    def run(self) -> str:
+        """The run's id, by which its folder is named."""
+        return self.url.rstrip("/").rpartition("/")[2]
+
     def path(self, name: str) -> str:
         """The address of something in the folder."""
         return f"{self.url.rstrip('/')}/{name}"

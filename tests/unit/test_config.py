@@ -85,3 +85,38 @@ def test_settings_are_frozen_travel_whole_and_hide_the_key(tmp_path: Path):
 def test_every_setting_says_what_it_is_for():
     for name, field in Settings.model_fields.items():
         assert len(field.description or "") > 30, name
+
+
+def test_prices_come_from_a_table_or_as_json_from_a_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    assert Settings.load().prices.hour("anything") is None
+    (tmp_path / "aios.toml").write_text(
+        '[prices]\ncurrency = "USD"\nnode_hours = {"m6i.xlarge" = 0.2}\n'
+    )
+    prices = Settings.load().prices
+    assert (prices.hour("m6i.xlarge"), prices.hour("other")) == (0.2, None)
+    monkeypatch.setenv("AIOS_PRICES", '{"currency": "EUR", "default_node_hour": 0.1}')
+    prices = Settings.load().prices
+    assert (prices.currency, prices.hour("other"), prices.gpu_share) == ("EUR", 0.1, 0.9)
+    assert Settings.load(prices={"default_node_hour": 0.3}).prices.hour("other") == 0.3
+
+
+@pytest.mark.parametrize(
+    ("prices", "message"),
+    [
+        ('{"currency": "EUR", "default_node_hour": -1}', "prices.default_node_hour.*-1"),
+        ('{"currency": "EUR", "default_node_hour": NaN}', "prices.default_node_hour.*finite"),
+        ('{"currency": "EUR", "node_hours": {"a": "cheap"}}', "prices.node_hours.a.*cheap"),
+        ('{"currency": "EUR", "gpu_share": 2}', "prices.gpu_share"),
+        ('{"default_node_hour": 1}', 'prices need a currency, such as currency = "EUR"'),
+        ('{"currency": "euros"}', "prices.currency"),
+        ('{"curency": "EUR"}', "unknown key 'prices.curency'. Known: currency, default_node_hour"),
+        ("0.10", "prices"),
+        ("{", "prices.*given as JSON"),
+    ],
+)
+def test_bad_prices_are_named(monkeypatch: pytest.MonkeyPatch, prices: str, message: str):
+    monkeypatch.setenv("AIOS_PRICES", prices)
+    with pytest.raises(UsageError, match=message):
+        Settings.load()

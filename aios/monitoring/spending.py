@@ -1,0 +1,191 @@
+"""What was spent in a window, as people ask for it: by endpoint, version, arm, run or kind."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from aios.errors import UsageError
+from aios.records.cost import Billed, Owner, Place, Used
+
+HOUR_S = 3600.0
+DAY_S = 86_400.0
+BY = ("arm", "endpoint", "kind", "run", "version")
+HOURLY_S = 4 * DAY_S
+"""Longer windows are told by the day."""
+_LAST = ("control plane", "overhead", "idle")
+
+Rows = Iterable[tuple[Place, Owner, Used]]
+
+
+class RunFacts(NamedTuple):
+    """What a training run was for: its model, the version that it made, the watch that began it
+    (None: a person did)."""
+
+    model: str
+    version: int | None
+    watch: str | None
+
+
+Made = Mapping[str, RunFacts]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a bill. `share` is of the money, or of the core-hours where there are no prices;
+    `per_1000` is the cost of 1,000 calls."""
+
+    what: str
+    kind: str
+    core_hours: float
+    gpu_hours: float
+    calls: int | None
+    cost: float
+    share: float
+    per_1000: float | None
+    because: str | None = None
+
+
+def check_by(by: str) -> str:
+    """What costs can be asked by.
+
+    Raises:
+        UsageError: not by this.
+    """
+    if by not in BY:
+        raise UsageError(f"costs are by {', '.join(BY)}; not by {by!r:.40}")
+    return by
+
+
+def spending(
+    rows: Rows,
+    bills: Iterable[tuple[Place, Billed]],
+    *,
+    by: str,
+    currency: str,
+    made: Made,
+) -> dict[str, Any]:
+    """A bill and its parts, as JSON.
+
+    Only what has a price in `currency` is money; what has none, or another, is told beside it.
+    With no currency (no prices) everything without a price counts, in core-hours.
+    """
+    bill, unpriced, others = _billed(bills, currency)
+    mine = [row for row in rows if row[0].currency == currency]
+    parts = _parts(mine, by, currency, made, bill)
+    told = sum(part.cost if currency else part.core_hours for part in parts)
+    whole = bill.cost if currency else bill.core_s / HOUR_S
+    return {
+        "by": by,
+        "currency": currency or None,
+        "bill": bill.cost if currency else None,
+        "node_hours": bill.node_s / HOUR_S,
+        "core_hours": bill.core_s / HOUR_S,
+        "gpu_hours": bill.gpu_s / HOUR_S,
+        "difference": told - whole,
+        "parts": [asdict(part) for part in parts],
+        "series": _series(mine, by, currency, made),
+        "unpriced_node_hours": unpriced,
+        "other_currencies": others,
+    }
+
+
+def _billed(
+    bills: Iterable[tuple[Place, Billed]], currency: str
+) -> tuple[Billed, dict[str, float], dict[str, float]]:
+    bill = Billed()
+    unpriced: dict[str, float] = {}
+    others: dict[str, float] = {}
+    for place, one in bills:
+        if place.currency == currency:
+            bill += one
+        elif place.currency:
+            others[place.currency] = others.get(place.currency, 0.0) + one.cost
+        else:
+            hours = unpriced.get(place.node_type, 0.0)
+            unpriced[place.node_type] = hours + one.node_s / HOUR_S
+    return bill, unpriced, others
+
+
+def _parts(rows: Rows, by: str, currency: str, made: Made, bill: Billed) -> list[Part]:
+    sums: dict[tuple[str, str, str | None], Used] = {}
+    users: dict[tuple[str, str, str | None], int] = {}
+    for _, owner, used in rows:
+        key = _named(owner, by, made)
+        sums[key] = sums.get(key, Used()) + used
+        # A shadow's calls are copies: its part has them, an endpoint's as a whole has not.
+        mine = by in ("arm", "version") or owner.arm != "shadow"
+        users[key] = users.get(key, 0) + (used.calls if mine else 0)
+    whole = bill.cost if currency else bill.core_s
+    found = []
+    for (kind, what, because), used in sums.items():
+        calls = users[(kind, what, because)]
+        amount = used.cost if currency else used.core_s
+        found.append(
+            Part(
+                what=what,
+                kind=kind,
+                core_hours=used.core_s / HOUR_S,
+                gpu_hours=used.gpu_s / HOUR_S,
+                calls=calls if kind == "endpoint" else None,
+                cost=used.cost,
+                share=amount / whole if whole > 0 else 0.0,
+                per_1000=1000 * used.cost / calls if calls and currency else None,
+                because=because,
+            )
+        )
+    return sorted(found, key=lambda part: (part.kind in _LAST, *_rank(part)))
+
+
+def _rank(part: Part) -> tuple[int, float, str]:
+    place = _LAST.index(part.kind) if part.kind in _LAST else 0
+    return place, -part.share, part.what
+
+
+def _named(owner: Owner, by: str, made: Made) -> tuple[str, str, str | None]:
+    """Kind, name and cause of the part that an owner belongs to."""
+    if owner.kind not in _NAMES:
+        return owner.kind, owner.kind, None
+    return (owner.kind, *_NAMES[owner.kind](owner, by, made))
+
+
+def _endpoint(owner: Owner, by: str, made: Made) -> tuple[str, str | None]:
+    version = f"{owner.model or owner.endpoint}:{owner.version}"
+    names = {
+        "arm": f"{owner.endpoint} {owner.arm}",
+        "endpoint": owner.endpoint,
+        "version": version if owner.model == owner.endpoint else f"{version} at {owner.endpoint}",
+    }
+    return names.get(by, "endpoints" if by == "kind" else owner.endpoint), None
+
+
+def _training(owner: Owner, by: str, made: Made) -> tuple[str, str | None]:
+    run = made.get(owner.run, RunFacts("an unknown model", None, None))
+    if by == "run":
+        return owner.run, f"watch {run.watch}" if run.watch else "a person"
+    if by == "version" and run.version is not None:
+        return f"training of {run.model}:{run.version}", None
+    if by == "version":
+        return f"training of {run.model}, no version", None
+    return "training" if by == "kind" else f"training of {run.model}", None
+
+
+_NAMES: dict[str, Callable[[Owner, str, Made], tuple[str, str | None]]] = {
+    "endpoint": _endpoint,
+    "training": _training,
+}
+
+
+def _series(rows: Rows, by: str, currency: str, made: Made) -> list[dict[str, Any]]:
+    """The parts over time: by the hour, or by the day where the window is long."""
+    some = list(rows)
+    if not some:
+        return []
+    starts = [place.start_s for place, _, _ in some]
+    long = max(starts) - min(starts) > HOURLY_S or any(p.width_s > HOUR_S for p, _, _ in some)
+    width_s = DAY_S if long else HOUR_S
+    bars: dict[float, dict[str, float]] = {}
+    for place, owner, used in some:
+        bar = bars.setdefault(place.start_s - place.start_s % width_s, {})
+        what = _named(owner, by, made)[1]
+        bar[what] = bar.get(what, 0.0) + (used.cost if currency else used.core_s / HOUR_S)
+    return [{"start_s": at_s, "width_s": width_s, "parts": bars[at_s]} for at_s in sorted(bars)]
