@@ -61,7 +61,10 @@ def challenger_at(registry: Registry, app: str) -> tuple[str, str, int, str] | N
     if found is None:
         return None
     endpoint, version = found
-    plan = registry.plan(endpoint)
+    try:
+        plan = registry.plan(endpoint)
+    except UnknownEndpoint:
+        plan = None
     if plan is None:
         return None
     if plan.challenger is not None and plan.challenger.app == app:

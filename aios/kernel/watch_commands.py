@@ -10,9 +10,7 @@ from aios.kernel.alert_delivery import check
 from aios.kernel.alerts import Alerts
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.feedback import attributes, paired
-from aios.kernel.feedback import attributes, paired
 from aios.kernel.feedback_commands import FeedbackCommands
-from aios.kernel.observations import Observations
 from aios.kernel.observations import Observations
 from aios.kernel.requests import MaybeEndpoint, OfEndpoint, OfId
 from aios.kernel.runs import check_spec

@@ -1,6 +1,6 @@
 """What was spent in a window, as people ask for it: by endpoint, version, arm, run or kind."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ class Part:
 
     what: str
     kind: str
+    endpoint: str
     core_hours: float
     gpu_hours: float
     calls: int | None
@@ -107,8 +108,8 @@ def _billed(
 
 
 def _parts(rows: Rows, by: str, currency: str, made: Made, bill: Billed) -> list[Part]:
-    sums: dict[tuple[str, str, str | None], Used] = {}
-    users: dict[tuple[str, str, str | None], int] = {}
+    sums: dict[_Name, Used] = {}
+    users: dict[_Name, int] = {}
     for _, owner, used in rows:
         key = _named(owner, by, made)
         sums[key] = sums.get(key, Used()) + used
@@ -117,20 +118,21 @@ def _parts(rows: Rows, by: str, currency: str, made: Made, bill: Billed) -> list
         users[key] = users.get(key, 0) + (used.calls if mine else 0)
     whole = bill.cost if currency else bill.core_s
     found = []
-    for (kind, what, because), used in sums.items():
-        calls = users[(kind, what, because)]
+    for key, used in sums.items():
+        calls = users[key]
         amount = used.cost if currency else used.core_s
         found.append(
             Part(
-                what=what,
-                kind=kind,
+                what=key.what,
+                kind=key.kind,
+                endpoint=key.endpoint,
                 core_hours=used.core_s / HOUR_S,
                 gpu_hours=used.gpu_s / HOUR_S,
-                calls=calls if kind == "endpoint" else None,
+                calls=calls if key.kind == "endpoint" else None,
                 cost=used.cost,
                 share=amount / whole if whole > 0 else 0.0,
                 per_1000=1000 * used.cost / calls if calls and currency else None,
-                because=because,
+                because=key.because,
             )
         )
     return sorted(found, key=lambda part: (part.kind in _LAST, *_rank(part)))
@@ -141,38 +143,41 @@ def _rank(part: Part) -> tuple[int, float, str]:
     return place, -part.share, part.what
 
 
-def _named(owner: Owner, by: str, made: Made) -> tuple[str, str, str | None]:
-    """Kind, name and cause of the part that an owner belongs to."""
-    if owner.kind not in _NAMES:
-        return owner.kind, owner.kind, None
-    return (owner.kind, *_NAMES[owner.kind](owner, by, made))
+class _Name(NamedTuple):
+    """Of a part: its kind, what it is called, why it is there, and of which endpoint it is."""
+
+    kind: str
+    what: str
+    because: str | None = None
+    endpoint: str = ""
 
 
-def _endpoint(owner: Owner, by: str, made: Made) -> tuple[str, str | None]:
-    version = f"{owner.model or owner.endpoint}:{owner.version}"
-    names = {
-        "arm": f"{owner.endpoint} {owner.arm}",
-        "endpoint": owner.endpoint,
-        "version": version if owner.model == owner.endpoint else f"{version} at {owner.endpoint}",
-    }
-    return names.get(by, "endpoints" if by == "kind" else owner.endpoint), None
+def _named(owner: Owner, by: str, made: Made) -> _Name:
+    """The part that an owner belongs to."""
+    if owner.kind == "endpoint":
+        what = "endpoints" if by == "kind" else _endpoint(owner, by)
+        return _Name(owner.kind, what, None, "" if by == "kind" else owner.endpoint)
+    if owner.kind == "training":
+        return _training(owner, by, made.get(owner.run, RunFacts("unknown models", None, None)))
+    return _Name(owner.kind, owner.kind)
 
 
-def _training(owner: Owner, by: str, made: Made) -> tuple[str, str | None]:
-    run = made.get(owner.run, RunFacts("an unknown model", None, None))
-    if by == "run":
-        return owner.run, f"watch {run.watch}" if run.watch else "a person"
-    if by == "version" and run.version is not None:
-        return f"training of {run.model}:{run.version}", None
+def _endpoint(owner: Owner, by: str) -> str:
+    if by == "arm":
+        return f"{owner.endpoint} {owner.arm}"
     if by == "version":
-        return f"training of {run.model}, no version", None
-    return "training" if by == "kind" else f"training of {run.model}", None
+        version = f"{owner.model}:{owner.version}"
+        return version if owner.model == owner.endpoint else f"{version} at {owner.endpoint}"
+    return owner.endpoint
 
 
-_NAMES: dict[str, Callable[[Owner, str, Made], tuple[str, str | None]]] = {
-    "endpoint": _endpoint,
-    "training": _training,
-}
+def _training(owner: Owner, by: str, run: RunFacts) -> _Name:
+    if by == "run":
+        return _Name(owner.kind, owner.run, f"watch {run.watch}" if run.watch else "a person")
+    if by == "version":
+        made = f"{run.model}, no version" if run.version is None else f"{run.model}:{run.version}"
+        return _Name(owner.kind, f"training of {made}")
+    return _Name(owner.kind, "training" if by == "kind" else f"training of {run.model}")
 
 
 def _series(rows: Rows, by: str, currency: str, made: Made) -> list[dict[str, Any]]:
@@ -186,6 +191,6 @@ def _series(rows: Rows, by: str, currency: str, made: Made) -> list[dict[str, An
     bars: dict[float, dict[str, float]] = {}
     for place, owner, used in some:
         bar = bars.setdefault(place.start_s - place.start_s % width_s, {})
-        what = _named(owner, by, made)[1]
+        what = _named(owner, by, made).what
         bar[what] = bar.get(what, 0.0) + (used.cost if currency else used.core_s / HOUR_S)
     return [{"start_s": at_s, "width_s": width_s, "parts": bars[at_s]} for at_s in sorted(bars)]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from aios.errors import UsageError
-from aios.presentation import ALARM, Shown, moment
+from aios.presentation import ALARM, Shown, as_html, moment
 from aios.runtime.tables import Look
 from aios.runtime.transport import Transport
 
@@ -60,9 +60,22 @@ class Costs(Shown):
         whole = self.core_hours if self.bill is None else self.bill
         return abs(self.difference) <= 1e-6 * max(whole, 1e-6)
 
+    def of(self, endpoint: str) -> str:
+        """The parts of one endpoint alone, as HTML."""
+        parts = [part for part in self.parts if part["endpoint"] == endpoint]
+        share = sum(part["share"] for part in parts)
+        of_what = "core-hours" if self.bill is None else f"{money(self.bill)} {self.currency}"
+        title = f"cost since {self._since()}: {share:.1%} of the cluster's {of_what}"
+        return as_html(title, *self._table(parts))
+
     def _shown(self) -> Look:
-        rows = [self._row(part) for part in self.parts]
-        amount = [] if self.currency is None else [self.currency, f"{self.currency} per 1,000"]
+        return self._title(), *self._table(self.parts)
+
+    def _table(self, parts: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+        rows = [self._row(part) for part in parts]
+        amount = (
+            [] if self.currency is None else [self.currency, f"{self.currency} per 1,000 calls"]
+        )
         headings = [self.by, "share", *amount, "core-hours", "GPU-hours", "calls"]
         if self.by == "run":
             headings.append("begun by")
@@ -71,7 +84,7 @@ class Costs(Shown):
             headings.pop(place)
             for row in rows:
                 row.pop(place)
-        return self._title(), headings, rows
+        return headings, rows
 
     def _row(self, part: dict[str, Any]) -> list[Any]:
         amount = [] if self.currency is None else [_money(part["cost"]), _money(part["per_1000"])]
@@ -81,8 +94,7 @@ class Costs(Shown):
 
     def _title(self) -> str:
         found = self.fields
-        since = moment(max(found["since_s"], found["first_s"] or found["since_s"]))
-        window = f"{since} to {moment(found['until_s'])}"
+        window = f"{self._since()} to {moment(found['until_s'])}"
         if not self.parts:
             return f"cost, {window}: nothing was metered yet; the first figures come within 20 s"
         hours = f"{self.node_hours:,.4g} node-hours, {self.core_hours:,.4g} core-hours"
@@ -90,7 +102,7 @@ class Costs(Shown):
         beside = f" ({hours})" if self.currency else ""
         lines = [f"cost, {window}: {whole}{beside}, {self.idle_share:.0%} idle"]
         if self.adds_up:
-            lines.append(f"the {len(self.parts)} parts sum to the bill")
+            lines.append("the parts sum to the bill")
         else:
             lines.append(f"{ALARM}the parts do not sum to the bill: {self.difference:+.6g}")
         if self.currency is None:
@@ -102,6 +114,10 @@ class Costs(Shown):
         for currency, amount in found["other_currencies"].items():
             lines.append(f"{ALARM}{money(amount)} {currency} from before are not in it")
         return "\n".join(lines)
+
+    def _since(self) -> str | None:
+        found = self.fields
+        return moment(max(found["since_s"], found["first_s"] or found["since_s"]))
 
     def figure(self) -> "Figure":
         """The parts over time, by the hour or the day, as a matplotlib figure."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aios.errors import UsageError
 from aios.presentation import Shown
+from aios.runtime.cost import Costs
 from aios.runtime.objects import Live
 from aios.runtime.tables import Look
 from aios.runtime.transport import Transport
@@ -105,8 +106,8 @@ class Monitor(Live):
         return MonitorStatus(self._transport.get(f"/api/v1/endpoints/{self.endpoint}/monitor"))
 
     def report(self) -> "Report":
-        """All of it as a page: distributions now and then, drift and quality over time."""
-        return Report(self.status())
+        """All of it as a page: distributions now and then, drift and quality over time, cost."""
+        return Report(self.status(), Costs(self._transport.get("/api/v1/costs", by="arm")))
 
     def _named(self) -> str:
         return f"monitor of {self.endpoint} at {self._transport.address}"
@@ -118,8 +119,9 @@ class Monitor(Live):
 class Report:
     """A monitor's page, for a notebook (it shows itself) or a file (`save`)."""
 
-    def __init__(self, status: MonitorStatus) -> None:
+    def __init__(self, status: MonitorStatus, costs: Costs) -> None:
         self.status = status
+        self.costs = costs
 
     def distributions(self) -> "Figure":
         """The fields that are furthest off, now (blue) and then (grey), as a matplotlib figure."""
@@ -188,7 +190,7 @@ class Report:
         return (
             f"<h3>{escape(self.status.endpoint)}</h3>{_svg(self.over_time())}"
             f"<h4>now (blue) and {normal} (grey)</h4>{_svg(self.distributions())}"
-            f"{self.status._repr_html_()}{watches}"
+            f"{self.status._repr_html_()}{self.costs.of(self.status.endpoint)}{watches}"
         )
 
     def __repr__(self) -> str:

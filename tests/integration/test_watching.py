@@ -100,5 +100,13 @@ def test_drift_ends_in_a_version_that_says_why_it_exists(
     assert {row["group"] for row in seen.groups["sex"]} == {"f", "m"}
     page = rt.monitor(ENDPOINT).report()._repr_html_()
     assert page.count("<svg") == 2
+    costs = rt.cost(by="run")
+    assert costs.adds_up
+    assert {part["because"] for part in costs.parts if part["what"] == run["id"]} == {
+        f"watch {watch.id}"
+    }
+    shares = {part["kind"]: part["share"] for part in costs.parts}
+    assert min(shares["endpoint"], shares["training"], shares["control plane"]) > 0
+    assert "drifting stable" in page
     watch.end()
     assert len(rt.watches()) == 0

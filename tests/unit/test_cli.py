@@ -516,3 +516,25 @@ def test_a_file_without_request_ids_is_one_line(
     (tmp_path / "given.csv").write_text("id,approve\n")
     file = str(tmp_path / "given.csv")
     assert "request_id" in refused(capsys, "feedback", file, "--endpoint", "loan")
+
+
+def test_what_it_costs_and_brings_prints(
+    capsys: pytest.CaptureFixture[str], api: ThreadingHTTPServer
+) -> None:
+    part = {"what": "loan", "kind": "endpoint", "endpoint": "loan", "share": 1.0, "cost": 12.5}
+    part |= {"core_hours": 2.0, "gpu_hours": 0.0, "calls": 1000, "per_1000": 12.5, "because": None}
+    bill = {"by": "version", "currency": "EUR", "bill": 12.5, "node_hours": 1.0, "core_hours": 2.0}
+    bill |= {"gpu_hours": 0.0, "difference": 0.0, "parts": [part], "series": [], "first_s": None}
+    bill |= {"since_s": 0.0, "until_s": 1.0, "unpriced_node_hours": {}, "other_currencies": {}}
+    Api.given["GET /api/v1/costs"] = bill
+    said = run("cost", "--days", "2", "--by", "version")
+    assert "12.50 EUR" in said
+    assert "the parts sum to the bill" in said
+    Api.given["GET /api/v1/costs"] = {"code": "UsageError", "detail": "costs are by arm, kind"}
+    assert "costs are by arm" in refused(capsys, "cost", "--by", "colour")
+    brought = {"endpoint": "loan", "model": "loan", "currency": "EUR", "value": 30.0, "cost": 12.5}
+    brought |= {"error": 0.0, "net": 17.5, "ratio": 2.4, "kpi_share": 0.5, "kpis": 3, "paid": True}
+    brought |= {"since_s": 0.0, "until_s": 1.0, "break_even_s": None, "versions": []}
+    brought |= {"extrapolate": False, "record_fraction": 1.0}
+    Api.given["GET /api/v1/endpoints/loan/roi"] = brought
+    assert "net 17.50 EUR" in run("roi", "loan", "--maintenance", "10", "--value-per-kpi", "2")

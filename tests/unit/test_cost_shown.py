@@ -66,7 +66,7 @@ def test_a_bill_is_told_with_its_parts_and_adds_up(world: World) -> None:
     assert costs.idle_share == pytest.approx(0.9)
     lines = repr(costs).splitlines()
     assert "0.10 EUR (0.02778 node-hours, 0.05556 core-hours), 90% idle" in lines[0]
-    assert lines[1] == "the 3 parts sum to the bill"
+    assert lines[1] == "the parts sum to the bill"
     assert lines[2].split()[:5] == ["endpoint", "share", "EUR", "EUR", "per"]
     assert lines[3].split() == ["loan", "10.0%", "0.01", "0.01", "0.0056", "1000"]
     assert [line.split()[0] for line in lines[4:]] == ["overhead", "idle"]
@@ -115,6 +115,14 @@ def test_a_notebook_gets_the_table_and_the_bars(world: World) -> None:
     heights = [bar.get_height() for bars in axes.containers for bar in bars]
     assert sum(heights) == pytest.approx(costs.bill)
     assert axes.get_ylabel() == "EUR by the hour"
+
+
+def test_the_parts_of_one_endpoint_stand_in_its_report(world: World) -> None:
+    work(world)
+    page = Asking(world).cost(by="arm").of("loan")
+    assert "10.0% of the cluster&#x27;s 0.10 EUR" in page
+    assert "loan stable" in page
+    assert "idle" not in page
 
 
 def test_many_parts_are_drawn_as_the_largest_and_the_rest() -> None:
