@@ -12,6 +12,8 @@ import psutil
 from aios.records.cost import Owner, ProcessUsage
 
 CGROUP = Path("/sys/fs/cgroup")
+_BUSY = ("user", "nice", "system", "irq", "softirq", "interrupt", "dpc")
+"""Counters of psutil that only grow; a guest's time is part of `user`."""
 
 
 class ProcessMeter:
@@ -33,7 +35,7 @@ class ProcessMeter:
     def usage(self, changing: Mapping[str, Any]) -> ProcessUsage:
         """As it is now, with fields that change: a version, calls."""
         return ProcessUsage(
-            cpu_s=sum(os.times()[:4]),
+            cpu_s=time.process_time() + os.times().children_user + os.times().children_system,
             gpu_s=self._gpus * (time.monotonic() - self._began_s),
             node_cores=cores(),
             node_busy_s=busy_s(),
@@ -59,7 +61,4 @@ def busy_s(folder: Path = CGROUP) -> float:
         return int(used["usage_usec"]) / 1e6
     except (OSError, ValueError, KeyError):
         times = psutil.cpu_times()
-    idle = times.idle + getattr(times, "iowait", 0.0)
-    # A guest's time is part of user time already.
-    guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
-    return float(sum(times) - idle - guests)
+    return float(sum(getattr(times, name, 0.0) for name in _BUSY))

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from aios.clock import ManualClock
 from aios.errors import StoreUnavailable
+from aios.records.cost import Billed, Owner, Place, Used
+from aios.registry import UsageStore
 from aios.store.database import Database
 from tests.conformance_governed import GovernedConformance
 from tests.conformance_registry import RegistryConformance
@@ -69,6 +72,21 @@ def test_lost_connections_are_a_temporary_error_and_mend(server_url: str, url: s
     with pytest.raises(StoreUnavailable), database.transaction() as connection:
         connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
     database.upgrade()
+    database.close()
+
+
+def test_hours_are_added_up_once_and_rolled_up(migrated_url: str) -> None:
+    database, clock = Database(migrated_url), ManualClock(100 * 86_400.0)
+    store = UsageStore(database, clock)
+    place, owner = Place(0.0, 3600.0, "default", "EUR"), Owner("endpoint", "loan", "loan", 1)
+    for sequence in (1, 2, 2):
+        spent = {(place, owner): Used(2.0, 0.0, 10, 0.5)}
+        store.save(sequence, spent, {place: Billed(10.0, 20.0, 0.0, 0.5)}, {"at_s": sequence})
+    assert store.used(0, 1e12) == [(place, owner, Used(4.0, 0.0, 20, 1.0))]
+    assert store.progress() == (2, {"at_s": 2})
+    store.roll_up()
+    day = place._replace(width_s=86_400.0)
+    assert store.billed(0, 1e12) == [(day, Billed(20.0, 40.0, 0.0, 1.0))]
     database.close()
 
 

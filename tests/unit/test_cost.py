@@ -38,7 +38,7 @@ owners = st.sampled_from([LOAN, CANARY, RUN, KERNEL, Owner("flow", run="f-1")])
 nodes = st.builds(
     NodeTime,
     seconds=st.floats(1e-3, 1e6),
-    cores=st.floats(0, 1024),
+    cores=st.just(0.0) | st.floats(0.01, 1024),
     gpus=st.sampled_from([0.0, 1.0, 8.0]),
     hour_price=st.none() | st.floats(0, 1e4),
     gpu_share=st.floats(0, 1),

@@ -64,4 +64,4 @@ def test_a_container_is_as_busy_as_its_own_processes(tmp_path: Path) -> None:
     assert busy_s(tmp_path) == 2.5
     (tmp_path / "cpu.stat").write_text("user_usec 2000000\n")
     times = psutil.cpu_times()
-    assert 0 < busy_s(tmp_path) <= sum(times) - times.idle + 5
+    assert 0 < busy_s(tmp_path) <= sum(times) - times.idle + 60
