@@ -202,7 +202,8 @@ def _frame(parts: Sequence[Files], columns: Sequence[str]) -> "pd.DataFrame":
             )
         tables += files.scan([*dict.fromkeys(columns), ORDER], rows=100_000)
     whole = pa.concat_tables(tables, promote_options="permissive").sort_by(ORDER)
-    return whole.drop_columns([ORDER]).select(list(columns)).to_pandas()
+    found: pd.DataFrame = whole.drop_columns([ORDER]).select(list(columns)).to_pandas()
+    return found
 
 
 def _write_features(features: Callable[[Any], Any], url: str) -> None:

@@ -86,5 +86,6 @@ def _hashes(frame: "pd.DataFrame") -> NDArray[np.uint64]:
             else column.astype(str)
         )
     )
-    found: NDArray[np.uint64] = pd.util.hash_pandas_object(plain, index=False).to_numpy(np.uint64)
+    hashes = pd.util.hash_pandas_object(plain, index=False)
+    found: NDArray[np.uint64] = np.asarray(hashes, dtype=np.uint64)
     return found

@@ -468,6 +468,16 @@ def test_a_new_key_is_all_that_goes_to_standard_output(api: ThreadingHTTPServer)
     assert Api.asked[-1][0] == "DELETE /api/v1/keys/k1"
 
 
+def bill() -> dict[str, Any]:
+    """What the API tells of a window's costs."""
+    part = {"what": "loan", "kind": "endpoint", "endpoint": "loan", "share": 1.0, "cost": 12.5}
+    part |= {"core_hours": 2.0, "gpu_hours": 0.0, "calls": 1000, "per_1000": 12.5, "because": None}
+    found = {"by": "version", "currency": "EUR", "bill": 12.5, "node_hours": 1.0, "core_hours": 2.0}
+    found |= {"gpu_hours": 0.0, "difference": 0.0, "parts": [part], "series": [], "first_s": None}
+    found |= {"since_s": 0.0, "until_s": 1.0, "unpriced_node_hours": {}, "other_currencies": {}}
+    return found
+
+
 def test_metrics_and_watches_print(api: ThreadingHTTPServer) -> None:
     Api.given["GET /metrics"] = {"aios_replicas": 1}
     assert run("metrics") == '{"aios_replicas": 1}', "as it is, for a scraper's file"
@@ -486,8 +496,12 @@ def test_a_monitor_prints_or_is_written(api: ThreadingHTTPServer, tmp_path: Path
         "windows": [],
         "quality": [],
         "feedback": {"joined": 7},
+        "refused": {},
+        "domain_auc": [],
+        "groups": {},
         "watches": [],
     }
+    Api.given["GET /api/v1/costs"] = bill()
     assert "loan serves loan:2: 0 rows" in run("monitor", "loan")
     page = tmp_path / "page.html"
     assert run("monitor", "loan", "--html", str(page)) == ""
@@ -521,12 +535,7 @@ def test_a_file_without_request_ids_is_one_line(
 def test_what_it_costs_and_brings_prints(
     capsys: pytest.CaptureFixture[str], api: ThreadingHTTPServer
 ) -> None:
-    part = {"what": "loan", "kind": "endpoint", "endpoint": "loan", "share": 1.0, "cost": 12.5}
-    part |= {"core_hours": 2.0, "gpu_hours": 0.0, "calls": 1000, "per_1000": 12.5, "because": None}
-    bill = {"by": "version", "currency": "EUR", "bill": 12.5, "node_hours": 1.0, "core_hours": 2.0}
-    bill |= {"gpu_hours": 0.0, "difference": 0.0, "parts": [part], "series": [], "first_s": None}
-    bill |= {"since_s": 0.0, "until_s": 1.0, "unpriced_node_hours": {}, "other_currencies": {}}
-    Api.given["GET /api/v1/costs"] = bill
+    Api.given["GET /api/v1/costs"] = bill()
     said = run("cost", "--days", "2", "--by", "version")
     assert "12.50 EUR" in said
     assert "the parts sum to the bill" in said
