@@ -85,6 +85,20 @@ class Settings(BaseSettings):
         description="What nodes cost by the hour, as a table [prices] or, in AIOS_PRICES, as JSON. "
         "Nobody knows that but you, so without it costs are told in core-hours.",
     )
+    log_encryption: bool = Field(
+        default=False,
+        description="Whether keys, inputs and outputs in the prediction log, and feedback beside "
+        "it, are encrypted (AES-256-GCM). The keys are in home/keys/log.json, and without that "
+        "file nobody reads them: keep a copy of it elsewhere.",
+    )
+    log_keep_days: float = Field(
+        default=90.0,
+        ge=0,
+        le=36_500,
+        allow_inf_nan=False,
+        description="Days after which rows of the prediction log, and feedback, are removed; their "
+        "files go a week later. 0: never, because rows pile up for a reason only then.",
+    )
     otlp_endpoint: str | None = Field(
         default=None,
         description="http(s) URL that takes OpenTelemetry spans. None: no spans are made, "

@@ -34,11 +34,13 @@ import psutil
 from aios.clock import SystemClock
 from aios.contracts import Batch, Category, Codec, Contract, Number
 from aios.records import Artifact, EndpointSpec, ServedVersion, TrafficPlan
+from aios.security.keyring import load_keyring
 from aios.security.keys import digest, new_key
 from aios.serving.endpoint import Answer, Endpoint
 from aios.serving.features import FeatureWindows
 from aios.serving.http import EndpointApp
 from aios.serving.outliers import Outliers
+from aios.serving.privacy import Privacy
 from aios.serving.recorder import FLUSH_S, Recorder
 from aios.serving.runner import Runner
 from aios.telemetry.traces import Tracer
@@ -46,6 +48,7 @@ from benchmarks.figures import Spread
 from benchmarks.load import Target, run_load
 from benchmarks.scorer import OUTPUT
 
+USUAL = ("sketch add", "sketch fold", "record add", "record flush")
 BUSY, QUIET = 1000, 20
 """Requests a second: with `BUSY` a flush writes 5,000 rows, with `QUIET` 100."""
 ROUNDS = 3
@@ -72,7 +75,7 @@ def measured(cache: Path, rows: int) -> tuple[dict[str, Any], str]:
     over_http, on_serve = http_rounds(), serve_rounds()
     parts = {**in_process(BUSY), "request": whole_in_process()}
     quiet = in_process(QUIET)
-    both = sum(cost for name, cost in parts.items() if name != "request")
+    both = sum(parts[name] for name in USUAL)
     told = (
         f"a replica on Serve: {_told(on_serve)}\nbare uvicorn: {_told(over_http)}\n"
         f"in process a request takes {parts['request']:.0f} us; both add {both:.0f} us, "
@@ -343,13 +346,13 @@ def in_process(per_s: int) -> dict[str, float]:
     costs: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         recorder = Recorder(f"{folder}/log", 1.0)
+        keyring = load_keyring(Path(folder) / "keys" / "log.json", encrypts=True)
+        sealing = Recorder(f"{folder}/sealed", 1.0, Privacy(keyring))
         features = FeatureWindows("toy", "r1", 60.0)
 
-        def put_down() -> None:
+        def put_down(into: Recorder) -> None:
             for number, batch in enumerate(batches):
-                recorder.add(
-                    batch, answer, key="k", request_id=f"request-{number}", latency_s=0.001
-                )
+                into.add(batch, answer, key="k", request_id=f"request-{number}", latency_s=0.001)
 
         def sketch(start: int) -> None:
             for batch in batches[start : start + per_s]:
@@ -363,9 +366,11 @@ def in_process(per_s: int) -> dict[str, float]:
             spent = {
                 "sketch add": folds[0],
                 "sketch fold": folds[1],
-                "record add": timed(put_down),
+                "record add": timed(lambda: put_down(recorder)),
                 "record flush": timed(recorder.flush),
             }
+            put_down(sealing)
+            spent["record flush, encrypted"] = timed(sealing.flush)
             for name, spent_s in spent.items():
                 costs.setdefault(name, []).append(1e6 * spent_s / len(batches))
     return {name: float(np.median(each[1:])) for name, each in costs.items()}

@@ -7,7 +7,7 @@ contravariant, outputs covariant.
 from collections.abc import Mapping
 
 from aios.contracts.datatypes import widens
-from aios.contracts.fields import Boolean, Category, Field, Integer, Number, Text
+from aios.contracts.fields import Boolean, Category, Field, Integer, Number, Private, Text
 from aios.contracts.tensor import Tensor
 
 Fields = Mapping[str, Field]
@@ -45,6 +45,21 @@ def differences(
         if reason is not None:
             reasons.append(f'output "{name}" {reason}')
     return reasons
+
+
+def exposed(old: Mapping[str, Private | None], new: Mapping[str, Private | None]) -> list[str]:
+    """What was private and would be kept more openly: nobody should learn of that from the log.
+    What is gone is told by `differences`."""
+    strict = {None: 0, "hash": 1, "omit": 2}
+    return [
+        f"{name} is private ({private}) and may not become {_openly(new[name])}"
+        for name, private in old.items()
+        if name in new and strict[new[name]] < strict[private]
+    ]
+
+
+def _openly(private: Private | None) -> str:
+    return "hashed only" if private else "open: its values would stand in the prediction log"
 
 
 def _wider_output(old: Field, new: Field) -> str | None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from aios.contracts import infer
-from aios.contracts.compatibility import differences
+from aios.contracts.compatibility import differences, exposed
 from aios.contracts.documents import fields_from_json
-from aios.contracts.fields import Field, sound_text
+from aios.contracts.fields import Field, Private, private_fault, sound_text
 from aios.errors import UsageError
 from aios.presentation import Rows, Shown
 
@@ -39,18 +39,21 @@ class Contract(Shown):
         outputs: name -> field.
         key: the name of the key field, which is neither input nor output.
         version: grows when a model's contract changes on purpose.
+        private_key: what the prediction log keeps of keys, whether they come in a record or in
+            the header `x-aios-key`: "hash", "omit" (the request's id stands there), or as it is.
 
     Raises:
         UsageError: a name or a field's definition is wrong; the message names the field.
     """
 
-    __slots__ = ("digest", "inputs", "key", "outputs", "version")
+    __slots__ = ("digest", "inputs", "key", "outputs", "private_key", "version")
 
     digest: str
     inputs: Mapping[str, Field]
     outputs: Mapping[str, Field]
     key: str | None
     version: int
+    private_key: Private | None
 
     def __init__(
         self,
@@ -58,17 +61,22 @@ class Contract(Shown):
         outputs: Mapping[str, Field],
         key: str | None = None,
         version: int = 1,
+        private_key: Private | None = None,
     ) -> None:
         _check_fields("input", inputs)
         _check_fields("output", outputs)
         _check_key(key, inputs, outputs)
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             raise UsageError(f"the version of a contract is a number from 1 on, not {version!r}")
+        fault = private_fault(private_key)
+        if fault is not None:
+            raise UsageError(f"the key: {fault}")
         store = object.__setattr__
         store(self, "inputs", _FrozenFields(inputs))
         store(self, "outputs", _FrozenFields(outputs))
         store(self, "key", key)
         store(self, "version", version)
+        store(self, "private_key", private_key)
         canonical = orjson.dumps(self.to_json(), option=orjson.OPT_SORT_KEYS)
         store(self, "digest", hashlib.sha256(canonical).hexdigest())
 
@@ -86,9 +94,11 @@ class Contract(Shown):
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` turns back; fields are lists, to keep their order."""
+        private = {} if self.private_key is None else {"private_key": self.private_key}
         return {
             "version": self.version,
             "key": self.key,
+            **private,
             "inputs": [{"name": n, **f.to_json()} for n, f in self.inputs.items()],
             "outputs": [{"name": n, **f.to_json()} for n, f in self.outputs.items()],
         }
@@ -108,15 +118,19 @@ class Contract(Shown):
         if not isinstance(document, dict) or document.keys() - {
             "version",
             "key",
+            "private_key",
             "inputs",
             "outputs",
         }:
-            raise UsageError("a contract is a JSON object of version, key, inputs and outputs")
+            raise UsageError(
+                "a contract is a JSON object of version, key, private_key, inputs and outputs"
+            )
         return cls(
             inputs=fields_from_json("inputs", document),
             outputs=fields_from_json("outputs", document),
             key=document.get("key"),
             version=document.get("version", 1),
+            private_key=document.get("private_key"),
         )
 
     @classmethod
@@ -175,13 +189,23 @@ class Contract(Shown):
         """Why `newer` cannot take this contract's place; empty if it can.
 
         It can if it accepts every request that this one accepts, and gives only what this
-        one gives: inputs may widen or become optional, outputs may narrow or be added.
+        one gives: inputs may widen or become optional, outputs may narrow or be added; and if it
+        keeps private what this one does.
         Integers beyond 2^53, where nullable
         Integers and Numbers end or lose digits, are left out of the comparison.
         """
-        return differences(
+        reasons = differences(
             self.inputs, self.outputs, self.key, newer.inputs, newer.outputs, newer.key
         )
+        return [*reasons, *exposed(self.private_names(), newer.private_names())]
+
+    def private_names(self) -> dict[str, Private | None]:
+        """What is said of the privacy of each field, and of the key, in words for a message."""
+        named: dict[str, Private | None] = {
+            f'input "{n}"': f.private for n, f in self.inputs.items()
+        }
+        named |= {f'output "{n}"': f.private for n, f in self.outputs.items()}
+        return named | {"the key": self.private_key}
 
     def __repr__(self) -> str:
         shown = [f"inputs={dict(self.inputs)!r}", f"outputs={dict(self.outputs)!r}"]
@@ -189,15 +213,26 @@ class Contract(Shown):
             shown.append(f"key={self.key!r}")
         if self.version != 1:
             shown.append(f"version={self.version}")
+        if self.private_key is not None:
+            shown.append(f"private_key={self.private_key!r}")
         return f"Contract({', '.join(shown)})"
 
     def _shown(self) -> tuple[str, Sequence[str], Rows]:
-        lines = [("input", n, f.datatype, f.describe()) for n, f in self.inputs.items()]
+        lines = [("input", n, f.datatype, _told(f)) for n, f in self.inputs.items()]
         if self.key is not None:
-            lines.insert(0, ("key", self.key, "BYTES", "a text or an integer, optional"))
-        lines += [("output", n, f.datatype, f.describe()) for n, f in self.outputs.items()]
+            private = _private_text(self.private_key)
+            lines.insert(0, ("key", self.key, "BYTES", f"a text or an integer, optional{private}"))
+        lines += [("output", n, f.datatype, _told(f)) for n, f in self.outputs.items()]
         title = f"contract version {self.version} · {self.digest[:12]}"
         return title, ("role", "name", "type", "allowed"), lines
+
+
+def _told(field: Field) -> str:
+    return field.describe() + _private_text(field.private)
+
+
+def _private_text(private: Private | None) -> str:
+    return "" if private is None else f" (private: {private})"
 
 
 def compatibility(old: Contract, new: Contract) -> list[str]:

@@ -7,12 +7,12 @@ from aios.contracts.tensor import Tensor
 from aios.errors import UsageError
 
 _ARGUMENTS: dict[str, tuple[type[Field], frozenset[str]]] = {
-    "number": (Number, frozenset({"min", "max", "nullable"})),
-    "integer": (Integer, frozenset({"min", "max", "nullable"})),
-    "boolean": (Boolean, frozenset({"nullable"})),
-    "text": (Text, frozenset({"max_length", "nullable"})),
-    "category": (Category, frozenset({"values", "nullable"})),
-    "tensor": (Tensor, frozenset({"shape", "dtype"})),
+    "number": (Number, frozenset({"private", "min", "max", "nullable"})),
+    "integer": (Integer, frozenset({"private", "min", "max", "nullable"})),
+    "boolean": (Boolean, frozenset({"private", "nullable"})),
+    "text": (Text, frozenset({"private", "max_length", "nullable"})),
+    "category": (Category, frozenset({"private", "values", "nullable"})),
+    "tensor": (Tensor, frozenset({"private", "shape", "dtype"})),
 }
 
 

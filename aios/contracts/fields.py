@@ -18,6 +18,10 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 EXACT_INTEGER_MAX = 2**53
 """The largest integer up to which a 64-bit float holds every integer exactly."""
+Private = Literal["hash", "omit"]
+"""What the prediction log, windows and training references keep of a private field: a keyed hash
+of each value, so that equal ones stay equal and none can be guessed without the key, or nothing."""
+PRIVATE = ("hash", "omit")
 
 
 class Missing:
@@ -47,10 +51,16 @@ class RefusedValue(Exception):
 
 
 class Field:
-    """Base of all fields."""
+    """Base of all fields.
+
+    Attributes:
+        private: "hash" or "omit" where values must not be kept as they are; see `Private`.
+            The model is given them all the same.
+    """
 
     kind: ClassVar[str]
     nullable: bool
+    private: Private | None
     shape: tuple[int, ...] = ()
     """The shape of one row's value; () for scalars."""
 
@@ -70,6 +80,9 @@ class Field:
 
     def fault(self) -> str | None:
         """What is wrong with the definition itself, or None."""
+        return private_fault(self.private) or self._fault()
+
+    def _fault(self) -> str | None:
         raise NotImplementedError
 
     def check(self, value: Any) -> Any:
@@ -96,11 +109,23 @@ class Field:
         raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object that `field_from_json` turns back into the same field."""
+        """A JSON object that `field_from_json` turns back into the same field. Of a field that is
+        not private it does not speak of that, so that digests of old contracts stay."""
+        private = {} if self.private is None else {"private": self.private}
+        return {**self._json(), **private}
+
+    def _json(self) -> dict[str, Any]:
         raise NotImplementedError
 
     def __str__(self) -> str:
         return self.describe()
+
+
+def private_fault(private: Any) -> str | None:
+    """What is wrong with a statement of privacy, or None."""
+    if private is None or private in PRIVATE:
+        return None
+    return f'private must be "hash", "omit" or None, not {private!r}'
 
 
 def _or_null(text: str, nullable: bool) -> str:
@@ -139,6 +164,7 @@ class Number(Field):
     min: float | None = None
     max: float | None = None
     nullable: bool = False
+    private: Private | None = None
     kind: ClassVar[str] = "number"
 
     @property
@@ -159,7 +185,7 @@ class Number(Field):
     def describe(self) -> str:
         return _or_null(f"a number{_range_text(self.min, self.max)}", self.nullable)
 
-    def fault(self) -> str | None:
+    def _fault(self) -> str | None:
         for name, bound in (("min", self.min), ("max", self.max)):
             if bound is None:
                 continue
@@ -189,7 +215,7 @@ class Number(Field):
         low, high = self.limits
         return float(min(max(0.0, low), high))
 
-    def to_json(self) -> dict[str, Any]:
+    def _json(self) -> dict[str, Any]:
         bounds = (None if b is None else float(b) for b in (self.min, self.max))
         low, high = bounds
         return {"type": self.kind, "min": low, "max": high, "nullable": self.nullable}
@@ -225,6 +251,7 @@ class Integer(Field):
     min: int | None = None
     max: int | None = None
     nullable: bool = False
+    private: Private | None = None
     kind: ClassVar[str] = "integer"
 
     @property
@@ -248,7 +275,7 @@ class Integer(Field):
     def describe(self) -> str:
         return _or_null(f"an integer{_range_text(self.min, self.max)}", self.nullable)
 
-    def fault(self) -> str | None:
+    def _fault(self) -> str | None:
         reach = EXACT_INTEGER_MAX if self.nullable else INT64_MAX
         for name, bound in (("min", self.min), ("max", self.max)):
             if bound is None:
@@ -270,7 +297,7 @@ class Integer(Field):
         low, high = self.limits
         return min(max(0, low), high)
 
-    def to_json(self) -> dict[str, Any]:
+    def _json(self) -> dict[str, Any]:
         return {"type": self.kind, "min": self.min, "max": self.max, "nullable": self.nullable}
 
 
@@ -282,6 +309,7 @@ class Boolean(Field):
     """
 
     nullable: bool = False
+    private: Private | None = None
     kind: ClassVar[str] = "boolean"
 
     @property
@@ -295,7 +323,7 @@ class Boolean(Field):
     def describe(self) -> str:
         return _or_null("true or false", self.nullable)
 
-    def fault(self) -> str | None:
+    def _fault(self) -> str | None:
         return None
 
     def _check(self, value: Any) -> bool:
@@ -306,7 +334,7 @@ class Boolean(Field):
     def example(self) -> bool:
         return False
 
-    def to_json(self) -> dict[str, Any]:
+    def _json(self) -> dict[str, Any]:
         return {"type": self.kind, "nullable": self.nullable}
 
 
@@ -333,6 +361,7 @@ class Text(Field):
 
     max_length: int = 1024
     nullable: bool = False
+    private: Private | None = None
     kind: ClassVar[str] = "text"
 
     @property
@@ -346,7 +375,7 @@ class Text(Field):
     def describe(self) -> str:
         return _or_null(f"a text of at most {self.max_length} characters", self.nullable)
 
-    def fault(self) -> str | None:
+    def _fault(self) -> str | None:
         if isinstance(self.max_length, bool) or not isinstance(self.max_length, int):
             return f"max_length must be an integer, not {self.max_length!r}"
         return None if self.max_length >= 1 else "max_length must be at least 1"
@@ -366,7 +395,7 @@ class Text(Field):
     def example(self) -> str:
         return "a"
 
-    def to_json(self) -> dict[str, Any]:
+    def _json(self) -> dict[str, Any]:
         return {"type": self.kind, "max_length": self.max_length, "nullable": self.nullable}
 
 
@@ -380,14 +409,21 @@ class Category(Field):
 
     values: tuple[int, ...] | tuple[str, ...] | tuple[bool, ...]
     nullable: bool = False
+    private: Private | None = None
     kind: ClassVar[str] = "category"
 
-    def __init__(self, values: Iterable[int | str | bool], nullable: bool = False) -> None:
+    def __init__(
+        self,
+        values: Iterable[int | str | bool],
+        nullable: bool = False,
+        private: Private | None = None,
+    ) -> None:
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise UsageError(f"Category takes a list of values, not {values!r}")
         plain = (v.item() if isinstance(v, np.generic) else v for v in values)
         object.__setattr__(self, "values", tuple(plain))
         object.__setattr__(self, "nullable", nullable)
+        object.__setattr__(self, "private", private)
 
     @property
     def value_type(self) -> type:
@@ -412,7 +448,7 @@ class Category(Field):
         ending = f" and {more} more" if more else ""
         return _or_null(f"one of {', '.join(shown)}{ending}", self.nullable)
 
-    def fault(self) -> str | None:
+    def _fault(self) -> str | None:
         if not self.values:
             return "a category needs at least one value"
         kinds = {type(v) for v in self.values}
@@ -441,7 +477,7 @@ class Category(Field):
     def example(self) -> Any:
         return self.values[0]
 
-    def to_json(self) -> dict[str, Any]:
+    def _json(self) -> dict[str, Any]:
         return {"type": self.kind, "values": list(self.values), "nullable": self.nullable}
 
 

@@ -15,6 +15,7 @@ from aios.contracts.fields import (
     Field,
     Integer,
     Number,
+    Private,
     RefusedValue,
     object_column,
     sound_text,
@@ -32,17 +33,22 @@ class Tensor(Field):
 
     shape: tuple[int, ...] = ()
     dtype: str = "FP32"
+    private: Private | None = None
     nullable: ClassVar[bool] = False  # type: ignore[misc]
     kind: ClassVar[str] = "tensor"
 
-    def __init__(self, shape: Iterable[int], dtype: str = "FP32") -> None:
+    def __init__(
+        self, shape: Iterable[int], dtype: str = "FP32", private: Private | None = None
+    ) -> None:
         if not isinstance(shape, Iterable):
             raise UsageError(f"Tensor takes the shape of one row such as (3, 224, 224): {shape!r}")
         object.__setattr__(self, "shape", tuple(shape))
         object.__setattr__(self, "dtype", dtype)
+        object.__setattr__(self, "private", private)
 
     def __repr__(self) -> str:
-        return f"Tensor(shape={self.shape}, dtype={self.dtype!r})"
+        private = "" if self.private is None else f", private={self.private!r}"
+        return f"Tensor(shape={self.shape}, dtype={self.dtype!r}{private})"
 
     @property
     def datatype(self) -> str:
@@ -55,7 +61,7 @@ class Tensor(Field):
     def describe(self) -> str:
         return f"a tensor {self.dtype} of shape {list(self.shape)}"
 
-    def fault(self) -> str | None:
+    def _fault(self) -> str | None:
         if self.dtype not in DATATYPES:
             return f"no datatype {self.dtype!r}; there are {', '.join(DATATYPES)}"
         for size in self.shape:
@@ -75,7 +81,7 @@ class Tensor(Field):
         filler: Any = {"BOOL": False, "BYTES": "a"}.get(self.dtype, 0)
         return np.full(self.shape, filler, dtype=self.column_dtype).tolist()
 
-    def to_json(self) -> dict[str, Any]:
+    def _json(self) -> dict[str, Any]:
         return {"type": self.kind, "shape": list(self.shape), "dtype": self.dtype}
 
 

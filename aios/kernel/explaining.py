@@ -64,7 +64,7 @@ class Explaining:
         return found
 
     def _explained(self, request_id: str, row: int) -> dict[str, Any]:
-        answer = self._workbench.find_answer(_ever_deployed(self._reads), request_id, row)
+        answer = self._workbench.find_answer(ever_deployed(self._reads), request_id, row)
         version = _version_of(self._reads, answer)
         run, snapshot = origin(self._reads, version)
         served, rollout = _service(self._reads, version, answer)
@@ -117,7 +117,7 @@ def _none(why: str) -> dict[str, Any]:
     return {"output": None, "contributions": None, "why": why}
 
 
-def _ever_deployed(reads: Reads) -> dict[str, str]:
+def ever_deployed(reads: Reads) -> dict[str, str]:
     """Every endpoint that there is or was, and the model it served last."""
     models = dict.fromkeys(version.name for version in reads.versions())
     servings = [one for model in models for one in reads.servings_of(model)]

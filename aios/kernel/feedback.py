@@ -1,5 +1,6 @@
 """Feedback on its way: into the Delta table beside the log, and to the answers that it is about."""
 
+import logging
 import threading
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
@@ -7,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from aios.clock import Clock
+from aios.errors import AiosError
 from aios.monitoring.conditions import FAIRNESS
 from aios.monitoring.judging import Numbers
 from aios.records.watching import Outcome
@@ -15,6 +17,8 @@ from aios.registry import Observed
 UNKNOWN_AFTER_S = 60.0
 """Feedback whose answer is not in the log after so long is on none: the log is written every
 few seconds."""
+
+logger = logging.getLogger("aios.kernel")
 
 
 class _Log(Protocol):
@@ -33,12 +37,20 @@ class FeedbackJoin:
         self._log = log
         self._clock = clock
         self._exporting = threading.Lock()
+        self.problem: str | None = None
 
     def follow(self) -> None:
-        """Write new feedback into the Delta tables, and find what it was about."""
+        """Write new feedback into the Delta tables, and find what it was about. A log that is
+        damaged holds up no other endpoint's; `problem` says why feedback waits."""
+        problem = None
         for endpoint in self._observed.endpoints_with_feedback_waiting():
-            self.export(endpoint)
-            self._look_for(endpoint)
+            try:
+                self.export(endpoint)
+                self._look_for(endpoint)
+            except AiosError as error:
+                problem = f"feedback on {endpoint!r} waits: {error.message}"
+                logger.warning("%s", problem)
+        self.problem = problem
 
     def export(self, endpoint: str) -> None:
         """See that all feedback so far is in the endpoint's Delta table."""

@@ -39,6 +39,7 @@ from aios.kernel.explaining import Explaining, ExplainQuery
 from aios.kernel.flow_traces import FlowTraces
 from aios.kernel.governance_commands import GovernanceCommands
 from aios.kernel.key_commands import KeyCommands, refuse_to_repeat
+from aios.kernel.log_commands import LogCommands
 from aios.kernel.metering import Metering
 from aios.kernel.observations import Observations
 from aios.kernel.reconcile import Reconciler, Serve
@@ -102,13 +103,17 @@ class Kernel:
         usage, prices = UsageStore(self._database, clock), settings.prices
         self.metering = Metering(usage, prices, clock, partial(challenger_at, self.registry))
         costs = Costs(self.registry, usage, self.metering, prices, clock)
-        told = CostMetrics(self.metering)
-        seen = (self._observations, observed, self.watcher, self.alerts, told)
         self._sealing = Sealing(settings, self._database, clock)
+        self.log = LogCommands(
+            settings, self.registry, observed, workbench, clock, self.reconciler.changed
+        )
+        told = (CostMetrics(self.metering), self.log.metrics)
+        seen = (self._observations, observed, self.watcher, self.alerts, *told)
         keys = KeyCommands(self.registry, self.reconciler.changed)
         keys.ensure(*api_key)
         self._commands: Commands = {
             **keys.commands,
+            **self.log.commands,
             **governed.commands,
             **watching.commands,
             "register": (requests.Register, self._register),
@@ -120,6 +125,7 @@ class Kernel:
         }
         self._queries: Queries = {
             **keys.queries,
+            **self.log.queries,
             **governed.queries,
             **watching.queries,
             **costs.queries,
@@ -152,10 +158,12 @@ class Kernel:
         self.rollouts.start()
         self.runs.start()
         self.watcher.start()
+        self.log.housekeeping.start()
         self.alerts.start()
 
     def close(self) -> None:
         """Stop looking and deciding. Rollouts in the middle are left for the next kernel."""
+        self.log.housekeeping.close()
         self.watcher.close()
         self.alerts.close()
         self.runs.close()
@@ -207,16 +215,8 @@ class Kernel:
         active = self.registry.keys()
         callers = {key.digest: Caller(key.identity, key.role) for key in active}
         replica_settings = serve_config.replica_settings(self._settings)
-        applications = [
-            serve_config.api_application(
-                callers,
-                {
-                    "artifacts_url": self._settings.artifacts_url,
-                    "runs_url": self._settings.runs_url,
-                    "cache": str(self._settings.home / "cache"),
-                },
-            )
-        ]
+        api_settings = serve_config.api_settings(self._settings)
+        applications = [serve_config.api_application(callers, api_settings)]
         for state in self.registry.endpoints():
             plan = self.registry.plan(state.spec.name)
             if plan is None:
@@ -240,12 +240,12 @@ class Kernel:
 
     def plan_for(self, endpoint: str) -> tuple[str, TrafficPlan]:
         """The plan that the replicas of an endpoint must act on now, with the keys that may
-        call, and a stamp that differs whenever either does.
+        call, and a stamp that differs whenever either does, or the log's keys.
 
         Raises:
             UnknownEndpoint: it is not deployed, or has no plan yet.
         """
-        return stamped(self.registry, endpoint)
+        return stamped(self.registry, endpoint, self.log.keys.current().stamp)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener`, from any thread, whenever desired state may have changed."""
@@ -472,20 +472,21 @@ class Kernel:
         return [entry.model_dump(mode="json") for entry in entries]
 
     def _status(self) -> dict[str, Any]:
-        versions = self.registry.versions()
-        return {
-            "started_s": self._started_s,
-            "now_s": self._clock.now_s(),
-            "models": len({version.name for version in versions}),
-            "versions": len(versions),
-            "endpoints": self._endpoints(),
-            "rollouts": [self.rollouts.view(row) for row in self.registry.active_rollouts()],
-            "broken_glass": [
-                broken.model_dump(mode="json") for broken in self.registry.broken_glass()
-            ],
-            "uncleared": uncleared(self.registry),
-            "problem": self.reconciler.problem or self._sealing.problem,
-        }
+        return views.status(
+            self.registry,
+            self._started_s,
+            self._clock.now_s(),
+            endpoints=self._endpoints(),
+            rollouts=[self.rollouts.view(row) for row in self.registry.active_rollouts()],
+            uncleared=uncleared(self.registry),
+            problems=(
+                self.reconciler.problem,
+                self._sealing.problem,
+                self.log.housekeeping.problem,
+                self.watcher.feedback.problem,
+                self._observations.recorder_problem(),
+            ),
+        )
 
     def _ps(self) -> list[dict[str, Any]]:
         return views.processes(

@@ -34,6 +34,10 @@ stay; a name that must go is told in the release before.
 | aios_feedback_lag_seconds | gauge | endpoint | age of the oldest of them |
 | aios_feedback_delay_seconds | histogram | endpoint | from an answer to its feedback |
 | aios_feedback_events_total | counter | endpoint, result | from event sources, see below |
+| aios_log_rows_removed_total | counter | endpoint | rows of the prediction log, by age |
+| aios_log_rows_resealed_total | counter | endpoint | rows that came under the newest key |
+| aios_log_tidy_failures_total | counter | endpoint | times that tidying the log failed |
+| aios_log_files, aios_log_unreadable_files | gauge | endpoint | files of the prediction log |
 | aios_api_unauthenticated_total | counter | | calls of the control API without a valid key |
 
 **Counters and histograms** are exact, also over restarts of replicas, whose reports are

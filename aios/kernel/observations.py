@@ -41,6 +41,14 @@ class Observations:
         with self._lock:
             return self._ledger.replicas(endpoint, self._clock.now_s())
 
+    def recorder_problem(self) -> str | None:
+        """Why a replica, of any endpoint, cannot record predictions now."""
+        for endpoint in list(self._series):
+            for replica in self.replicas(endpoint):
+                if replica.recorder_problem is not None:
+                    return f"endpoint {endpoint!r}: {replica.recorder_problem}"
+        return None
+
     def totals(self, endpoint: str) -> EndpointTotals:
         with self._lock:
             return self._ledger.totals(endpoint, self._clock.now_s())

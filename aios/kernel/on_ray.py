@@ -80,8 +80,8 @@ class KernelActor:
         waited_for.set()
 
     async def next_plan(self, endpoint: str, stamp: str) -> dict[str, Any]:
-        """Wait for a plan whose stamp is not `stamp`: `{"stamp", "plan"}`; `{}` when there is
-        none for a while, so that a caller whose kernel was replaced asks the new one."""
+        """Wait for a plan whose stamp is not `stamp`: `{"stamp", "plan", "keyring"}`; `{}` when
+        there is none for a while, so that a caller whose kernel was replaced asks the new one."""
         self._loop = asyncio.get_running_loop()
         give_up_s = self._loop.time() + PLAN_WAIT_S
         while True:
@@ -93,7 +93,11 @@ class KernelActor:
             except AiosError as error:
                 return {"problem": error.to_problem()}
             if found != stamp:
-                return {"stamp": found, "plan": plan.model_dump(mode="json")}
+                return {
+                    "stamp": found,
+                    "plan": plan.model_dump(mode="json"),
+                    "keyring": self._kernel.log.keys.current(),
+                }
             try:
                 async with asyncio.timeout_at(give_up_s):
                     await changed.wait()

@@ -36,6 +36,7 @@ from aios.records import (
 )
 from aios.registry import Registry
 from aios.rollout import parse_plan
+from aios.security.keyring import Keyring
 
 AFTERWARDS = ("track", "rollout")
 """Stages after the version exists: what goes wrong in one is told, and fails no run."""
@@ -75,6 +76,23 @@ class Workbench(Protocol):
 
     def release(self, run_id: str) -> None:
         """The run is over or left to the next kernel: end its process, forget about it."""
+        ...
+
+    def use_keys(self, keyring: Callable[[], Keyring]) -> None:
+        """The keys of the prediction log, as they are whenever they are needed."""
+        ...
+
+    def tidy(
+        self,
+        endpoint: str,
+        keep_days: float | None,
+        pinned: Sequence[tuple[int | None, int | None]],
+    ) -> dict[str, Any]:
+        """Tidy an endpoint's log; see `monitoring.tidying`."""
+        ...
+
+    def keys_in_use(self, endpoints: Sequence[str]) -> dict[str, list[str]]:
+        """The ids of the keys that rows are under, by endpoint; see `monitoring.tidying`."""
         ...
 
     def find_answer(self, endpoints: Collection[str], request_id: str, row: int) -> dict[str, Any]:

@@ -19,7 +19,8 @@ _HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0}
 
 
 def replica_settings(settings: Settings) -> dict[str, Any]:
-    """What every replica of a model needs to know; a change of it restarts them all."""
+    """What every replica of a model needs to know; a change of it restarts them all. No key is
+    among it."""
     return {
         "artifacts_url": settings.artifacts_url,
         "cache": str(settings.home / "cache"),
@@ -27,6 +28,15 @@ def replica_settings(settings: Settings) -> dict[str, Any]:
         "otlp_endpoint": settings.otlp_endpoint,
         "otlp_ratio": settings.otlp_ratio,
         "window_s": settings.window_s,
+    }
+
+
+def api_settings(settings: Settings) -> dict[str, Any]:
+    """What the API's replica needs to know."""
+    return {
+        "artifacts_url": settings.artifacts_url,
+        "runs_url": settings.runs_url,
+        "cache": str(settings.home / "cache"),
     }
 
 

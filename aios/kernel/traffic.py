@@ -38,9 +38,9 @@ def next_plan(
     )
 
 
-def stamped(registry: Registry, endpoint: str) -> tuple[str, TrafficPlan]:
+def stamped(registry: Registry, endpoint: str, log_keys: str) -> tuple[str, TrafficPlan]:
     """The plan in force, with the keys that may call, and a stamp that differs whenever either
-    does.
+    does, or what stands for the keys of the prediction log.
 
     Raises:
         UnknownEndpoint: it is not deployed, or has no plan yet.
@@ -50,7 +50,7 @@ def stamped(registry: Registry, endpoint: str) -> tuple[str, TrafficPlan]:
         raise UnknownEndpoint(f"endpoint {endpoint!r} has no traffic plan yet")
     active = registry.keys()
     keys = tuple(sorted(key.digest for key in active if permits(key.role, "predict")))
-    stamp = hashlib.sha256(" ".join((str(plan.revision), *keys)).encode()).hexdigest()
+    stamp = hashlib.sha256(" ".join((str(plan.revision), log_keys, *keys)).encode()).hexdigest()
     return stamp, plan.model_copy(update={"keys": keys})
 
 

@@ -1,13 +1,38 @@
 """What users see of the state, as JSON: joins the registry, Serve and the reports."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aios.kernel.observations import Observations
 from aios.kernel.serve_client import AppStatus, failure_reason
 from aios.kernel.serve_config import API_APP, challenger_of
 from aios.records import TrafficPlan
-from aios.registry import EndpointState, Registry
+from aios.registry import EndpointState, Reads, Registry
+
+
+def status(
+    reads: Reads,
+    started_s: float,
+    now_s: float,
+    *,
+    endpoints: Sequence[dict[str, Any]],
+    rollouts: Sequence[dict[str, Any]],
+    uncleared: Sequence[Any],
+    problems: Iterable[str | None],
+) -> dict[str, Any]:
+    """The whole runtime; of several problems the first is told."""
+    versions = reads.versions()
+    return {
+        "started_s": started_s,
+        "now_s": now_s,
+        "models": len({version.name for version in versions}),
+        "versions": len(versions),
+        "endpoints": list(endpoints),
+        "rollouts": list(rollouts),
+        "broken_glass": [broken.model_dump(mode="json") for broken in reads.broken_glass()],
+        "uncleared": list(uncleared),
+        "problem": next(filter(None, problems), None),
+    }
 
 
 def endpoint(

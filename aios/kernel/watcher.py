@@ -110,8 +110,8 @@ class Watcher:
         self._threads: list[threading.Thread] = []
         self._references: dict[tuple[str, int], Seen] = {}
         self._rows = RowComparisons(log.compare_rows)
-        self._feedback = FeedbackJoin(observed, log, clock)
-        self.follow_feedback = self._feedback.follow
+        self.feedback = FeedbackJoin(observed, log, clock)
+        self.follow_feedback = self.feedback.follow
         self.wait_for_rows = self._rows.wait
         self.problems: dict[str, str] = {}
 
@@ -367,7 +367,7 @@ class Watcher:
         traceparent = self._traces.of_alarm(rings, action.finding.condition)
         if traceparent is not None:
             cause["traceparent"] = traceparent
-        self._feedback.export(watch.spec.endpoint)
+        self.feedback.export(watch.spec.endpoint)
         spec = then.model_copy(update={"cause": cause})
         caller = Caller(watch.created_by, "deployer")
         try:

@@ -45,6 +45,7 @@ class ReplicaStatus:
     in_flight: int
     queued: int
     refused: str | None
+    recorder_problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,7 @@ class Ledger:
                 in_flight=report.in_flight,
                 queued=report.queued,
                 refused=report.refused,
+                recorder_problem=report.recorder_problem,
             )
         return [found[name] for name in sorted(found)]
 

@@ -213,6 +213,7 @@ class WindowReport(Record):
     `refused` says why the replica did not take the newest plan; it then serves the one before.
     `outliers_missed` counts who asked how unusual records are and was not told in spite of a
     detector. `violations` counts requests that broke the contract, by field and kind of fault.
+    `recorder_problem` says why predictions cannot be recorded now.
     """
 
     endpoint: str
@@ -232,6 +233,7 @@ class WindowReport(Record):
     recorder_dropped: int = 0
     outliers_missed: int = 0
     violations: dict[str, dict[str, int]] = {}
+    recorder_problem: str | None = None
     refused: str | None = None
     latency: bytes = b""
     took: Buckets = Buckets()

@@ -153,6 +153,17 @@ class Observed(FeedbackStore):
         with self._database.reading() as connection:
             return sorted(connection.execute(union(*waits)).scalars())
 
+    def forget_feedback(self, before_s: float) -> int:
+        """Remove feedback given before then, but what still is to be exported or looked for.
+
+        Returns:
+            How much there was.
+        """
+        f = t.feedback.c
+        old = (f.at_s < before_s) & f.exported & f.looked_for
+        with self._database.transaction() as connection:
+            return int(connection.execute(delete(t.feedback).where(old)).rowcount)
+
     def outcomes(
         self, endpoint: str, version: int | None = None, since_s: float = 0.0, most: int = 5_000
     ) -> list[Outcome]:

@@ -31,6 +31,7 @@ from aios.runtime.explanation import Explanation, reproduce
 from aios.runtime.governance import Audit, Card, History, Inbox, PolicyText
 from aios.runtime.keys import Keys
 from aios.runtime.lineage import Lineage
+from aios.runtime.log import PredictionLog
 from aios.runtime.models import Models
 from aios.runtime.objects import Endpoint, Live, Rollout
 from aios.runtime.tables import Status, Table
@@ -40,7 +41,7 @@ from aios.runtime.watched import Watched
 from aios.training.reproduce import Reproduction
 
 
-class Runtime(Accounted, Watched, Live):
+class Runtime(Accounted, Watched, PredictionLog, Live):
     """A running aios: register models, deploy endpoints, roll versions out and back.
 
     Get one from `aios.connect()` or `aios.local()`. It holds a connection and nothing else.

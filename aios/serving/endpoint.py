@@ -136,6 +136,8 @@ class Endpoint:
 
     async def _prepare(self, plan: TrafficPlan, before: Live | None) -> Live:
         runner, codec = await self._loaded(plan)
+        for privacy in (self._recorder.privacy, self._features.privacy):
+            privacy.learn(plan)
         loop = asyncio.get_running_loop()
         # Off the event loop: a rule's module is imported here.
         fallback = await loop.run_in_executor(None, FallbackChain, plan.spec.fallback, codec)
@@ -433,6 +435,7 @@ class Endpoint:
             recorder_dropped=self._recorder.dropped,
             outliers_missed=self._outliers.missed,
             violations=self._violations.by_field(),
+            recorder_problem=self._recorder.problem,
             refused=self._refused,
             latency=self._latency.to_bytes(),
             took=self._took.buckets(),

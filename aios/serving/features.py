@@ -9,6 +9,7 @@ import numpy as np
 from aios.contracts import Batch
 from aios.contracts.batch import Layout, python_values
 from aios.records.watching import WindowPart
+from aios.serving.privacy import Privacy
 from aios.serving.runner import Outputs
 from aios.telemetry import Summary
 
@@ -36,15 +37,19 @@ class FeatureWindows:
 
     `add` only appends; `fold` does the work, off the event loop, about once a second. A window
     is ready when its time has passed; a replica that is killed loses the one that is going on.
-    Tensors are left out.
+    Tensors are left out. Private fields are left out too, or told apart by their hashes only.
 
     Args:
         endpoint: whose windows these are.
         replica: this replica's name, part of the ids of what it sends.
         width_s: how long a window is; all replicas cut at multiples of it.
+        privacy: which fields are private; none by default.
     """
 
-    def __init__(self, endpoint: str, replica: str, width_s: float) -> None:
+    def __init__(
+        self, endpoint: str, replica: str, width_s: float, privacy: Privacy | None = None
+    ) -> None:
+        self.privacy = privacy or Privacy()
         self._endpoint = endpoint
         self._source = f"{replica}-{os.getpid()}"
         self._width_s = width_s
@@ -77,7 +82,7 @@ class FeatureWindows:
             groups.setdefault((entry[0], entry[1], entry[2].layout), []).append(entry)
         for (arm, version, _), group in groups.items():
             window = self._open.setdefault((arm, version), _Open(start_s, 0, 0, {}, {}))
-            _count(window, group)
+            _count(window, group, self.privacy)
         if self._dropped and self._open:
             next(iter(self._open.values())).dropped += self._dropped
             self._dropped = 0
@@ -119,15 +124,18 @@ class FeatureWindows:
             self._dropped += self._ready.pop(next(iter(self._ready))).rows
 
 
-def _count(window: _Open, group: list[_Entry]) -> None:
+def _count(window: _Open, group: list[_Entry], privacy: Privacy) -> None:
     batch = Batch.concat([entry[2] for entry in group])
-    layout = batch.layout
+    layout, rules = batch.layout, privacy.rules(group[0][1])
     window.rows += batch.rows
     for place, name in enumerate(layout.names):
         if layout.shapes[place]:
             continue
         column = batch.column(name)
-        if column.dtype.kind in "fiu" and layout.readers[place] != "bool":
+        if name in rules.inputs:
+            values = python_values(column, layout.readers[place])
+            _add(window.inputs, name, privacy.kept(rules.inputs[name], values))
+        elif column.dtype.kind in "fiu" and layout.readers[place] != "bool":
             _add(window.inputs, name, column)
         else:
             _add(window.inputs, name, python_values(column, layout.readers[place]))
@@ -135,10 +143,15 @@ def _count(window: _Open, group: list[_Entry]) -> None:
     for name in answers[0] if answers else ():
         arrays = [answer[name] for answer in answers if name in answer]
         if all(array.ndim == 1 or array[0].size == 1 for array in arrays if len(array)):
-            _add(window.outputs, name, np.concatenate([array.ravel() for array in arrays]))
+            given: Any = np.concatenate([array.ravel() for array in arrays])
+            if name in rules.outputs:
+                given = privacy.kept(rules.outputs[name], given.tolist())
+            _add(window.outputs, name, given)
 
 
 def _add(summaries: dict[str, Summary], name: str, values: Any) -> None:
+    if values is None:
+        return  # nothing of it may be kept
     number = isinstance(values, np.ndarray) and values.dtype.kind in "fiu"
     kind: Any = "number" if number else "text"
     if name not in summaries:

@@ -27,6 +27,7 @@ from aios.serving.features import FeatureWindows
 from aios.serving.http import EndpointApp
 from aios.serving.live import ChallengerClient
 from aios.serving.outliers import Outliers
+from aios.serving.privacy import Privacy
 from aios.serving.recorder import FLUSH_S, Recorder
 from aios.serving.runner import Outputs, Runner
 from aios.store.artifacts import ArtifactStore
@@ -101,9 +102,11 @@ class EndpointDeployment:
     ) -> None:
         self._name = name
         context = serve.get_replica_context()
-        self._recorder = Recorder(f"{settings['log_url'].rstrip('/')}/{name}", 1.0)
+        self._privacy = Privacy()
+        log_url = f"{settings['log_url'].rstrip('/')}/{name}"
+        self._recorder = Recorder(log_url, 1.0, self._privacy)
         replica = context.replica_id.unique_id
-        self._features = FeatureWindows(name, replica, settings["window_s"])
+        self._features = FeatureWindows(name, replica, settings["window_s"], self._privacy)
         tracer = _tracer(settings, "aios-endpoint")
         self._endpoint = Endpoint(
             load=lambda served, max_rows: _load(settings, served, max_rows, tracer),
@@ -149,6 +152,7 @@ class EndpointDeployment:
             return
         if "plan" in answer:
             plan = TrafficPlan.model_validate(answer["plan"])
+            self._privacy.keyring = answer["keyring"]
             self._recorder.fraction = plan.spec.record_fraction
             await self._endpoint.reconfigure(plan)
             self._stamp = answer["stamp"]

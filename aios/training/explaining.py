@@ -52,8 +52,9 @@ def explain_answer(
         workspace: that run's folder, which holds the background rows.
     """
     try:
-        background = _background(version, workspace)
         contract = Contract.from_json(version.contract)
+        _refuse_private(contract)
+        background = _background(version, workspace)
         output = _score_of(contract, recipe)
         folder = ArtifactStore(workspace.artifacts_url, Path(workspace.cache)).fetch(
             version.artifact.digest
@@ -72,6 +73,15 @@ def explain_answer(
     except AiosError as error:
         return Reasons(why=error.message)
     return Reasons(output=output, contributions=found)
+
+
+def _refuse_private(contract: Contract) -> None:
+    private = [name for name, field in contract.inputs.items() if field.private is not None]
+    if private:
+        raise UsageError(
+            f"{', '.join(private)} is private by the contract: the prediction log does not hold "
+            "what was asked, so that the model cannot be asked again"
+        )
 
 
 def _background(version: ModelVersion, workspace: Workspace) -> "pd.DataFrame":

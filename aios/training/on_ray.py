@@ -19,9 +19,11 @@ from aios.errors import (
     from_problem,
 )
 from aios.monitoring.recorded import find_answer, find_answers, write_feedback
+from aios.monitoring.tidying import keys_in_use, tidy
 from aios.records import ModelVersion, RecipeSource, Record, RunSpec
 from aios.records.cost import Owner
 from aios.records.watching import RowQuestion
+from aios.security.keyring import Keyring
 from aios.telemetry.on_ray import metered_as
 from aios.telemetry.runs import of_stage
 from aios.telemetry.traces import Tracer
@@ -33,6 +35,9 @@ from aios.training.workspace import Workspace
 
 ATTEMPTS = 3
 """How often a stage is begun when its process dies: of a lost node, or of its own doing."""
+NEED_KEYS = ("snapshot", "refit")
+"""Stages that read the prediction log, or hash private fields."""
+TIDY_S = 3600.0
 _PREFIX = "aios-run-"
 EXPLAIN_S = 60.0
 """Bound of looking an answer up and of explaining it; a new process takes 5 s to be there."""
@@ -55,6 +60,7 @@ class StageActor:
         workspace: Workspace,
         extra: dict[str, Any],
         run_id: str,
+        keyring: Keyring | None = None,
     ) -> dict[str, Any]:
         """`{"result": ...}`, or `{"problem": ...}` for an error raised on purpose."""
         asked = RunSpec.model_validate(spec)
@@ -62,7 +68,7 @@ class StageActor:
         metered = metered_as(Owner("training", run=workspace.run))
         try:
             with self._tracer.span(f"{stage} in its process", above, {"aios.run": run_id}):
-                found = run_stage(stage, asked, results, workspace, extra)
+                found = run_stage(stage, asked, results, workspace, extra, keyring)
         except AiosError as error:
             return {"problem": error.to_problem()}
         finally:
@@ -114,6 +120,12 @@ class Workbench:
         self._lock = threading.Lock()
         self._processes: dict[str, _Process] = {}
         self._cancelled: set[str] = set()
+        self._keyring: Callable[[], Keyring | None] = lambda: None
+
+    def use_keys(self, keyring: Callable[[], Keyring]) -> None:
+        """The keys of the prediction log: given to the processes that read or write it, and to
+        those alone."""
+        self._keyring = keyring
 
     def workspace(self, run_id: str) -> Workspace:
         """The run's folder."""
@@ -138,8 +150,9 @@ class Workbench:
             ModelFailed: the stage's process died each time it was begun.
             AiosError: whatever the stage raised.
         """
-        told = spec.model_dump(mode="json")
-        arguments = (stage, told, results, self.workspace(run_id), extra, run_id)
+        keyring = self._keyring() if stage in NEED_KEYS else None
+        told, folder = spec.model_dump(mode="json"), self.workspace(run_id)
+        arguments = (stage, told, results, folder, extra, run_id, keyring)
         # It fits in its own process and, for that, reserves what a trial does.
         alone = stage == "refit" and (spec.gpus or spec.memory_limit_bytes or spec.cpus > 1)
         for _ in range(ATTEMPTS):
@@ -192,18 +205,38 @@ class Workbench:
             UnknownName: it is not there.
             StoreUnavailable, DeadlineExceeded: the log cannot be read now.
         """
-        return _asked("find_answer", find_answer, self._log_url, list(endpoints), request_id, row)
+        asked = (self._log_url, list(endpoints), request_id, row, self._keyring())
+        return _asked("find_answer", find_answer, *asked)
 
     def find_answers(
         self, endpoint: str, request_ids: Collection[str], inputs: Collection[str] = ()
     ) -> dict[str, dict[str, Any]]:
         """Answers in the prediction log; see `monitoring.recorded`."""
-        arguments = (self._log_url, endpoint, list(request_ids), list(inputs))
-        return _asked("find_answers", find_answers, *arguments)
+        asked = (self._log_url, endpoint, list(request_ids), list(inputs), self._keyring())
+        return _asked("find_answers", find_answers, *asked)
 
     def write_feedback(self, endpoint: str, entries: Sequence[dict[str, Any]]) -> None:
         """Append feedback to its Delta table; see `monitoring.recorded`."""
-        _asked("write_feedback", write_feedback, self._log_url, endpoint, list(entries))
+        asked = (self._log_url, endpoint, list(entries), self._keyring())
+        _asked("write_feedback", write_feedback, *asked)
+
+    def tidy(
+        self,
+        endpoint: str,
+        keep_days: float | None,
+        pinned: Sequence[tuple[int | None, int | None]],
+    ) -> dict[str, Any]:
+        """Tidy an endpoint's log; see `monitoring.tidying`.
+
+        Raises:
+            StoreUnavailable, DeadlineExceeded: it cannot be done now.
+        """
+        asked = (self._log_url, endpoint, keep_days, self._keyring(), list(pinned))
+        return _asked("tidy", tidy, *asked, timeout_s=TIDY_S)
+
+    def keys_in_use(self, endpoints: Sequence[str]) -> dict[str, list[str]]:
+        """The ids of the keys that rows are under, by endpoint; see `monitoring.tidying`."""
+        return _asked("keys_in_use", keys_in_use, self._log_url, list(endpoints))
 
     def compare_rows(self, question: dict[str, Any]) -> dict[str, Any]:
         """A `RowQuestion`'s `RowComparison`; see `training.row_comparison`.
@@ -215,7 +248,8 @@ class Workbench:
         asked = RowQuestion.model_validate(question)
         run = None if asked.run is None else self.workspace(asked.run)
         baseline = self.workspace(f"baselines/{asked.endpoint}-{asked.version}")
-        return _asked("compare_rows", compare_recorded, asked, self._log_url, run, baseline)
+        given = (asked, self._log_url, run, baseline, self._keyring())
+        return _asked("compare_rows", compare_recorded, *given)
 
     def explain(
         self, run_id: str, version: dict[str, Any], inputs: dict[str, Any], recipe: RecipeSource
@@ -268,21 +302,23 @@ def _start_actor(run_id: str, needs: dict[str, Any], otlp_endpoint: str | None) 
     return ray.remote(StageActor).options(**options, **needs).remote(otlp_endpoint)
 
 
-def _asked(name: str, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+def _asked(
+    name: str, function: Callable[..., Any], *arguments: Any, timeout_s: float = EXPLAIN_S
+) -> dict[str, Any]:
     """Call a function in a process of Ray's, which is reused by the next such call.
 
     Raises:
         AiosError: whatever the function raised.
         ModelFailed: its process died.
-        DeadlineExceeded: it takes longer than `EXPLAIN_S`; it is ended.
+        DeadlineExceeded: it takes longer than `timeout_s`; it is ended.
     """
     task = ray.remote(_told).options(name=name, num_cpus=0, max_retries=1)
     pending = task.remote(function, *arguments)
     try:
-        answer = ray.get(pending, timeout=EXPLAIN_S)
+        answer = ray.get(pending, timeout=timeout_s)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(pending, force=True)
-        raise DeadlineExceeded(f"{name} took longer than {EXPLAIN_S:.0f} s and was ended") from None
+        raise DeadlineExceeded(f"{name} took longer than {timeout_s:.0f} s and was ended") from None
     except ray.exceptions.RayError as error:
         raise ModelFailed(f"{name} failed unexpectedly: {error!s:.500}") from error
     if "problem" in answer:

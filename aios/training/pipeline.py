@@ -35,6 +35,7 @@ from aios.records import (
     Snapshot,
     Trial,
 )
+from aios.security.keyring import Keyring
 from aios.store.artifacts import ArtifactStore
 from aios.training.data import TrainingData, apply_features, features_files, read_columns
 from aios.training.environment import describe_environment
@@ -51,6 +52,7 @@ from aios.training.reference import (
 )
 from aios.training.search import search
 from aios.training.snapshot import take_snapshot
+from aios.training.sources import refuse_private
 from aios.training.splitting import split
 from aios.training.trials import Task, limited_time
 from aios.training.unseen import unseen
@@ -89,6 +91,7 @@ class Job:
     extra: Mapping[str, Any]
     recipe: Recipe
     contract: Contract
+    keyring: Keyring | None = None
 
     @property
     def output(self) -> str:
@@ -112,6 +115,7 @@ def run_stage(
     results: Mapping[str, Any],
     workspace: Workspace,
     extra: Mapping[str, Any],
+    keyring: Keyring | None = None,
 ) -> dict[str, Any]:
     """Carry out one stage: snapshot, split, search, refit, assess or track.
 
@@ -123,13 +127,16 @@ def run_stage(
         extra: for assess and track, facts of the registry as the kernel states them: `run`,
             `by`, `profile`, `policy` (`digest`, `tier`), `gates`, `stable`, `deadline_s`,
             `version`.
+        keyring: for prediction logs that are encrypted, and to hash private fields.
 
     Raises:
         AiosError: it cannot be done; nothing that another stage reads is left half-made.
     """
     recipe, contract = load_recipe(spec.recipe), Contract.from_json(spec.contract)
     check_fit(recipe, contract)
-    return STAGES[stage](Job(spec, results, workspace, extra, recipe, contract))
+    if spec.data.kind == "predictions":
+        refuse_private(contract)
+    return STAGES[stage](Job(spec, results, workspace, extra, recipe, contract, keyring))
 
 
 def check_fit(recipe: Recipe, contract: Contract) -> None:
@@ -158,8 +165,8 @@ def check_fit(recipe: Recipe, contract: Contract) -> None:
 
 
 def _snapshot(job: Job) -> dict[str, Any]:
-    recipe, url = job.recipe, job.workspace.url
-    taken = take_snapshot(job.spec.data, url, job.workspace.log_url, time.time())
+    recipe, url, log_url = job.recipe, job.workspace.url, job.workspace.log_url
+    taken = take_snapshot(job.spec.data, url, log_url, time.time(), job.keyring)
     key = _key(job, taken)
     wanted = (*job.contract.inputs, recipe.label, *recipe.protected, key, recipe.time)
     needed = list(dict.fromkeys(column for column in wanted if column))
@@ -233,7 +240,7 @@ def _refit(job: Job) -> dict[str, Any]:
         "metrics": {**found, **own},
         "config": config,
         "train_rows": train.rows,
-        "reference": training_reference(train, job.contract, job.output, scores),
+        "reference": training_reference(train, job.contract, job.output, scores, job.keyring),
         "environment": describe_environment(),
     }
 

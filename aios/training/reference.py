@@ -7,6 +7,7 @@ import numpy as np
 
 from aios.contracts import Boolean, Category, Contract, Tensor, Text
 from aios.contracts.fields import Field
+from aios.security.keyring import Keyring
 from aios.telemetry import Summary
 from aios.telemetry.summaries import LONGEST_TEXT
 from aios.training.data import TrainingData
@@ -38,9 +39,13 @@ def sample_rows(train: TrainingData, rows: int) -> "pd.DataFrame":
 
 
 def reference_rows(sample: "pd.DataFrame", contract: Contract) -> dict[str, list[Any]]:
-    """The inputs of a sample as JSON's values, tensors left out; texts are cut as summaries cut
-    them, and infinite numbers, which JSON lacks, are null."""
-    fields = {name: one for name, one in contract.inputs.items() if not isinstance(one, Tensor)}
+    """The inputs of a sample as JSON's values, tensors and private fields left out; texts are cut
+    as summaries cut them, and infinite numbers, which JSON lacks, are null."""
+    fields = {
+        name: one
+        for name, one in contract.inputs.items()
+        if not isinstance(one, Tensor) and one.private is None
+    }
     some = sample.head(MOST_CELLS // max(len(fields), 1))
     found = {}
     for name, field in fields.items():
@@ -52,29 +57,57 @@ def reference_rows(sample: "pd.DataFrame", contract: Contract) -> dict[str, list
 
 
 def training_reference(
-    train: TrainingData, contract: Contract, output: str, scores: "np.ndarray[Any, Any]"
+    train: TrainingData,
+    contract: Contract,
+    output: str,
+    scores: "np.ndarray[Any, Any]",
+    keyring: Keyring | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Summaries of the features as they were fitted on, and of the scores of the holdout.
 
     Args:
         train: the rows, read in batches.
         output: the output that the scores are of, shape [rows of the holdout].
+        keyring: hashes private fields, as replicas hash them; without it they are left out.
 
     Returns:
         `{"inputs", "outputs"}`, each with `telemetry.Summary.to_json` by field. Tensors are left
         out, as replicas leave them out.
     """
-    fields = {name: one for name, one in contract.inputs.items() if not isinstance(one, Tensor)}
-    inputs = {name: Summary("text" if _spelled(one) else "number") for name, one in fields.items()}
+    fields = {
+        name: one
+        for name, one in contract.inputs.items()
+        if not isinstance(one, Tensor) and _kept(one, keyring)
+    }
+    inputs = {name: Summary("text" if _named(one) else "number") for name, one in fields.items()}
     for frame in train.batches():
         for name, summary in inputs.items():
-            summary.add(_values(frame[name], fields[name]))
-    answered = Summary("number")
-    answered.add(np.asarray(scores))
+            summary.add(_hidden(_values(frame[name], fields[name]), fields[name], keyring))
+    outputs = {}
+    answers = contract.outputs[output]
+    if _kept(answers, keyring):
+        outputs[output] = Summary("text" if answers.private else "number")
+        outputs[output].add(_hidden(np.asarray(scores), answers, keyring))
     return {
         "inputs": {name: summary.to_json() for name, summary in inputs.items()},
-        "outputs": {output: answered.to_json()},
+        "outputs": {name: summary.to_json() for name, summary in outputs.items()},
     }
+
+
+def _kept(field: Field, keyring: Keyring | None) -> bool:
+    return field.private is None or (field.private == "hash" and keyring is not None)
+
+
+def _hidden(values: Any, field: Field, keyring: Keyring | None) -> Any:
+    """Hashes of a private field's values; others as they are."""
+    if field.private is None or keyring is None:
+        return values
+    return keyring.hashed_all(values.tolist() if isinstance(values, np.ndarray) else values)
+
+
+def _named(field: Field) -> bool:
+    """Whether a replica tells this field's values apart by name."""
+    return field.private is not None or _spelled(field)
 
 
 def _spelled(field: Field) -> bool:

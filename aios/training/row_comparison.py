@@ -6,6 +6,7 @@ from typing import Any
 from aios.monitoring.multivariate import Rows, compare_rows
 from aios.monitoring.recorded import recorded_rows
 from aios.records.watching import RowComparison, RowQuestion
+from aios.security.keyring import HASHED, Keyring
 from aios.training.reference import MOST_CELLS, REFERENCE, REFERENCE_ROWS
 from aios.training.workspace import Workspace
 
@@ -18,9 +19,13 @@ LEAST_REFERENCE = 500
 
 
 def compare_recorded(
-    question: RowQuestion, log_url: str, run: Workspace | None, baseline: Workspace
+    question: RowQuestion,
+    log_url: str,
+    run: Workspace | None,
+    baseline: Workspace,
+    keyring: Keyring | None = None,
 ) -> RowComparison:
-    """What is different in the recorded rows of some windows, all inputs together.
+    """What is different in the recorded rows of some windows, all inputs together but private ones.
 
     Compared with the rows that the version's run kept of its training data. A version without such
     is compared with its first recorded rows, which are kept in `baseline` as soon as there are
@@ -32,7 +37,7 @@ def compare_recorded(
     named = "training data"
     reference = None if run is None else run.read_json(REFERENCE)
     if reference is None:
-        named, reference = "its first answers", _first_rows(question, log_url, baseline)
+        named, reference = "its first answers", _first_rows(question, log_url, baseline, keyring)
     if isinstance(reference, int):
         told = (
             f"{reference:,} rows of version {question.version} are recorded from before these "
@@ -49,6 +54,7 @@ def compare_recorded(
                 since_s=block.start_s,
                 until_s=block.end_s,
                 most=max(most, LEAST_OF_WINDOW),
+                keyring=keyring,
             )
         )
         for block in question.blocks
@@ -56,7 +62,9 @@ def compare_recorded(
     return compare_rows(reference, windows).model_copy(update={"reference": named})
 
 
-def _first_rows(question: RowQuestion, log_url: str, baseline: Workspace) -> Rows | int:
+def _first_rows(
+    question: RowQuestion, log_url: str, baseline: Workspace, keyring: Keyring | None
+) -> Rows | int:
     """The first rows of the version; or how many there are, if they are too few."""
     kept: Rows | None = baseline.read_json(REFERENCE)
     if kept is not None:
@@ -68,6 +76,7 @@ def _first_rows(question: RowQuestion, log_url: str, baseline: Workspace) -> Row
         until_s=question.blocks[0].start_s,
         most=REFERENCE_ROWS,
         first=True,
+        keyring=keyring,
     )
     if len(rows) < LEAST_REFERENCE:
         return len(rows)
@@ -79,4 +88,9 @@ def _first_rows(question: RowQuestion, log_url: str, baseline: Workspace) -> Row
 def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     rows = list(rows)
     names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return {name: values for name, values in columns.items() if not any(map(_hashed, values))}
+
+
+def _hashed(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(HASHED)

@@ -5,13 +5,20 @@ from typing import Any
 
 from aios.errors import UsageError
 from aios.records import DataSource, Snapshot
+from aios.security.keyring import Keyring
 from aios.training.data import ROWS, cleared, each
 from aios.training.files import Piece, Writer
 from aios.training.profiles import Tally
 from aios.training.sources import Rows, open_source
 
 
-def take_snapshot(source: DataSource, folder: str, log_url: str, taken_s: float) -> Snapshot:
+def take_snapshot(
+    source: DataSource,
+    folder: str,
+    log_url: str,
+    taken_s: float,
+    keyring: Keyring | None = None,
+) -> Snapshot:
     """Copy a source to `<folder>/rows` and say all that a `records.Snapshot` says of it.
 
     The source is read once, whatever its size, in a memory that does not grow with it; what a run
@@ -24,11 +31,13 @@ def take_snapshot(source: DataSource, folder: str, log_url: str, taken_s: float)
         folder: the run's, a path or URL.
         log_url: where endpoints' prediction logs are.
         taken_s: Unix seconds.
+        keyring: opens prediction logs that are encrypted; the copy is in the clear, as a run's
+            folder has to be.
 
     Raises:
         UsageError: the source is missing, cannot be read, or has no rows.
     """
-    found, rows = open_source(source, log_url)
+    found, rows = open_source(source, log_url, keyring)
     system, root = cleared(f"{folder.rstrip('/')}/{ROWS}")
     system.makedirs(root, exist_ok=True)
     whole = Tally(rows.schema)

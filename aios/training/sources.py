@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
+from aios.contracts import Contract
 from aios.errors import UsageError
-from aios.monitoring.recorded import FEEDBACK_SUFFIX
+from aios.monitoring.recorded import FEEDBACK_SUFFIX, SEALED_COLUMNS, opened
 from aios.records import DataSource
+from aios.security.keyring import Keyring
 from aios.training.files import File, Files, Piece, files_at, open_system
 
 if TYPE_CHECKING:
@@ -42,7 +44,9 @@ class Rows(Protocol):
         """The rows of one piece, some thousand at a time."""
 
 
-def open_source(source: DataSource, log_url: str) -> tuple[DataSource, Rows]:
+def open_source(
+    source: DataSource, log_url: str, keyring: Keyring | None = None
+) -> tuple[DataSource, Rows]:
     """Look at a source: the source with the version that it has now, and its rows.
 
     Columns of `predictions`: the inputs by their names; the outputs as `predicted_<name>`; those
@@ -51,8 +55,12 @@ def open_source(source: DataSource, log_url: str) -> tuple[DataSource, Rows]:
     input or feedback is named so. Feedback on a request of several records holds for each of
     them. The whole feedback is held in memory (about 100 bytes for each), the log is not.
 
+    Args:
+        keyring: opens what is encrypted in a prediction log.
+
     Raises:
-        UsageError: nothing is there, it cannot be read, or the Delta version does not exist.
+        UsageError: nothing is there, it cannot be read, or the Delta version does not exist; or
+            rows are encrypted with a key that the keyring lacks.
     """
     if source.kind in ("parquet", "frame"):
         return source, files_at("parquet", source.location)
@@ -61,14 +69,79 @@ def open_source(source: DataSource, log_url: str) -> tuple[DataSource, Rows]:
     if source.kind == "delta":
         version, rows = _delta(source.location, source.version)
         return source.model_copy(update={"version": version}), rows
-    return _predictions(source, log_url)
+    return _predictions(source, log_url, keyring)
+
+
+def refuse_private(contract: Contract) -> None:
+    """See that a prediction log holds every input as it was.
+
+    Raises:
+        UsageError: some are private, so that it holds hashes of them, or nothing.
+    """
+    private = [f"{n} ({f.private})" for n, f in contract.inputs.items() if f.private is not None]
+    if private:
+        raise UsageError(
+            f"the prediction log does not hold {', '.join(private)} as it was asked: the contract "
+            "says that it is private, and a model cannot be trained on hashes or on nothing; give "
+            "a table of your own that has it, joined by request_id"
+        )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The files of a prediction log, or of feedback, with their encrypted columns opened."""
+
+    files: Files
+    name: str
+    keyring: Keyring | None
+
+    @property
+    def schema(self) -> "pa.Schema":
+        import pyarrow as pa
+
+        return pa.schema([entry for entry in self.files.schema if entry.name != "sealed_with"])
+
+    @property
+    def size_bytes(self) -> int:
+        return self.files.size_bytes
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        return self.files.pieces
+
+    def scan(self, columns: Sequence[str] | None = None) -> Iterator["pa.Table"]:
+        """All rows, piece by piece."""
+        for piece in self.pieces:
+            yield from self.read(piece, columns)
+
+    def read(self, piece: Piece, columns: Sequence[str] | None = None) -> Iterator["pa.Table"]:
+        there = self.files.schema.names
+        wanted = list(self.schema.names if columns is None else columns)
+        if "sealed_with" not in there:
+            yield from self.files.read(piece, wanted)
+            return
+        beside = [name for name in ("request_id", "row", "sealed_with") if name in there]
+        for table in self.files.read(piece, list(dict.fromkeys([*wanted, *beside]))):
+            sealed = [name for name in wanted if name in SEALED_COLUMNS]
+            yield self._open(table, sealed).select(wanted)
+
+    def _open(self, table: "pa.Table", sealed: list[str]) -> "pa.Table":
+        import pyarrow as pa
+
+        if not sealed or table.column("sealed_with").null_count == table.num_rows:
+            return table
+        rows = [opened(self.keyring, self.name, row, sealed) for row in table.to_pylist()]
+        for name in sealed:
+            texts = pa.array([row[name] for row in rows], pa.string())
+            table = table.set_column(table.column_names.index(name), name, texts)
+        return table
 
 
 @dataclass(frozen=True)
 class _Logged:
     """A prediction log whose JSON became columns, joined with feedback."""
 
-    log: Files
+    log: _Opened
     schema: "pa.Schema"
     inputs: "pa.Schema"
     outputs: "pa.Schema"
@@ -110,18 +183,21 @@ class _Logged:
         return pa.table(columns).select(self.schema.names).cast(self.schema)
 
 
-def _predictions(source: DataSource, log_url: str) -> tuple[DataSource, _Logged]:
+def _predictions(
+    source: DataSource, log_url: str, keyring: Keyring | None
+) -> tuple[DataSource, _Logged]:
     import pyarrow as pa
 
     url = f"{log_url.rstrip('/')}/{source.location}"
     try:
-        version, log = _delta(url, source.version)
+        version, files = _delta(url, source.version)
     except UsageError as error:
         raise UsageError(
             f"endpoint {source.location!r} has no prediction log that can be read: {error}"
         ) from None
+    log = _Opened(files, source.location, keyring)
     inputs, outputs = _json_schemas(log, ("inputs", "outputs"), source.location)
-    feedback_version, feedback = _feedback(url + FEEDBACK_SUFFIX, source.feedback_version)
+    feedback_version, feedback = _feedback(url, source.location, source.feedback_version, keyring)
     logged = {name: log.schema.field(name).type for name in _LOGGED}
     named = {PREDICTED + entry.name: entry.type for entry in outputs}
     types = logged | {entry.name: entry.type for entry in inputs} | named
@@ -134,15 +210,19 @@ def _predictions(source: DataSource, log_url: str) -> tuple[DataSource, _Logged]
     return source.model_copy(update=now), rows
 
 
-def _feedback(url: str, version: int | None) -> tuple[int | None, "pa.Table | None"]:
+def _feedback(
+    log: str, endpoint: str, version: int | None, keyring: Keyring | None
+) -> tuple[int | None, "pa.Table | None"]:
     """The table's version, and the last feedback on each request: request_id and a column for
     each value named. None where nobody has given any."""
     import pyarrow as pa
 
+    url = log + FEEDBACK_SUFFIX
     system, root = open_system(url)
     if not system.isdir(posixpath.join(root, "_delta_log")):
         return None, None
-    version, files = _delta(url, version)
+    version, found_files = _delta(url, version)
+    files = _Opened(found_files, endpoint + FEEDBACK_SUFFIX, keyring)
     (schema,) = _json_schemas(files, ("values",), url)
     found = pa.concat_tables([files.schema.empty_table(), *files.scan()]).sort_by(
         [("at_s", "ascending")]
@@ -153,7 +233,7 @@ def _feedback(url: str, version: int | None) -> tuple[int | None, "pa.Table | No
     return version, values.append_column("request_id", found.column("request_id"))
 
 
-def _json_schemas(files: Files, columns: Sequence[str], where: str) -> list["pa.Schema"]:
+def _json_schemas(files: _Opened, columns: Sequence[str], where: str) -> list["pa.Schema"]:
     """The types of JSON objects in these columns, over all rows."""
     import pyarrow as pa
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import aios
+from aios.errors import UnknownName
 from tests.integration import retrain_recipes as recipes
 
 ENDPOINT = "drifting"
@@ -21,8 +22,9 @@ PLAN = aios.Canary(steps=(0.5, 1.0), bake_s=2, abort_when=("errors worse",))
 
 @pytest.fixture(scope="module")
 def rt() -> Iterator[aios.Runtime]:
-    """A runtime of its own: its windows are shorter than anybody else wants them."""
-    with aios.local(window_s=2) as runtime:
+    """A runtime of its own: its windows are shorter than anybody else wants them. Its prediction
+    log is encrypted, so that feedback and retrains must do with that."""
+    with aios.local(window_s=2, log_encryption=True) as runtime:
         yield runtime
 
 
@@ -110,3 +112,43 @@ def test_drift_ends_in_a_version_that_says_why_it_exists(
     assert "drifting stable" in page
     watch.end()
     assert len(rt.watches()) == 0
+
+
+@pytest.mark.timeout(200)
+def test_an_encrypted_log_tells_who_may_know_and_takes_a_new_key_in_its_stride(
+    rt: aios.Runtime, toy_frame: pd.DataFrame, toy_model: Any
+) -> None:
+    contract = aios.Contract(
+        inputs={"a": aios.Number(private="hash"), "b": aios.Number(nullable=True, private="omit")},
+        outputs={"p": aios.Number(min=0, max=1)},
+        key="id",
+        private_key="hash",
+    )
+    version = rt.models.register("hidden", toy_model, contract=contract, sample=toy_frame.head(50))
+    endpoint = rt.deploy("hidden", version)
+    (first,) = rt.log().keys
+
+    def explained() -> dict[str, Any]:
+        answer = endpoint.predict({"id": "ann", "a": 0.5, "b": 1.5})
+        give_up_s = time.monotonic() + 60
+        while True:
+            try:
+                return rt.explain(answer.request_id).fields
+            except UnknownName:
+                assert time.monotonic() < give_up_s, "the answer never came into the log"
+                time.sleep(1.0)
+
+    before = explained()
+    second = rt.rotate_log_key()
+    assert rt.log().keys == [first, second]
+    after = explained()
+    assert set(before["inputs"]) == {"a"}
+    assert before["inputs"]["a"].startswith("hmac:")
+    assert before["inputs"] == after["inputs"]
+    assert before["key"] == after["key"] != "ann"
+
+    done = rt.compact_log("hidden")
+    assert (done["files_before"], done["files_after"], done["problem"]) == (2, 1, None)
+    assert done["keys"] == sorted([first, second]), "rows of a moment ago are left to the next hour"
+    with pytest.raises(aios.IllegalTransition, match=r"moment ago|rows of .* are under key"):
+        rt.retire_log_key(first)

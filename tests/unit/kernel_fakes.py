@@ -95,6 +95,16 @@ class FakeWorkbench:
     def release(self, run_id: str) -> None:
         self.released.append(run_id)
 
+    def use_keys(self, keyring: Any) -> None:
+        self.keyring = keyring
+
+    def tidy(self, endpoint: str, keep_days: Any, pinned: Any) -> dict[str, Any]:
+        told = {"endpoint": endpoint, "keep_days": keep_days, "pinned": list(pinned)}
+        return self._given("tidy", told)
+
+    def keys_in_use(self, endpoints: Any) -> dict[str, list[str]]:
+        return self._given("keys_in_use", {"endpoints": list(endpoints)})
+
     def find_answer(self, endpoints: Any, request_id: str, row: int) -> dict[str, Any]:
         return self._given("find_answer", {"endpoints": list(endpoints), "row": row})
 

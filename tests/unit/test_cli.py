@@ -276,7 +276,18 @@ def test_ctrl_c_is_one_line_and_130(api: ThreadingHTTPServer) -> None:
 def test_help_reads_well() -> None:
     ran = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "100"})
     assert ran.exit_code == 0
-    for command in ("up", "down", "status", "ps", "demo", "audit", "lineage", "explain", "keys"):
+    for command in (
+        "up",
+        "down",
+        "status",
+        "ps",
+        "demo",
+        "audit",
+        "lineage",
+        "explain",
+        "keys",
+        "log",
+    ):
         assert f"│ {command} " in ran.output
         told = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "100"}).output
         assert f"Usage: aios {command}" in told or f"Usage: root {command}" in told

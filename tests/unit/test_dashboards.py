@@ -11,7 +11,7 @@ import yaml
 from kernel_fakes import make_template, make_world
 
 import aios
-from aios.kernel import front, metrics
+from aios.kernel import front, log_metrics, metrics
 
 FOLDER = Path(aios.__file__).parent / "telemetry" / "prometheus"
 KNOWN = set(re.findall(r"aios_[a-z_]+", (metrics.__doc__ or "").partition("**Counters")[0]))
@@ -40,8 +40,8 @@ def test_every_rule_asks_for_a_metric_that_is_made(rule: dict[str, str]) -> None
 
 
 def test_the_table_of_metrics_names_what_is_made() -> None:
-    sources = Path(metrics.__file__).read_text() + Path(front.__file__).read_text()
-    made = set(re.findall(r'"(aios_\w+)"', sources))
+    sources = [Path(module.__file__).read_text() for module in (metrics, front, log_metrics)]
+    made = set(re.findall(r'"(aios_\w+)"', " ".join(sources)))
     bare = {name.removesuffix("_total") for name in KNOWN}
     assert {name.removesuffix("_total") for name in made} == bare
 

@@ -184,6 +184,19 @@ def test_what_cannot_be_explained_says_why(
     assert "no background rows" in gone.why
 
 
+def test_an_answer_to_private_questions_is_not_taken_apart(
+    trained: tuple[ModelVersion, Workspace],
+) -> None:
+    version, workspace = trained
+    income = Number(private="hash")
+    contract = Contract({**CONTRACT.inputs, "income": income}, CONTRACT.outputs)
+    private = version.model_copy(update={"contract": contract.to_json()})
+    found = explain_answer(private, {"income": "hmac:0", "months": 1}, None, workspace)
+    assert found.contributions is None
+    assert found.why is not None
+    assert found.why.startswith("income is private by the contract")
+
+
 # -- who let it -----------------------------------------------------------------------
 
 

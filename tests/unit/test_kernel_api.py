@@ -37,6 +37,9 @@ CHANGES = [
     ("POST", "/api/v1/rollouts/r1/abort", {}, "command_rollout"),
     ("POST", "/api/v1/keys", {"identity": "bob", "role": "viewer"}, "add_key"),
     ("DELETE", "/api/v1/keys/bob-1", None, "revoke_key"),
+    ("POST", "/api/v1/log/keys", None, "rotate_log_key"),
+    ("DELETE", "/api/v1/log/keys/0a1b2c3d", None, "retire_log_key"),
+    ("POST", "/api/v1/endpoints/toy/log/compact", None, "compact_log"),
 ]
 QUERIES = [
     ("/api/v1/models", "models"),
@@ -52,6 +55,7 @@ QUERIES = [
     ("/api/v1/ps", "ps"),
     ("/api/v1/audit", "audit"),
     ("/api/v1/keys", "keys"),
+    ("/api/v1/log", "log"),
 ]
 
 

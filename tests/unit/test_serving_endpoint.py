@@ -16,6 +16,7 @@ from serving_fakes import (
     plan,
     raising,
     rows,
+    served,
 )
 
 from aios.contracts import Contract, Number
@@ -614,6 +615,25 @@ def test_answered_requests_reach_the_recorder_with_key_arm_and_degradation():
 
     (entry,) = run(scenario())
     assert (entry.request_id, entry.key, entry.answer.degraded) == ("r-9", "x", "default")
+
+
+def test_what_is_private_is_known_before_any_version_of_a_plan_answers():
+    private = Contract(
+        {"a": Number(private="omit")}, {"p": Number(private="hash")}, "id", private_key="hash"
+    )
+
+    async def scenario():
+        world = World(ask=raising(UsageError("not asked")))
+        await world.endpoint.reconfigure(plan(1))
+        stable = served(3, private)
+        await world.endpoint.reconfigure(
+            plan(2, arm="canary").model_copy(update={"stable": stable})
+        )
+        return [one.privacy.rules for one in (world.recorder, world.features)]
+
+    for rules in run(scenario()):
+        assert rules(3) == ({"a": "omit"}, {"p": "hash"}, "hash")
+        assert rules(1) == rules(2) == ({}, {}, None)
 
 
 def test_keys_are_asked_for_unless_the_endpoint_is_open():

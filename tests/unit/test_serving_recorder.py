@@ -1,17 +1,30 @@
 """The prediction log: rows in Delta, bounded memory, counted losses."""
 
 import json
+import os
+import subprocess
 import threading
+from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
+from contract_strategies import contracts, fitting
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from serving_fakes import rows
 
+from aios.contracts import Codec, Contract, Integer, Number, Text
+from aios.monitoring.recorded import opened
+from aios.records import Artifact, EndpointSpec, ServedVersion, TrafficPlan
+from aios.security.keyring import key_of, load_keyring
 from aios.serving import recorder as recorder_module
 from aios.serving.endpoint import Answer
+from aios.serving.privacy import Privacy
 from aios.serving.recorder import Recorder
+from aios.serving.rows import as_table
 
 
 def add(recorder, count=1, batch=None, answer=None):
@@ -124,3 +137,239 @@ def test_requests_that_come_during_a_flush_are_not_lost(tmp_path):
     written.append(recorder.flush())
     assert sum(written) == 1000
     assert recorder.dropped == 0
+
+
+def test_the_kinds_of_versions_long_gone_are_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder_module, "_MOST_KINDS", 3)
+    recorder = Recorder(str(tmp_path / "log"), 1.0)
+    for number in range(5):
+        add(recorder, answer=Answer({f"p{number}": np.array([0.25])}, number, "stable"))
+    assert recorder.flush() == 5
+    assert recorder._kinds == []
+    add(recorder, answer=Answer({"p9": np.array([0.25])}, 9, "stable"))
+    assert recorder.flush() == 1
+    outputs = {row["outputs"] for row in table(tmp_path / "log")}
+    assert outputs == {f'{{"p{number}":0.25}}' for number in (0, 1, 2, 3, 4, 9)}
+
+
+# -- what is private ----------------------------------------------------------------------
+
+
+PRIVATE = Contract(
+    inputs={
+        "name": Text(private="hash"),
+        "income": Number(private="omit"),
+        "age": Integer(nullable=True, private="hash"),
+        "where": Text(),
+    },
+    outputs={"p": Number(), "risk": Number(private="hash"), "note": Number(private="omit")},
+    key="id",
+    private_key="hash",
+)
+
+
+def private_world(tmp_path, *, encrypts=False, contract=PRIVATE):
+    ring = load_keyring(tmp_path / "keys" / "log.json", encrypts=encrypts)
+    privacy = Privacy(ring)
+    artifact = Artifact(digest="1" * 64, engine="onnx", size_bytes=1)
+    served = ServedVersion(version=3, artifact=artifact, contract=contract.to_json())
+    spec = EndpointSpec(name="log", model="toy")
+    privacy.learn(TrafficPlan(revision=1, spec=spec, stable=served))
+    return ring, Recorder(str(tmp_path / "log"), 1.0, privacy)
+
+
+def ask(recorder, *records, key="x", request_id="r0", version=3):
+    batch = Codec(PRIVATE).validate_records(list(records))
+    half = np.full(batch.rows, 0.5)
+    answer = Answer({"p": half, "risk": half, "note": half}, version, "stable")
+    recorder.add(batch, answer, key=key, request_id=request_id, latency_s=0.01)
+
+
+ANN = {"id": "ann", "name": 'Ann, "A"', "income": 7.0, "age": 40, "where": "x"}
+
+
+def test_private_fields_are_hashed_or_left_out(tmp_path):
+    ring, recorder = private_world(tmp_path)
+    ask(recorder, ANN, key="ann")
+    ask(recorder, ANN, {**ANN, "age": None, "id": "bob"}, key="ann", request_id="r1")
+    recorder.flush()
+    first, second, third = table(tmp_path / "log")
+    inputs = json.loads(first["inputs"])
+    assert inputs == {"name": ring.hashed(ANN["name"]), "age": ring.hashed(40), "where": "x"}
+    assert json.loads(first["outputs"]) == {"p": 0.5, "risk": ring.hashed(0.5)}
+    assert (first["key"], third["key"]) == (ring.hashed("ann"), ring.hashed("bob"))
+    assert second["inputs"] == first["inputs"], "equal values stay equal"
+    assert json.loads(third["inputs"])["age"] is None
+    files = b"".join(one.read_bytes() for one in (tmp_path / "log").rglob("*") if one.is_file())
+    assert b"Ann" not in files
+    assert b"ann" not in files
+
+
+def test_an_omitted_key_is_the_requests_id(tmp_path):
+    contract = Contract(PRIVATE.inputs, PRIVATE.outputs, key="id", private_key="omit")
+    _, recorder = private_world(tmp_path, contract=contract)
+    ask(recorder, ANN, key="ann")
+    recorder.flush()
+    assert [row["key"] for row in table(tmp_path / "log")] == ["r0"]
+
+
+def test_a_request_without_a_key_keeps_its_id_there(tmp_path):
+    _, recorder = private_world(tmp_path)
+    ask(recorder, {**ANN, "id": None}, key="r0")
+    recorder.flush()
+    assert table(tmp_path / "log")[0]["key"] == "r0"
+
+
+def test_without_keys_what_should_be_hashed_is_left_out(tmp_path):
+    _, recorder = private_world(tmp_path)
+    recorder.privacy.keyring = None
+    ask(recorder, ANN, key="ann")
+    recorder.flush()
+    (row,) = table(tmp_path / "log")
+    assert json.loads(row["inputs"]) == {"where": "x"}
+    assert row["key"] == "r0"
+
+
+def test_each_answer_goes_by_the_contract_of_the_version_that_gave_it(tmp_path):
+    _, recorder = private_world(tmp_path)
+    ask(recorder, ANN, version=3)
+    ask(recorder, ANN, version=2, request_id="r1")
+    recorder.flush()
+    private, plain = table(tmp_path / "log")
+    assert "income" not in json.loads(private["inputs"])
+    assert json.loads(plain["inputs"])["name"] == ANN["name"], "an older version was open"
+
+
+# -- encryption ---------------------------------------------------------------------------
+
+
+def test_encrypted_rows_show_what_was_given_to_who_has_the_key(tmp_path):
+    ring, recorder = private_world(tmp_path, encrypts=True)
+    ask(recorder, ANN, key="ann")
+    recorder.flush()
+    (row,) = table(tmp_path / "log")
+    assert row["request_id"] == "r0", "searches need it"
+    assert (row["arm"], row["version"]) == ("stable", 3)
+    for name in ("key", "inputs", "outputs"):
+        assert "hmac" not in row[name]
+        assert "{" not in row[name]
+    found = opened(ring, "log", row)
+    assert json.loads(found["inputs"])["where"] == "x"
+    assert found["key"] == ring.hashed("ann")
+
+
+def test_encryption_may_begin_and_end_in_the_middle_of_a_log(tmp_path):
+    ring, recorder = private_world(tmp_path)
+    plain = recorder.privacy.keyring
+    for number, keyring in enumerate((plain, ring.encrypting(True), plain)):
+        recorder.privacy.keyring = keyring
+        ask(recorder, ANN, request_id=f"r{number}")
+        assert recorder.flush() == 1
+    assert [row["sealed_with"] is None for row in table(tmp_path / "log")] == [True, False, True]
+
+
+def test_a_rotated_key_is_used_by_the_next_flush(tmp_path):
+    ring, recorder = private_world(tmp_path, encrypts=True)
+    ask(recorder, ANN)
+    recorder.flush()
+    ask(recorder, ANN, request_id="r1")
+    recorder.privacy.keyring = rotated = ring.rotated()
+    recorder.flush()
+    rows = table(tmp_path / "log")
+    assert [key_of(row["sealed_with"]) for row in rows] == rotated.ids
+    assert all(json.loads(opened(rotated, "log", row)["inputs"]) for row in rows)
+
+
+# -- what goes wrong ----------------------------------------------------------------------
+
+
+def test_a_record_that_has_no_json_is_dropped_alone_and_counted(tmp_path):
+    recorder = Recorder(str(tmp_path / "log"), 1.0)
+    bad = np.array(["a lone surrogate \ud800"], dtype=object)
+    add(recorder, 2)
+    recorder.add(rows(1.5), Answer({"p": bad}, 3, "stable"), key="x", request_id="b", latency_s=0.1)
+    assert recorder.flush() == 2
+    assert dict(recorder.drops) == {"not encodable": 1}
+    assert [row["request_id"] for row in table(tmp_path / "log")] == ["r0", "r1"]
+
+
+def test_a_full_disk_drops_and_says_so_and_is_over_when_there_is_room(tmp_path, monkeypatch):
+    recorder = Recorder(str(tmp_path / "log"), 1.0)
+    add(recorder, 1)
+    recorder.flush()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("deltalake.write_deltalake", full)
+        add(recorder, 3)
+        with pytest.raises(OSError, match="No space"):
+            recorder.flush()
+    assert (recorder.dropped, recorder.drops["not written"]) == (3, 3)
+    assert "No space left" in recorder.problem
+    add(recorder, 2)
+    assert recorder.flush() == 2
+    assert (recorder.problem, recorder.dropped) == (None, 3)
+    assert len(table(tmp_path / "log")) == 3
+
+
+@pytest.mark.skipif(not Path("/bin/mount").exists() or os.geteuid() != 0, reason="needs root")
+def test_a_disk_that_is_really_full_harms_nothing_that_was_written(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["/bin/mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], check=False
+    ).returncode:
+        pytest.skip("no file system may be mounted here")
+    try:
+        recorder = Recorder(str(disk / "log"), 1.0)
+        add(recorder, 5)
+        recorder.flush()
+        (disk / "filler").write_bytes(b"x" * (256 * 1024 - 48 * 1024))
+        noise = [str(number) * 9 for number in np.random.default_rng(0).random(2000)]
+        contract = Contract(inputs={"a": Text()}, outputs={"p": Number()})
+        batch = Codec(contract).validate_records([{"a": text} for text in noise])
+        answer = Answer({"p": np.full(len(noise), 0.5)}, 3, "stable")
+        recorder.add(batch, answer, key="x", request_id="big", latency_s=0.01)
+        with pytest.raises((OSError, DeltaError)):
+            recorder.flush()
+        assert recorder.drops["not written"] == 1
+        (disk / "filler").unlink()
+        add(recorder, 2)
+        assert recorder.flush() == 2
+        assert len(table(disk / "log")) == 7
+    finally:
+        subprocess.run(["/bin/umount", str(disk)], check=True)
+
+
+def test_a_clock_that_is_set_back_loses_nothing(tmp_path, monkeypatch):
+    recorder = Recorder(str(tmp_path / "log"), 1.0)
+    for now_s in (2e9, 1e9, 3e9):
+        monkeypatch.setattr(recorder_module.time, "time", lambda now_s=now_s: now_s)
+        add(recorder, 1)
+    assert recorder.flush() == 3
+    assert sorted(row["at_s"] for row in table(tmp_path / "log")) == [1e9, 2e9, 3e9]
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_what_is_written_is_what_orjson_would_write(data):
+    contract = data.draw(contracts())
+    codec = Codec(contract)
+    fields = {name: fitting(field) for name, field in contract.inputs.items()}
+    records = data.draw(st.lists(st.fixed_dictionaries(fields), min_size=1, max_size=4))
+    batch = codec.validate_records(records)
+    answer = Answer({"p": np.arange(batch.rows) / 3}, 1, "stable")
+    recorder = Recorder("nowhere", 1.0)
+    recorder.add(batch, answer, key="k", request_id="r", latency_s=0.0)
+    made = [row for entry in recorder._buffer for row in recorder_module._taken_apart(entry)]
+    found, lost = as_table(made, recorder._kinds, Privacy(), "log")
+    assert lost == 0
+    assert [orjson.loads(text) for text in found.column("inputs").to_pylist()] == [
+        orjson.loads(orjson.dumps(record, default=lambda one: one.tolist()))
+        for record in batch.records()
+    ]
+    assert [orjson.loads(text) for text in found.column("outputs").to_pylist()] == [
+        {"p": value} for value in answer.outputs["p"].tolist()
+    ]

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import pandas as pd
 import pytest
 
-from aios.contracts import Contract
+from aios.contracts import Contract, Number
 from aios.errors import UsageError
 from aios.models import load_engine, load_outliers
-from aios.records import Artifact, Trial
+from aios.records import Artifact, DataSource, Trial
 from aios.training import Recipe, integers, loguniform
 from aios.training.pipeline import BACKGROUND, CARD_REF
 from aios.training.recipe_source import recipe_source
@@ -307,6 +307,16 @@ def test_a_recipe_that_does_not_fit_its_contract_is_refused_at_once(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         Here(tmp_path, recipe).run("snapshot")
+
+
+def test_a_private_input_cannot_be_learnt_from_what_an_endpoint_answered(tmp_path: Path) -> None:
+    inputs = {**CONTRACT.inputs, "b": Number(private="hash")}
+    private = Contract(inputs, CONTRACT.outputs, CONTRACT.key).to_json()
+    here = Here(tmp_path, contract=private)
+    log = DataSource(kind="predictions", location="toy")
+    here.spec = here.spec.model_copy(update={"data": log})
+    with pytest.raises(UsageError, match=r"log does not hold b \(hash\) as it was asked"):
+        here.run("snapshot")
 
 
 def test_a_metric_of_another_kind_of_label_is_refused_before_the_search(tmp_path: Path) -> None:
