@@ -21,7 +21,9 @@ few seconds."""
 logger = logging.getLogger("aios.kernel")
 
 
-class _Log(Protocol):
+class FeedbackLog(Protocol):
+    """The prediction log and the feedback beside it, read and written elsewhere."""
+
     def find_answers(
         self, endpoint: str, request_ids: Collection[str], inputs: Collection[str] = ()
     ) -> dict[str, dict[str, Any]]: ...
@@ -32,7 +34,7 @@ class _Log(Protocol):
 class FeedbackJoin:
     """Writes and joins what waits in the database. Safe to share between threads."""
 
-    def __init__(self, observed: Observed, log: _Log, clock: Clock) -> None:
+    def __init__(self, observed: Observed, log: FeedbackLog, clock: Clock) -> None:
         self._observed = observed
         self._log = log
         self._clock = clock

@@ -8,12 +8,12 @@ look would use again, before the row is saved, so that a kernel killed in betwee
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from aios.clock import Clock
 from aios.errors import AiosError, UnknownEndpoint
-from aios.kernel.feedback import FeedbackJoin, paired
+from aios.kernel.feedback import FeedbackJoin, FeedbackLog, paired
 from aios.kernel.flow_traces import FlowTraces
 from aios.kernel.lineage import made_by
 from aios.kernel.row_watching import RowComparisons
@@ -65,14 +65,8 @@ BASELINE_ROWS = 1000
 logger = logging.getLogger("aios.kernel")
 
 
-class Log(Protocol):
-    """The prediction log and the feedback beside it, read and written elsewhere."""
-
-    def find_answers(
-        self, endpoint: str, request_ids: Collection[str], inputs: Collection[str] = ()
-    ) -> dict[str, dict[str, Any]]: ...
-
-    def write_feedback(self, endpoint: str, entries: Sequence[dict[str, Any]]) -> None: ...
+class Log(FeedbackLog, Protocol):
+    """What is read of the prediction log elsewhere."""
 
     def compare_rows(self, question: dict[str, Any]) -> dict[str, Any]: ...
 
