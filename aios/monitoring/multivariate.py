@@ -54,8 +54,6 @@ def compare_rows(reference: Rows, windows: Sequence[Rows], seed: int = 0) -> Row
     Args:
         windows: oldest first; each may have any number of rows.
     """
-    from threadpoolctl import threadpool_limits
-
     counts = tuple(_count(one) for one in windows)
     base = _count(reference)
     told = RowComparison(reference_rows=base, rows=counts)
@@ -69,9 +67,7 @@ def compare_rows(reference: Rows, windows: Sequence[Rows], seed: int = 0) -> Row
     if not kept:
         return told.model_copy(update={"why": "no input varies, so that nothing can be told apart"})
     part = np.repeat(np.arange(len(sides)), [base, *counts])
-    # Rows are few: threads that wait for each other would take a hundred times as long.
-    with threadpool_limits(1, user_api="openmp"):
-        held_out = _held_out(kept, part, seed)
+    held_out = _held_out(kept, part, seed)
     lasts = tuple(
         _separated(held_out, range(len(sides) - back, len(sides)))
         for back in range(1, len(windows) + 1)
@@ -182,6 +178,7 @@ class _HeldOut:
 
 def _held_out(columns: Mapping[str, _Column], part: Places, seed: int) -> _HeldOut:
     from sklearn.ensemble import HistGradientBoostingClassifier
+    from threadpoolctl import threadpool_limits
 
     random = np.random.default_rng(seed)
     table = np.column_stack([one.values for one in columns.values()])
@@ -193,19 +190,21 @@ def _held_out(columns: Mapping[str, _Column], part: Places, seed: int) -> _HeldO
     now = (part > 0).astype(np.int64)
     parts: list[tuple[Places, Numbers]] = []
     telling: dict[str, float] = {}
-    for place in range(1, FOLDS):
-        known, new = fold < place, fold == place
-        model = HistGradientBoostingClassifier(
-            max_iter=30,
-            learning_rate=0.15,
-            max_leaf_nodes=15,
-            categorical_features=named if named.any() else None,
-            early_stopping=False,
-            random_state=seed,
-        ).fit(table[known], now[known])
-        parts.append((part[new], model.predict_proba(table[new])[:, 1]))
-        if place == FOLDS - 1:
-            telling = _telling(model, table[new], now[new], list(columns), random)
+    # Rows are few: threads that wait for each other would take a hundred times as long.
+    with threadpool_limits(1, user_api="openmp"):
+        for place in range(1, FOLDS):
+            known, new = fold < place, fold == place
+            model = HistGradientBoostingClassifier(
+                max_iter=30,
+                learning_rate=0.15,
+                max_leaf_nodes=15,
+                categorical_features=named if named.any() else None,
+                early_stopping=False,
+                random_state=seed,
+            ).fit(table[known], now[known])
+            parts.append((part[new], model.predict_proba(table[new])[:, 1]))
+            if place == FOLDS - 1:
+                telling = _telling(model, table[new], now[new], list(columns), random)
     return _HeldOut(parts, telling)
 
 
