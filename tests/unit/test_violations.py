@@ -242,6 +242,8 @@ def test_a_monitor_tells_what_was_refused_most_frequent_first():
         "quality": [],
         "watches": [],
         "feedback": {"joined": 0},
+        "domain_auc": [],
+        "groups": {},
         "refused": {"age": {"out_of_range": 3}, "income": {"missing": 1200}, "": {"malformed": 4}},
     }
     told = repr(MonitorStatus(found))
