@@ -166,7 +166,7 @@ def _feedback_of(event: CloudEvent) -> FeedbackEvent:
 
 
 def _entry(answer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    unknown = answer.keys() - {"request_id", "values", "arm", "kpi"}
+    unknown = answer.keys() - {"request_id", "values", "arm", "version", "kpi"}
     values = answer.get("values", {})
     if unknown or not isinstance(values, dict):
         raise UsageError(
@@ -182,7 +182,7 @@ def _business(answer: dict[str, Any]) -> list[dict[str, Any]]:
     """What an entry tells the rules of a rollout, if it does."""
     if "kpi" not in answer or "arm" not in answer:
         return []
-    return [{name: answer.get(name) for name in ("request_id", "arm", "kpi")}]
+    return [{name: answer.get(name) for name in ("request_id", "arm", "version", "kpi")}]
 
 
 def _refuse_unfit(contract: Contract, request_id: str, values: dict[str, Any]) -> None:

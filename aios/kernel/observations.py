@@ -62,7 +62,8 @@ class Observations:
         """Count business values for the arms that gave the answers, once per request id.
 
         Args:
-            answers: `{"request_id", "arm", "kpi"}` each; `kpi` a number, more is better.
+            answers: `{"request_id", "arm", "version", "kpi"}` each; `kpi` a number, more is
+                better; `version`, which answered, may be left out.
 
         Returns:
             How many were counted; repeats are not.
@@ -76,11 +77,11 @@ class Observations:
         with self._lock:
             live = self._ledger.replicas(endpoint, self._clock.now_s())
             era = live[-1].era if live else None
-            for request_id, arm, value in parsed:
+            for request_id, arm, value, version in parsed:
                 if era is None or (endpoint, request_id) in self._fed_back:
                     continue
                 self._fed_back[(endpoint, request_id)] = None
-                self._ledger.add_kpi(endpoint, era, arm, value)
+                self._ledger.add_kpi(endpoint, era, arm, value, version)
                 taken += 1
             while len(self._fed_back) > MAX_FEEDBACK_IDS:
                 self._fed_back.popitem(last=False)
@@ -92,9 +93,11 @@ class Observations:
             self._series.pop(endpoint, None)
 
 
-def _feedback(entry: dict[str, Any]) -> tuple[str, str, float]:
+def _feedback(entry: dict[str, Any]) -> tuple[str, str, float, int | None]:
+    version = entry.get("version")
     try:
         request_id, arm, value = str(entry["request_id"]), str(entry["arm"]), float(entry["kpi"])
+        version = None if version is None else int(version)
     except (KeyError, TypeError, ValueError, OverflowError):
         request_id, arm, value = "", "", math.nan
     if not request_id or arm not in get_args(ArmName) or not math.isfinite(value):
@@ -102,4 +105,4 @@ def _feedback(entry: dict[str, Any]) -> tuple[str, str, float]:
             'feedback needs {"request_id": text, "arm": text, "kpi": number} for each answer, '
             f"with one of the arms {', '.join(get_args(ArmName))}; got {str(entry)[:120]}"
         )
-    return request_id, arm, value
+    return request_id, arm, value, version

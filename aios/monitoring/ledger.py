@@ -165,14 +165,20 @@ class Ledger:
         """Take a report; False when a later one of the same process was taken before."""
         return self._endpoints.setdefault(report.endpoint, _EndpointLedger()).add(report)
 
-    def add_kpi(self, endpoint: str, era: str, arm: str, value: float) -> None:
+    def add_kpi(
+        self, endpoint: str, era: str, arm: str, value: float, version: int | None = None
+    ) -> None:
         """Count one fed-back business value for the arm that answered the request.
 
         Values for an era that is no longer kept, or that are not finite, are dropped: the
-        stage that they would have judged is over.
+        stage that they would have judged is over. So are those of a `version` that the arm
+        does not stand for in this era: they are of a rollout before.
         """
         ledger = self._endpoints.get(endpoint)
         if ledger is not None and era in ledger.eras:
+            served = {one.arms[arm].version for one in ledger.eras[era].values() if arm in one.arms}
+            if version is not None and version not in served:
+                return
             arms = ledger.kpi.setdefault(era, {})
             arms[arm] = arms.get(arm, Moments()).add(value)
 

@@ -227,7 +227,7 @@ def write_feedback(
     """Append feedback to the endpoint's Delta table: seq, request_id, at_s, given each. Its
     values are encrypted where the keyring encrypts.
 
-    Writing the same again does no harm: of one request the last counts.
+    Writing the same again does no harm: of one request the last counts, by `seq`.
 
     Raises:
         StoreUnavailable: it cannot be written now.
@@ -240,7 +240,11 @@ def write_feedback(
     at_s = [entry["at_s"] + place * 1e-6 for place, entry in enumerate(entries)]
     ids = [entry["request_id"] for entry in entries]
     values = [orjson.dumps(entry["given"]) for entry in entries]
-    columns = {"at_s": pa.array(at_s, pa.float64()), "request_id": pa.array(ids, pa.string())}
+    columns = {
+        "at_s": pa.array(at_s, pa.float64()),
+        "seq": pa.array([entry["seq"] for entry in entries], pa.int64()),
+        "request_id": pa.array(ids, pa.string()),
+    }
     sealer = keyring.sealer() if keyring is not None else None
     if sealer is not None:
         values = [

@@ -6,6 +6,7 @@ what was known already, because its coordinates are what a repeat is known by.
 """
 
 import json
+import math
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -219,11 +220,10 @@ def check_given(request_id: Any, values: Any) -> tuple[str, dict[str, Any]]:
             f"{values!r:.80}"
         )
     for name, value in values.items():
-        plain = value is None or isinstance(value, bool | int | float | str)
-        if not isinstance(name, str) or not plain or value != value or value in _ENDLESS:
+        if not isinstance(name, str) or not _plain(value):
             raise UsageError(
-                f"feedback on {shown(request_id)}: {name!r:.60} is {value!r:.60}; values are "
-                "finite numbers, texts, true, false or null"
+                f"feedback on {shown(request_id)}: {name!r:.60} is {_told(value)}; values are "
+                "finite numbers (whole ones of 64 bits), texts, true, false or null"
             )
     if len(json.dumps(dict(values))) > LONGEST_GIVEN:
         raise UsageError(
@@ -232,7 +232,20 @@ def check_given(request_id: Any, values: Any) -> tuple[str, dict[str, Any]]:
     return request_id, dict(values)
 
 
-_ENDLESS = (float("inf"), float("-inf"))
+def _plain(value: Any) -> bool:
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return value is None or isinstance(value, str) or _finite(value)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _told(value: Any) -> str:
+    # Python refuses to write a whole number of more than 4,300 digits.
+    large = isinstance(value, int) and not -(2**63) <= value < 2**63
+    return "too large" if large else f"{value!r:.60}"
 
 
 def _said_s(event: FeedbackEvent, known: _Last | None, now_s: float) -> float:

@@ -4,7 +4,7 @@ None of it is a decision, so none of it is in the audit log. Everything can be t
 window's part counts once by its id, feedback that says the same again is not kept again.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, union, update
@@ -165,11 +165,21 @@ class Observed(FeedbackStore):
             return int(connection.execute(delete(t.feedback).where(old)).rowcount)
 
     def outcomes(
-        self, endpoint: str, version: int | None = None, since_s: float = 0.0, most: int = 5_000
+        self,
+        endpoint: str,
+        version: int | None = None,
+        since_s: float = 0.0,
+        most: int = 5_000,
+        about: Collection[str] = (),
     ) -> list[Outcome]:
-        """The newest `most` answers that have feedback, each with the last one given, in the
-        order in which that came. `since_s` is of the feedback. Only the last `LATE_ROWS` of all
-        feedback are looked at."""
+        """The newest `most` answers of a version that have feedback, each with the last one given,
+        in the order in which that came.
+
+        Args:
+            since_s: of the feedback.
+            about: only feedback that says something of one of these. Only the last `LATE_ROWS` of
+                all feedback are looked at.
+        """
         f = t.feedback.c
         mine = f.endpoint == endpoint
         last = select(func.coalesce(func.max(f.seq), 0)).where(mine).scalar_subquery()
@@ -179,15 +189,23 @@ class Observed(FeedbackStore):
             select(f.request_id, f.given, f.at_s, f.answer)
             .where(f.seq.in_(newest), f.answer.is_not(None), f.at_s >= since_s)
             .order_by(f.seq.desc())
-            .limit(most)
+            .execution_options(yield_per=1_000)
         )
+        found: list[Outcome] = []
         with self._database.reading() as connection:
-            rows = connection.execute(query).all()
-        found = [
-            Outcome(request_id=row.request_id, given=row.given, given_s=row.at_s, **row.answer)
-            for row in reversed(rows)
-        ]
-        return [one for one in found if version in (None, one.version)]
+            for row in connection.execute(query):
+                if version not in (None, row.answer["version"]):
+                    continue
+                if about and all(row.given.get(name) is None for name in about):
+                    continue
+                found.append(
+                    Outcome(
+                        request_id=row.request_id, given=row.given, given_s=row.at_s, **row.answer
+                    )
+                )
+                if len(found) == most:
+                    break
+        return found[::-1]
 
     def joined_since(self, endpoint: str, seq: int) -> tuple[int, int]:
         """How much feedback after number `seq` has its answer, and the last such number."""

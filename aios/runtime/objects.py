@@ -134,7 +134,8 @@ class Endpoint(Live):
     def feedback(self, answer: Answer, kpi: float, **values: Any) -> None:
         """Tell what an answer was worth to the business; more is better. Feeds the abort
         rule `kpi worse` of a running rollout. `values` are kept as `rt.feedback` keeps them."""
-        entry = {"request_id": answer.request_id, "arm": answer.arm, "kpi": kpi, "values": values}
+        said = {"request_id": answer.request_id, "arm": answer.arm, "version": answer.version}
+        entry = {**said, "kpi": kpi, "values": values}
         self._transport.change(
             "POST", f"/api/v1/endpoints/{self.name}/feedback", {"answers": [entry]}
         )

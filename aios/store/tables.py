@@ -369,6 +369,13 @@ feedback = Table(
         sqlite_where=text("NOT looked_for"),
         postgresql_where=text("NOT looked_for"),
     ),
+    Index(
+        "feedback_joined",
+        "endpoint",
+        "seq",
+        sqlite_where=text("answer IS NOT NULL"),
+        postgresql_where=text("answer IS NOT NULL"),
+    ),
 )
 
 feedback_totals = Table(

@@ -1,11 +1,15 @@
 """Where rows come from: files, Delta tables, and what an endpoint answered."""
 
 import io
+import logging
+import math
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
+
+import orjson
 
 from aios.contracts import Contract
 from aios.errors import UsageError
@@ -16,6 +20,8 @@ from aios.training.files import File, Files, Piece, files_at, open_system
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+logger = logging.getLogger("aios.training")
 
 PREDICTED = "predicted_"
 """What stands before an output's name: under the bare name stands the truth, from feedback."""
@@ -223,14 +229,64 @@ def _feedback(
         return None, None
     version, found_files = _delta(url, version)
     files = _Opened(found_files, endpoint + FEEDBACK_SUFFIX, keyring)
-    (schema,) = _json_schemas(files, ("values",), url)
-    found = pa.concat_tables([files.schema.empty_table(), *files.scan()]).sort_by(
-        [("at_s", "ascending")]
+    found = pa.concat_tables([files.schema.empty_table(), *files.scan()]).to_pydict()
+    # By number, as a clock may be set back; what was written by an aios without them came before.
+    numbers = [-1 if number is None else number for number in found.get("seq", ())]
+    numbers = numbers or [-1] * len(found["at_s"])
+    order = sorted(range(len(numbers)), key=lambda place: (numbers[place], found["at_s"][place]))
+    last = {found["request_id"][place]: found["values"][place] for place in order}
+    columns = _columns([orjson.loads(values) for values in last.values()], endpoint)
+    return version, pa.table({**columns, "request_id": pa.array(last, pa.string())})
+
+
+def _columns(rows: Sequence[dict[str, Any]], endpoint: str) -> dict[str, "pa.Array"]:
+    """Values as columns. Of each name the kind that most values have counts: numbers (true is 1,
+    and "1" too) or texts; what does not fit is null, so that one slip stops nobody's training."""
+    import pyarrow as pa
+
+    found: dict[str, pa.Array] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        texts = sum(isinstance(value, str) for value in values)
+        known = sum(value is not None for value in values)
+        if 2 * texts > known:
+            found[name] = pa.array(
+                [value if isinstance(value, str) else None for value in values], pa.string()
+            )
+        else:
+            found[name] = _numbers([_as_number(value) for value in values])
+        unfit = known - (len(values) - found[name].null_count)
+        if unfit:
+            logger.warning(
+                "%d of %d values of %r in the feedback of %s are of another kind than the others, "
+                "and left out",
+                unfit,
+                known,
+                name,
+                endpoint,
+            )
+    return found
+
+
+def _as_number(value: Any) -> float | int | None:
+    if isinstance(value, str):
+        try:
+            return float(value) if math.isfinite(float(value)) else None
+        except ValueError:
+            return None
+    return int(value) if isinstance(value, bool) else value
+
+
+def _numbers(values: Sequence[float | int | None]) -> "pa.Array":
+    """Whole numbers as int64 if all are, else float64."""
+    import pyarrow as pa
+
+    whole = all(
+        value is None or (float(value).is_integer() and abs(value) < 2**53) for value in values
     )
-    last = {request: place for place, request in enumerate(found.column("request_id").to_pylist())}
-    found = found.take(pa.array(list(last.values()), type=pa.int64()))
-    values = _parse(found.column("values"), schema)
-    return version, values.append_column("request_id", found.column("request_id"))
+    if not whole:
+        return pa.array([None if one is None else float(one) for one in values], pa.float64())
+    return pa.array([None if one is None else int(one) for one in values], pa.int64())
 
 
 def _json_schemas(files: _Opened, columns: Sequence[str], where: str) -> list["pa.Schema"]:

@@ -20,6 +20,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from aios.errors import UsageError
+from aios.monitoring.recorded import write_feedback
 from aios.records import DataSource, Snapshot
 from aios.telemetry import FrequentTexts, Sketch
 from aios.training.data import ORDER, TrainingData, apply_features, part_files, read_columns
@@ -582,3 +583,38 @@ def test_a_stage_that_is_run_again_leaves_nothing_of_the_first_time(tmp_path: Pa
         split_of(tmp_path / "run", table(300), key="id")
     data = TrainingData(str(tmp_path / "run"), PARTS, ["x"], "label")
     assert taken.rows == data.rows == 300
+
+
+def test_feedback_of_another_kind_stops_no_training(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log_rows(log, 10)
+    tell(log, ["r1", "r2", "r3"], 50.0, {"p": 1})
+    tell(log, ["r4"], 51.0, {"p": True})
+    tell(log, ["r5"], 52.0, {"p": "0"})
+    tell(log, ["r6"], 53.0, {"p": "no idea"})
+    tell(log, ["r7"], 54.0, {"comment": "fine", "p": None})
+    snapshot(tmp_path, "predictions", "loan")
+    apply_features(None, str(tmp_path / "run"), ["a", "p", "comment"])
+    found = {
+        row["request_id"]: (row["p"], row["comment"])
+        for rows in part_files(str(tmp_path / "run"), "rows").scan()
+        for row in rows.to_pylist()
+    }
+    assert found == {
+        **dict.fromkeys(["r1", "r2", "r3", "r4"], (1, None)),
+        "r5": (0, None),
+        "r6": (None, None),
+        "r7": (None, "fine"),
+    }
+
+
+def test_the_last_feedback_counts_also_where_a_clock_was_set_back(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log_rows(log, 4)
+    for seq, at_s, repaid in ((1, 5000.0, 0), (2, 1000.0, 1)):
+        entry = {"seq": seq, "request_id": "r2", "at_s": at_s, "given": {"p": repaid}}
+        write_feedback(str(log), "loan", [entry])
+    snapshot(tmp_path, "predictions", "loan")
+    apply_features(None, str(tmp_path / "run"), ["a", "p"])
+    (rows,) = (t.to_pylist() for t in part_files(str(tmp_path / "run"), "rows").scan())
+    assert [row["p"] for row in rows] == [1]
