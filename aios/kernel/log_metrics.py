@@ -1,9 +1,19 @@
-"""Prometheus metrics of the prediction log's tables; see `kernel.metrics`."""
+"""Prometheus metrics of the prediction log's tables; see `kernel.metrics` for all others.
+
+| name | type | labels |
+| --- | --- | --- |
+| aios_log_rows_removed_total, aios_log_rows_resealed_total | counter | endpoint |
+| aios_log_tidy_failures_total | counter | endpoint |
+| aios_log_files, aios_log_unreadable_files | gauge | endpoint |
+
+They begin at zero with each kernel.
+"""
 
 from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from aios.kernel.housekeeping import Housekeeping
 
@@ -14,7 +24,7 @@ _COUNTERS = {
 }
 
 
-class LogMetrics:
+class LogMetrics(Collector):
     """What housekeeping did, when asked for."""
 
     def __init__(self, housekeeping: Housekeeping) -> None:
