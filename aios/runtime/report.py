@@ -118,7 +118,7 @@ class Report:
         for limit in self._limits("psi") or (USUAL_PSI,):
             axes.axhline(limit, color=ALARM, lw=0.8, ls="--")
         axes.set(xlabel="minutes", ylabel="PSI by window", ylim=(0, None))
-        if windows:
+        if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7)
 
     def _draw_quality(self, axes: Any) -> None:

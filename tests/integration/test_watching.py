@@ -101,7 +101,7 @@ def test_drift_ends_in_a_version_that_says_why_it_exists(
     assert seen.feedback["unknown"] == 0
     assert {row["group"] for row in seen.groups["sex"]} == {"f", "m"}
     page = rt.monitor(ENDPOINT).report()._repr_html_()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3, "over time, distributions, groups"
     costs = rt.cost(by="run")
     assert costs.adds_up
     assert {part["because"] for part in costs.parts if part["what"] == run["id"]} == {
