@@ -124,7 +124,7 @@ class Recorder:
         """The number of a combination of inputs and outputs: numbers cost the collector nothing."""
         known = self._kind_of.get((id(layout), outputs))
         if known is None:
-            self._kinds.append(Kind.of(layout, outputs))  # held, so no other layout gets its id
+            self._kinds.append(Kind(layout, outputs))  # held, so no other layout gets its id
             known = self._kind_of[(id(layout), outputs)] = len(self._kinds) - 1
         return known
 
