@@ -32,7 +32,11 @@ class FeedbackLog(Protocol):
 
 
 class FeedbackJoin:
-    """Writes and joins what waits in the database. Safe to share between threads."""
+    """Writes and joins what waits in the database. Safe to share between threads.
+
+    Attributes:
+        problem: why feedback waits, after the last `follow`; None if none has to.
+    """
 
     def __init__(self, observed: Observed, log: FeedbackLog, clock: Clock) -> None:
         self._observed = observed
@@ -42,17 +46,21 @@ class FeedbackJoin:
         self.problem: str | None = None
 
     def follow(self) -> None:
-        """Write new feedback into the Delta tables, and find what it was about. A log that is
-        damaged holds up no other endpoint's; `problem` says why feedback waits."""
-        problem = None
+        """Write new feedback into the Delta tables, and find what it was about; a log that is
+        damaged holds up no other endpoint's, and what cannot be written is looked for."""
+        problems = []
         for endpoint in self._observed.endpoints_with_feedback_waiting():
-            try:
-                self.export(endpoint)
-                self._look_for(endpoint)
-            except AiosError as error:
-                problem = f"feedback on {endpoint!r} waits: {error.message}"
-                logger.warning("%s", problem)
-        self.problem = problem
+            for step in (self.export, self._look_for):
+                try:
+                    step(endpoint)
+                except AiosError as error:
+                    problems.append(f"feedback on {endpoint!r} waits: {error.message}")
+                    logger.warning("%s", problems[-1])
+                except Exception as error:
+                    told = f"unexpected {type(error).__name__}: {error!s:.300}"
+                    problems.append(f"feedback on {endpoint!r} waits: {told}")
+                    logger.exception("feedback on %r waits", endpoint)
+        self.problem = problems[0] if problems else None
 
     def export(self, endpoint: str) -> None:
         """See that all feedback so far is in the endpoint's Delta table."""
@@ -67,12 +75,13 @@ class FeedbackJoin:
             return
         ids = {row["request_id"] for row in waiting}
         answers = self._log.find_answers(endpoint, ids, attributes(self._observed, endpoint))
-        too_old_s = self._clock.now_s() - UNKNOWN_AFTER_S
+        now_s = self._clock.now_s()
         self._observed.looked_for(
             {
                 row["seq"]: answers.get(row["request_id"])
                 for row in waiting
-                if row["request_id"] in answers or row["at_s"] < too_old_s
+                # What was given at a time that is yet to come is old: the clock was set back.
+                if row["request_id"] in answers or abs(now_s - row["at_s"]) > UNKNOWN_AFTER_S
             }
         )
 

@@ -508,6 +508,37 @@ def test_feedback_on_answers_that_nobody_gave_is_counted_after_a_while(world):
     assert len(written) == 1
 
 
+def test_feedback_stamped_by_a_clock_that_was_ahead_holds_up_no_other(world):
+    world.clock.advance(86_400)
+    ahead = [{"request_id": f"u{n}", "values": {"approve": 1}} for n in range(2_000)]
+    world.do("feedback", endpoint="loan", answers=ahead)
+    world.clock.advance(-86_400)
+    feed(world, 1.0, 10)
+    world.kernel.watcher.follow_feedback()
+    found = world.do("monitor", endpoint="loan")["feedback"]
+    assert (found["joined"], found["unknown"], found["waiting"]) == (10, 2_000, 0)
+
+
+def test_a_log_that_is_damaged_holds_up_the_feedback_of_no_other_endpoint(world):
+    world.do("deploy", version="loan:1", spec={"name": "aloan"})
+
+    def damaged(told: dict[str, Any]) -> Any:
+        broken = StoreUnavailable("the log of aloan is damaged")
+        return broken if told["endpoint"] == "aloan" else {}
+
+    entry = {"request_id": "r1", "values": {"approve": 1}}
+    for name in ("aloan", "loan"):
+        world.do("feedback", endpoint=name, answers=[entry])
+    world.bench.gives.update(write_feedback=damaged, find_answers=damaged)
+    world.kernel.watcher.follow_feedback()
+    written = [told["endpoint"] for name, told in world.bench.asked if name == "write_feedback"]
+    assert written == ["aloan", "loan"]
+    assert "the log of aloan is damaged" in world.do("status")["problem"]
+    world.bench.gives.update(write_feedback={}, find_answers={})
+    world.kernel.watcher.follow_feedback()
+    assert world.do("status")["problem"] is None
+
+
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
