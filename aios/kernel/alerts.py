@@ -19,7 +19,7 @@ from aios.monitoring.alerting import message_of
 from aios.monitoring.watching import Raised, Resolved
 from aios.records.alerts import Alert, AlertMessage
 from aios.records.watching import Watch
-from aios.registry import Outbox, QueuedAlert
+from aios.registry import Change, Outbox, QueuedAlert
 
 LOOK_S = 1.0
 FIRST_PAUSE_S = 5.0
@@ -63,12 +63,12 @@ class Alerts:
             if thread.is_alive():
                 thread.join(timeout=10)
 
-    def tell(self, watch: Watch, action: Raised | Resolved, alert_id: str) -> None:
-        """See that everybody whom a watch names is told; on disk when this returns. The same
-        `alert_id` again changes nothing."""
+    def tell(self, change: Change, watch: Watch, action: Raised | Resolved) -> None:
+        """See that everybody whom a watch names is told, once the change is on disk."""
         if watch.spec.alerts:
-            message = message_of(watch, action, alert_id, self._clock.now_s())
-            self._outbox.add(message, watch.spec.alerts)
+            what = "alarm" if isinstance(action, Raised) else "alarm_over"
+            alert_id = f"{watch.id}-{action.alarm.id}-{what}"
+            change.add_alert(message_of(watch, action, alert_id, change.at_s), watch.spec.alerts)
 
     def undelivered(self, watch_id: str) -> list[dict[str, Any]]:
         """Alerts of a watch that did not arrive, for people; see `Outbox.undelivered`."""

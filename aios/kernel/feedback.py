@@ -1,7 +1,6 @@
 """Feedback on its way: into the Delta table beside the log, and to the answers that it is about."""
 
 import logging
-import threading
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
@@ -42,7 +41,7 @@ class FeedbackJoin:
         self._observed = observed
         self._log = log
         self._clock = clock
-        self._exporting = threading.Lock()
+        self._wanted: dict[str, int] = {}
         self.problem: str | None = None
 
     def follow(self) -> None:
@@ -50,7 +49,7 @@ class FeedbackJoin:
         damaged holds up no other endpoint's, and what cannot be written is looked for."""
         problems = []
         for endpoint in self._observed.endpoints_with_feedback_waiting():
-            for step in (self.export, self._look_for):
+            for step in (self._export, self._look_for):
                 try:
                     step(endpoint)
                 except AiosError as error:
@@ -62,12 +61,21 @@ class FeedbackJoin:
                     logger.exception("feedback on %r waits", endpoint)
         self.problem = problems[0] if problems else None
 
-    def export(self, endpoint: str) -> None:
-        """See that all feedback so far is in the endpoint's Delta table."""
-        with self._exporting:
-            while waiting := self._observed.feedback_to_export(endpoint):
-                self._log.write_feedback(endpoint, waiting)
-                self._observed.exported(waiting[-1]["seq"], endpoint)
+    def written(self, endpoint: str) -> bool:
+        """Whether all feedback is in the endpoint's Delta table that there was when this was asked
+        first, since it last was so. `follow` writes it."""
+        first, last = self._observed.export_waits(endpoint)
+        wanted = self._wanted.setdefault(endpoint, last)
+        if first <= wanted:
+            return False
+        del self._wanted[endpoint]
+        return True
+
+    def _export(self, endpoint: str) -> None:
+        """Write all that waits into the endpoint's Delta table."""
+        while waiting := self._observed.feedback_to_export(endpoint):
+            self._log.write_feedback(endpoint, waiting)
+            self._observed.exported(waiting[-1]["seq"], endpoint)
 
     def _look_for(self, endpoint: str) -> None:
         waiting = self._observed.feedback_to_look_for(endpoint)

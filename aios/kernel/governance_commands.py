@@ -215,7 +215,11 @@ class GovernanceCommands:
         return self.begin_run(spec, {"search": original.results["search"]}, asked)
 
     def begin_run(self, spec: RunSpec, results: dict[str, Any], asked: Asked) -> dict[str, Any]:
-        """Start a training run; `results` of stages that need not be run."""
+        """Start a training run; `results` of stages that need not be run.
+
+        Raises:
+            IllegalTransition: the watch that wants it was taken off.
+        """
         check_spec(self._registry, spec)
         if spec.assesses is not None:
             # An alias may stand for another version by the time that the gates have run.
@@ -226,6 +230,8 @@ class GovernanceCommands:
             if change.done is not None:
                 self._runs.drive(change.done["id"])
                 return change.done
+            if spec.cause is not None:
+                change.require_active(spec.cause["watch"])
             run = TrainingRun(
                 id=f"{spec.model}-run-{uuid4().hex[:8]}",
                 model=spec.model,

@@ -100,10 +100,10 @@ class WatchCommands:
             if change.done is not None:
                 return change.done
             watch = change.end_watch(request.id)
+            for alarm in watch.state.alarms:
+                over = Resolved(alarm, f"the watch was taken off by {asked.actor}")
+                self._alerts.tell(change, watch, over)
             change.remember({"id": request.id})
-        for alarm in watch.state.alarms:
-            over = Resolved(alarm, f"the watch was taken off by {asked.actor}")
-            self._alerts.tell(watch, over, f"{watch.id}-{alarm.id}-alarm_over")
         return {"id": request.id}
 
     def _checked(self, spec: WatchSpec) -> WatchSpec:

@@ -1,21 +1,21 @@
 """Looks at what endpoints saw, raises alarms, and starts the retrains that watches ask for.
 
 A thread that looks every second; what it decides is decided by `monitoring.watching`, pure. How
-far a watch is stands in its row. Every action is carried out under an operation id that the same
-look would use again, before the row is saved, so that a kernel killed in between repeats none.
+far a watch is stands in its row, and is saved together with what people are told of its alarms:
+all of it or nothing.
 """
 
-import hashlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from aios.clock import Clock
-from aios.errors import AiosError, UnknownEndpoint
+from aios.errors import AiosError, IllegalTransition, UnknownEndpoint
 from aios.kernel.feedback import FeedbackJoin, FeedbackLog, paired
 from aios.kernel.flow_traces import FlowTraces
 from aios.kernel.lineage import made_by
+from aios.kernel.retraining import Retrains, StartRun
 from aios.kernel.row_watching import RowComparisons
 from aios.monitoring.conditions import ADWIN, DOMAIN, FAIRNESS, LABELLED
 from aios.monitoring.fairness import judge_fairness, people
@@ -23,13 +23,9 @@ from aios.monitoring.judging import Seen, judge_feedback, judge_windows
 from aios.monitoring.multivariate import judge_rows
 from aios.monitoring.watching import (
     MOST_BLOCKS,
-    Action,
     Raised,
-    Resolved,
-    Spent,
-    StartRetrain,
+    Told,
     began,
-    due,
     joined,
     judged,
     rows_compared,
@@ -37,7 +33,7 @@ from aios.monitoring.watching import (
     set_back,
     stopped,
 )
-from aios.records import ModelVersion, RunSpec, TrainingRun
+from aios.records import ModelVersion, TrainingRun
 from aios.records.watching import (
     Block,
     Condition,
@@ -47,8 +43,7 @@ from aios.records.watching import (
     WatchSpec,
     WatchState,
 )
-from aios.registry import Observed, Registry
-from aios.security import Caller
+from aios.registry import Change, Observed, Registry
 from aios.telemetry import Summary
 
 LOOK_S = 1.0
@@ -71,8 +66,7 @@ class Log(FeedbackLog, Protocol):
     def compare_rows(self, question: dict[str, Any]) -> dict[str, Any]: ...
 
 
-StartRun = Callable[[RunSpec, Caller, str], str]
-Tell = Callable[[Watch, "Raised | Resolved", str], None]
+Tell = Callable[[Change, Watch, Told], None]
 
 
 class Watcher:
@@ -80,8 +74,7 @@ class Watcher:
 
     Args:
         start_run: begins a training run: (spec, on whose behalf, operation id) -> its id.
-        tell: sees that people are told of an alarm or its end: (watch, what, id that a repeat
-            has too).
+        tell: sees, inside a change, that people are told of an alarm or its end.
     """
 
     def __init__(
@@ -97,7 +90,6 @@ class Watcher:
         self._registry = registry
         self._observed = observed
         self._clock = clock
-        self._start_run = start_run
         self._tell = tell
         self._traces = traces
         self._closed = threading.Event()
@@ -105,6 +97,7 @@ class Watcher:
         self._references: dict[tuple[str, int], Seen] = {}
         self._rows = RowComparisons(log.compare_rows)
         self.feedback = FeedbackJoin(observed, log, clock)
+        self._retrains = Retrains(registry, self.feedback, start_run, traces)
         self.follow_feedback = self.feedback.follow
         self.wait_for_rows = self._rows.wait
         self.problems: dict[str, str] = {}
@@ -143,7 +136,9 @@ class Watcher:
     def look(self) -> None:
         """One look at every watch; what goes wrong with one does not stop the others."""
         watches = self._observed.watches()
-        self._rows.keep({watch.id for watch in watches})
+        known = {watch.id for watch in watches}
+        self._rows.keep(known)
+        self.problems = {name: told for name, told in self.problems.items() if name in known}
         for watch in watches:
             try:
                 self._look(watch)
@@ -160,47 +155,41 @@ class Watcher:
         try:
             stable = self._registry.endpoint(spec.endpoint).stable_version
         except UnknownEndpoint:  # it may come back
-            over, actions = stopped(state, "the endpoint was taken down")
-            for action in actions:
-                over = self._act(watch, over, action)
-            if over != state:
-                self._observed.save_watch(watch.id, over)
+            state, actions = stopped(state, "the endpoint was taken down")
+            self._save(watch, state, actions)
             return
         actions = []
         state = set_back(state, now_s)
         if state.version != stable:
             state, actions = began(state, stable, now_s)
-        state, findings = self._judge(watch, state, now_s)
-        state, more = judged(state, findings, now_s)
+        state, more = self._judge(watch, state, now_s)
         actions += more
-        wanted = state.alarms or spec.schedule is not None
-        if wanted and spec.then is not None:
-            state, spent, running = self._spent(watch, state, now_s)
-            state, more = due(spec, state, spent, running, now_s)
-            actions += more
-        for action in actions:
-            state = self._act(watch, state, action)
-        if state != watch.state:
-            self._observed.save_watch(watch.id, state)
+        if self._save(watch, state, actions):
+            after = self._retrains.look(watch, state, now_s)
+            if after != state:
+                self._observed.save_watch(watch.id, after)
 
     def _judge(
         self, watch: Watch, state: WatchState, now_s: float
-    ) -> tuple[WatchState, list[Finding]]:
+    ) -> tuple[WatchState, list[Told]]:
         by_rows, by_feedback, by_windows = _sorted_by_source(watch.spec.conditions)
-        findings: list[Finding] = []
+        actions: list[Told] = []
         if by_windows or by_rows:
-            state, findings = self._judge_windows(watch, state, by_windows, now_s)
+            state, actions = self._judge_windows(watch, state, by_windows, now_s)
         if by_rows:
-            state, more = self._judge_rows(watch, state, by_rows, now_s)
-            findings += more
+            state, findings = self._judge_rows(watch, state, by_rows, now_s)
+            state, more = judged(state, findings, now_s)
+            actions += more
         if by_feedback:
-            state, more = self._judge_feedback(watch, state, by_feedback)
-            findings += more
-        return state, findings
+            state, findings = self._judge_feedback(watch, state, by_feedback)
+            state, more = judged(state, findings, now_s)
+            actions += more
+        return state, actions
 
     def _judge_windows(
         self, watch: Watch, state: WatchState, conditions: list[Condition], now_s: float
-    ) -> tuple[WatchState, list[Finding]]:
+    ) -> tuple[WatchState, list[Told]]:
+        """Judge each block that is new, oldest first: what one raises, the next may end."""
         spec, version = watch.spec, state.version
         assert version is not None
         reference = self.reference(spec.endpoint, version)
@@ -218,17 +207,19 @@ class Watcher:
         blocks, open_s = joined(windows, state.open_s, spec.min_rows)
         if not blocks:
             return state, []
-        every = (*state.blocks, *blocks)[-MOST_BLOCKS:]
+        every = (*state.blocks, *blocks)
         most = max((one.windows for one in conditions), default=0)
-        findings: dict[str, Finding] = {}
-        for place in range(len(every) - len(blocks), len(every)) if conditions else ():
+        actions: list[Told] = []
+        for place in range(len(state.blocks), len(every)) if conditions else ():
             state = state.model_copy(update={"looks": state.looks + 1})
             last = every[max(0, place + 1 - most) : place + 1]
             seen = [self._seen(spec.endpoint, version, block) for block in last]
-            for one in conditions:
-                finding = judge_windows(one, reference, seen, _alpha(spec), state.looks)
-                findings[one.text] = finding
-        return state.model_copy(update={"blocks": every, "open_s": open_s}), list(findings.values())
+            alpha, look = _alpha(spec), state.looks
+            findings = [judge_windows(one, reference, seen, alpha, look) for one in conditions]
+            state, more = judged(state, findings, now_s)
+            actions += more
+        update = {"blocks": every[-MOST_BLOCKS:], "open_s": open_s}
+        return state.model_copy(update=update), actions
 
     def _judge_rows(
         self, watch: Watch, state: WatchState, conditions: list[Condition], now_s: float
@@ -302,20 +293,18 @@ class Watcher:
         """Let the version's first rows be what is normal, once there are enough."""
         spec, version = watch.spec, state.version
         assert version is not None
-        windows = self._observed.windows(
-            spec.endpoint, version=version, arm="stable", until_s=now_s - GRACE_S
+        until_s = now_s - GRACE_S
+        # Summaries are many times larger than the rest, and read only when they will be used.
+        bare = self._observed.windows(
+            spec.endpoint, version=version, arm="stable", until_s=until_s, content=False
         )
-        rows, taken = 0, []
-        for window in windows:
-            taken.append(window)
-            rows += window.rows
-            if rows >= max(BASELINE_ROWS, 2 * spec.min_rows):
-                break
-        else:
+        windows = [Block(start_s=one.start_s, end_s=one.end_s, rows=one.rows) for one in bare]
+        first, _ = joined(windows, 0.0, max(BASELINE_ROWS, 2 * spec.min_rows))
+        if not first:
             return state
-        seen = Seen.all_of([as_seen(one.model_dump()) for one in taken])
+        seen = self._seen(spec.endpoint, version, first[0])
         self._observed.put_baseline(spec.endpoint, version, _as_json(seen))
-        return state.model_copy(update={"open_s": max(state.open_s, taken[-1].end_s)})
+        return state.model_copy(update={"open_s": max(state.open_s, first[0].end_s)})
 
     def _seen(self, endpoint: str, version: int, block: Block) -> Seen:
         windows = self._observed.windows(
@@ -325,82 +314,34 @@ class Watcher:
 
     # -- acting -----------------------------------------------------------------------
 
-    def _act(self, watch: Watch, state: WatchState, action: Action) -> WatchState:
-        if isinstance(action, StartRetrain):
-            return self._retrain(watch, state, action)
-        what = "alarm" if isinstance(action, Raised) else "alarm_over"
-        operation_id = f"{watch.id}-{action.alarm.id}-{what}"
-        finding = action.alarm.finding
-        reason = finding.reason if isinstance(action, Raised) else action.reason
-        details = {"watch": watch.id, "condition": action.alarm.condition, "reason": reason}
-        with self._registry.change(
-            actor="kernel",
-            action=what,
-            subject=watch.spec.endpoint,
-            details=details,
-            operation_id=operation_id,
-            request_digest=_digest(operation_id),
-        ) as change:
-            if change.done is None:
-                change.remember(details)
-        logger.warning("%s %s: %s", what, operation_id, reason)
-        self._tell(watch, action, operation_id)
-        self._traces.alarm(watch, action, reason)
-        return state
+    def _save(self, watch: Watch, state: WatchState, actions: Sequence[Told]) -> bool:
+        """Save how far a watch is, with what is told of its alarms, all of it or nothing.
 
-    def _retrain(self, watch: Watch, state: WatchState, action: StartRetrain) -> WatchState:
-        then = watch.spec.then
-        assert then is not None
-        cause = {
-            "watch": watch.id,
-            "endpoint": watch.spec.endpoint,
-            "version": state.version,
-            **action.finding.model_dump(mode="json"),
-        }
-        rings = watch.model_copy(update={"state": state})
-        traceparent = self._traces.of_alarm(rings, action.finding.condition)
-        if traceparent is not None:
-            cause["traceparent"] = traceparent
-        self.feedback.export(watch.spec.endpoint)
-        spec = then.model_copy(update={"cause": cause})
-        caller = Caller(watch.created_by, "deployer")
+        Returns:
+            Whether it is still active; if not, nothing is saved and nobody told.
+        """
+        if not actions:
+            return state == watch.state or self._observed.save_watch(watch.id, state)
         try:
-            run = self._start_run(spec, caller, f"{watch.id}-retrain-{action.number}")
-        except AiosError as error:
-            held_back = f"the retrain could not be started: {error.message}"
-            logger.warning("watch %s: %s", watch.id, held_back)
-            return state.model_copy(update={"held_back": held_back})
-        return state.model_copy(update={"run": run})
+            self._tell_of(watch, state, actions)
+        except IllegalTransition:
+            return False  # it was taken off during this look
+        return True
 
-    def _spent(
-        self, watch: Watch, state: WatchState, now_s: float
-    ) -> tuple[WatchState, Spent, bool]:
-        """What this watch has spent on retrains lately, and whether one, or the rollout of any
-        version, is going on. A run that was started by a look that was never saved is taken up."""
-        assert watch.spec.then is not None
-        model = watch.spec.then.model
-        mine = [
-            run
-            for run in self._registry.runs(model)
-            if run.spec.cause is not None and run.spec.cause.get("watch") == watch.id
-        ]
-        if mine and mine[-1].id != state.run:
-            update = {
-                "run": mine[-1].id,
-                "triggers": (*state.triggers, mine[-1].created_s),
-                "triggered": state.triggered + 1,
-            }
-            state = state.model_copy(update=update)
-        # A clock that was set back by more than that does not keep the budget spent.
-        late = [run for run in mine if abs(now_s - run.created_s) <= watch.spec.budget.per_s]
-        hours = sum(
-            run.spec.cpus * max((run.finished_s or now_s) - run.created_s, 0.0) / 3600.0
-            for run in late
-        )
-        running = any(run.status == "running" for run in mine)
-        rollouts = self._registry.active_rollouts()
-        running = running or any(row.endpoint == watch.spec.endpoint for row in rollouts)
-        return state, Spent(len(late), hours), running
+    def _tell_of(self, watch: Watch, state: WatchState, actions: Sequence[Told]) -> None:
+        told = [_told(watch, action) for action in actions]
+        what, details = told[0]
+        with self._registry.change(
+            actor="kernel", action=what, subject=watch.spec.endpoint, details=details
+        ) as change:
+            change.move_watch(watch.id, state)
+            for other, more in told[1:]:
+                change.also(other, **more)
+            for action in actions:
+                self._tell(change, watch, action)
+        for action, (what, details) in zip(actions, told, strict=True):
+            logger.warning("%s of %s: %s", what, watch.id, details["reason"])
+            self._traces.alarm(watch, action, details["reason"])
 
 
 def _sorted_by_source(
@@ -410,6 +351,16 @@ def _sorted_by_source(
     rows = [one for one in conditions if one.measure == DOMAIN]
     feedback = [one for one in conditions if one.measure in (*LABELLED, *FAIRNESS)]
     return rows, feedback, [one for one in conditions if one not in (*rows, *feedback)]
+
+
+def _told(watch: Watch, action: Told) -> tuple[str, dict[str, Any]]:
+    """What is done to an alarm, and the details, as the audit log has them."""
+    alarm = action.alarm
+    if isinstance(action, Raised):
+        what, reason = "alarm", alarm.finding.reason
+    else:
+        what, reason = "alarm_over", action.reason
+    return what, {"watch": watch.id, "condition": alarm.condition, "reason": reason}
 
 
 def _alpha(spec: WatchSpec) -> float:
@@ -437,7 +388,3 @@ def _as_json(seen: Seen) -> dict[str, Any]:
         "inputs": {name: one.to_json() for name, one in seen.inputs.items()},
         "outputs": {name: one.to_json() for name, one in seen.outputs.items()},
     }
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -9,6 +9,7 @@ stays and the retrain follows when it may.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from aios.errors import UsageError
 from aios.records.watching import (
@@ -27,6 +28,8 @@ MOST_BLOCKS = 100
 """As many windows as a condition may ask for."""
 MOST_SCORES = 200
 """Kept of comparisons of rows, for charts."""
+RETRY_S = 60.0
+"""The pause after a retrain could not be started."""
 LOGGED_S = 10.0
 """How long after its end a window's rows are in the prediction log, which is written every 5 s."""
 
@@ -54,7 +57,7 @@ class StartRetrain:
     finding: Finding
 
 
-Action = Raised | Resolved | StartRetrain
+Told = Raised | Resolved
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,11 @@ class Spent:
     cpu_hours: float
 
 
-def began(state: WatchState, version: int, now_s: float) -> tuple[WatchState, list[Action]]:
+def began(state: WatchState, version: int, now_s: float) -> tuple[WatchState, list[Told]]:
     """Watch another version from now on. What was found about the one before is over; the number
     of looks is kept, since all of them share one error probability."""
     reason = f"version {version} serves now"
-    actions: list[Action] = [Resolved(alarm, reason) for alarm in state.alarms]
+    actions: list[Told] = [Resolved(alarm, reason) for alarm in state.alarms]
     update = {
         "version": version,
         "since_s": now_s,
@@ -104,9 +107,9 @@ def set_back(state: WatchState, now_s: float) -> WatchState:
     return state.model_copy(update=update)
 
 
-def stopped(state: WatchState, reason: str) -> tuple[WatchState, list[Action]]:
+def stopped(state: WatchState, reason: str) -> tuple[WatchState, list[Told]]:
     """There is nothing to watch: what was found is over."""
-    actions: list[Action] = [Resolved(alarm, reason) for alarm in state.alarms]
+    actions: list[Told] = [Resolved(alarm, reason) for alarm in state.alarms]
     return state.model_copy(update={"findings": (), "alarms": (), "held_back": None}), actions
 
 
@@ -151,9 +154,9 @@ def rows_compared(state: WatchState, asked: RowQuestion, found: RowComparison) -
 
 def judged(
     state: WatchState, findings: Sequence[Finding], now_s: float
-) -> tuple[WatchState, list[Action]]:
+) -> tuple[WatchState, list[Told]]:
     """Take new findings, one for each condition that was looked at again."""
-    actions: list[Action] = []
+    actions: list[Told] = []
     alarms = {alarm.condition: alarm for alarm in state.alarms}
     raised = state.alarms_raised
     for finding in findings:
@@ -177,13 +180,35 @@ def judged(
     return state.model_copy(update=update), actions
 
 
+def looks(state: WatchState) -> int:
+    """How often anything was judged."""
+    return state.looks + state.row_looks + state.label_looks
+
+
+def not_started(before: WatchState, reason: str, now_s: float) -> WatchState:
+    """The retrain that `due` asked for could not be started: it counts for nothing, and is asked
+    for again after a pause.
+
+    Args:
+        before: the state that `due` was given.
+    """
+    held_back = f"the retrain could not be started: {reason}"
+    return before.model_copy(update={"held_back": held_back, "retry_s": now_s + RETRY_S})
+
+
 def due(
-    spec: WatchSpec, state: WatchState, spent: Spent, running: bool, now_s: float
-) -> tuple[WatchState, list[Action]]:
-    """Start the retrain that an alarm or the schedule asks for, if it may be started now."""
+    spec: WatchSpec, state: WatchState, spent: Spent, running: str | None, now_s: float
+) -> tuple[WatchState, list[StartRetrain]]:
+    """Start the retrain that an alarm or the schedule asks for, if it may be started now.
+
+    Args:
+        running: what goes on meanwhile, as `run loan-run-1`; None if nothing does.
+    """
     if spec.then is None:
         return state, []
-    finding = state.alarms[0].finding if state.alarms else None
+    # The data of an alarm about which nothing more was judged are those of the retrain before.
+    stale = state.retrained_look is not None and looks(state) <= state.retrained_look
+    finding = state.alarms[0].finding if state.alarms and not stale else None
     scheduled_s = state.scheduled_s
     if spec.schedule is not None:
         next_s = next_time(spec.schedule, now_s)
@@ -196,24 +221,35 @@ def due(
                 reason=f"the schedule {spec.schedule!r} was due",
             )
     if finding is None:
-        return state.model_copy(update={"held_back": None, "scheduled_s": scheduled_s}), []
+        told = "nothing was judged since the last retrain" if state.alarms else None
+        update = {"held_back": told, "retry_s": None, "scheduled_s": scheduled_s}
+        return state.model_copy(update=update), []
     held_back = _held_back(spec, state, spent, running, now_s)
     if held_back is not None:
         return state.model_copy(update={"held_back": held_back, "scheduled_s": scheduled_s}), []
     if spec.schedule is not None:
         scheduled_s = next_time(spec.schedule, now_s)
     kept = tuple(at_s for at_s in state.triggers if at_s > now_s - spec.budget.per_s)
-    update = {"held_back": None, "scheduled_s": scheduled_s, "triggers": (*kept, now_s)}
     number = state.triggered + 1
-    state = state.model_copy(update={**update, "triggered": number})
-    return state, [StartRetrain(number, finding)]
+    started: dict[str, Any] = {
+        "held_back": None,
+        "retry_s": None,
+        "scheduled_s": scheduled_s,
+        "triggers": (*kept, now_s),
+        "triggered": number,
+        "retrained_look": looks(state),
+    }
+    return state.model_copy(update=started), [StartRetrain(number, finding)]
 
 
 def _held_back(
-    spec: WatchSpec, state: WatchState, spent: Spent, running: bool, now_s: float
+    spec: WatchSpec, state: WatchState, spent: Spent, running: str | None, now_s: float
 ) -> str | None:
-    if running:
-        return f"run {state.run} is going on, and there is one at a time"
+    if running is not None:
+        return f"{running} is going on, and there is one at a time"
+    # A retry later than its pause was set by a clock that was ahead.
+    if state.retry_s is not None and now_s < state.retry_s <= now_s + RETRY_S:
+        return state.held_back
     last_s = max(state.triggers, default=None)
     if last_s is not None and now_s < last_s + spec.cooldown_s:
         left_s = last_s + spec.cooldown_s - now_s

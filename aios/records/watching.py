@@ -191,7 +191,8 @@ class WatchState(Record):
     the end of the last block whose rows were judged, `label_seq` the last feedback that was.
     `row_scores` has the end and the AUC of the last blocks whose rows were compared.
     `triggers` are the times of recent retrains, `triggered` counts all, `run` is the last one.
-    `held_back` says why an alarm starts none just now."""
+    `held_back` says why an alarm starts none just now; one that could not be started is tried
+    again at `retry_s`. `retrained_look` is how many looks there were at the last retrain."""
 
     version: int | None = None
     since_s: float = 0.0
@@ -210,6 +211,8 @@ class WatchState(Record):
     triggered: int = 0
     run: str | None = None
     held_back: str | None = None
+    retry_s: float | None = None
+    retrained_look: int | None = None
     scheduled_s: float | None = None
 
 

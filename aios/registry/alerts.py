@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, insert, select, update
 from aios.clock import Clock
 from aios.records import Record
 from aios.records.alerts import Alert, AlertMessage
-from aios.registry.base import from_row
+from aios.registry.base import Writing, from_row
 from aios.store import tables as t
 from aios.store.canonical import canonical
 from aios.store.database import Database
@@ -39,38 +39,40 @@ class QueuedAlert(Record):
     due_s: float
 
 
-class Outbox:
-    """The store of alerts. Safe to share between threads."""
+class AlertWrites(Writing):
+    """Changes that people are told of."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
-        self._clock = clock
-
-    def add(self, message: AlertMessage, sinks: Iterable[Alert]) -> int:
-        """Keep a message for each sink that was not told it before; on disk when this returns.
-        What waits for these sinks is tried again at once.
+    def add_alert(self, message: AlertMessage, sinks: Iterable[Alert]) -> int:
+        """Keep a message for each sink that was not told it before. What waits for these sinks is
+        tried again at once.
 
         Returns:
             For how many sinks it is new.
         """
-        now_s, added = self._clock.now_s(), 0
-        with self._database.transaction() as connection:
-            for sink in sinks:
-                fields = sink.model_dump(mode="json")
-                key = hashlib.sha256(canonical(fields).encode()).hexdigest()[:16]
-                row = {
-                    "alert_id": message.id,
-                    "sink_key": key,
-                    "watch": message.watch,
-                    "sink": fields,
-                    "message": message.model_dump(mode="json"),
-                    "state": "waiting",
-                    "attempts": 0,
-                    "created_s": now_s,
-                    "due_s": now_s,
-                }
-                added += _add(connection, row)
+        added = 0
+        for sink in sinks:
+            fields = sink.model_dump(mode="json")
+            row = {
+                "alert_id": message.id,
+                "sink_key": hashlib.sha256(canonical(fields).encode()).hexdigest()[:16],
+                "watch": message.watch,
+                "sink": fields,
+                "message": message.model_dump(mode="json"),
+                "state": "waiting",
+                "attempts": 0,
+                "created_s": self.at_s,
+                "due_s": self.at_s,
+            }
+            added += _add(self._open(), row)
         return added
+
+
+class Outbox:
+    """The store of alerts on their way. Safe to share between threads."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
 
     def heads(self) -> list[QueuedAlert]:
         """The oldest alert that waits for each sink, oldest first, due or not."""

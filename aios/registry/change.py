@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from aios.errors import IllegalTransition, NotApproved, UnknownName, UsageError
 from aios.records import Artifact, Clearance, EndpointSpec, ModelVersion, Serving, TrafficPlan
 from aios.records.base import NAME_PATTERN
+from aios.registry.alerts import AlertWrites
 from aios.registry.approvals import ApprovalWrites
 from aios.registry.base import listed, shown, valid
 from aios.registry.governed import GovernedWrites
@@ -26,7 +27,7 @@ Guard = Callable[[Reads, ModelVersion], Clearance]
 """Says whether a version may become stable now, from what the registry holds."""
 
 
-class Change(GovernedWrites, ApprovalWrites, RunWrites, WatchWrites, Reads):
+class Change(GovernedWrites, ApprovalWrites, RunWrites, WatchWrites, AlertWrites, Reads):
     """An open change. All reads are here too, and see what the change has written so far.
 
     No other change runs meanwhile, so what was read is still true when the change commits.
@@ -42,6 +43,7 @@ class Change(GovernedWrites, ApprovalWrites, RunWrites, WatchWrites, Reads):
         self.done: dict[str, Any] | None = None
         self.result: dict[str, Any] = {}
         self.notes: dict[str, Any] = {}
+        self.others: list[tuple[str, dict[str, Any]]] = []
         self._connection = connection
         self._guard = guard
 
@@ -52,6 +54,10 @@ class Change(GovernedWrites, ApprovalWrites, RunWrites, WatchWrites, Reads):
     def note(self, **details: Any) -> None:
         """Add to the details of the audit entry what is known only now."""
         self.notes.update(details)
+
+    def also(self, action: str, **details: Any) -> None:
+        """Something else that this change does to its subject: an audit entry of its own."""
+        self.others.append((action, details))
 
     def register(
         self,

@@ -135,6 +135,15 @@ class Observed(FeedbackStore):
         """Feedback that is not yet in the Delta table: seq, request_id, at_s, given."""
         return self._waiting(endpoint, NOT_EXPORTED, most)
 
+    def export_waits(self, endpoint: str) -> tuple[float, int]:
+        """The numbers of the first and the last feedback that is not yet in the Delta table;
+        infinity and 0 if all is."""
+        f = t.feedback.c
+        waits = select(func.min(f.seq), func.max(f.seq)).where(f.endpoint == endpoint, NOT_EXPORTED)
+        with self._database.reading() as connection:
+            first, last = connection.execute(waits).one()
+        return float("inf") if first is None else first, last or 0
+
     def exported(self, last_seq: int, endpoint: str) -> None:
         """Feedback up to and with `last_seq` is in the Delta table."""
         f = t.feedback.c

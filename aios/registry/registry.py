@@ -48,7 +48,7 @@ class Registry(Reads):
         operation_id: str | None = None,
         request_digest: str | None = None,
     ) -> Iterator[Change]:
-        """One transaction: what the block writes, its audit entry, its remembered result.
+        """One transaction: what the block writes, its audit entries, its remembered result.
 
         All of it is on disk when the block has ended; nothing of it exists if the block raises
         or the process dies. `operation_id` makes a repeat harmless: `Change.done` then holds the
@@ -75,14 +75,16 @@ class Registry(Reads):
             yield change
             if change.done is not None:
                 return
-            audit.append(
-                connection,
-                at_s=change.at_s,
-                actor=actor,
-                action=action,
-                subject=subject,
-                details={**(details or {}), **change.notes},
-            )
+            entries = [(action, {**(details or {}), **change.notes}), *change.others]
+            for what, told in entries:
+                audit.append(
+                    connection,
+                    at_s=change.at_s,
+                    actor=actor,
+                    action=what,
+                    subject=subject,
+                    details=told,
+                )
             if operation_id is not None:
                 row = {"request_digest": digest, "result": change.result, "at_s": change.at_s}
                 connection.execute(insert(t.operations).values(id=operation_id, **row))

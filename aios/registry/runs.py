@@ -35,6 +35,16 @@ class RunReads(Reading):
         with self._reading() as connection:
             return [from_row(TrainingRun, row) for row in connection.execute(query)]
 
+    def recent_runs(self, model: str, since_s: float, until_s: float) -> list[TrainingRun]:
+        """Those of a model that are active, or were begun between two times, oldest first;
+        without their results, which are large."""
+        r = t.runs.c
+        wanted = (r.status == "running") | ((r.created_s >= since_s) & (r.created_s <= until_s))
+        query = select(*(one for one in r if one.name != "results"))
+        query = query.where(r.model == model, wanted).order_by(r.created_s, r.id)
+        with self._reading() as connection:
+            return [from_row(TrainingRun, row) for row in connection.execute(query)]
+
     def active_runs(self) -> list[TrainingRun]:
         """The training runs that have not ended, oldest first."""
         query = select(t.runs).where(t.runs.c.status == "running")

@@ -3,7 +3,7 @@
 from sqlalchemy import insert, select, update
 
 from aios.errors import IllegalTransition, UnknownName
-from aios.records.watching import Watch
+from aios.records.watching import Watch, WatchState
 from aios.registry.base import Reading, Writing, from_row, listed, shown
 from aios.store import tables as t
 
@@ -27,12 +27,23 @@ class WatchReads(Reading):
 
 
 class WatchWrites(Writing, WatchReads):
-    """Changes of watches. How far one is: `Observed.save_watch`."""
+    """Changes of watches. How far one is, where nobody need be told: `Observed.save_watch`."""
 
     def add_watch(self, watch: Watch) -> None:
         """Watch an endpoint from now on."""
         row = watch.model_dump(mode="json")
         self._open().execute(insert(t.watches).values(**row, endpoint=watch.spec.endpoint))
+
+    def move_watch(self, watch_id: str, state: WatchState) -> None:
+        """Keep how far a watch is.
+
+        Raises:
+            UnknownName: there is none with this id.
+            IllegalTransition: it was taken off.
+        """
+        self.require_active(watch_id)
+        values = {"state": state.model_dump(mode="json")}
+        self._open().execute(update(t.watches).where(t.watches.c.id == watch_id).values(**values))
 
     def end_watch(self, watch_id: str) -> Watch:
         """Take a watch off; what it did stays.
@@ -41,9 +52,19 @@ class WatchWrites(Writing, WatchReads):
             UnknownName: there is none with this id.
             IllegalTransition: it was taken off before.
         """
+        found = self.require_active(watch_id)
+        mine = t.watches.c.id == watch_id
+        self._open().execute(update(t.watches).where(mine).values(active=False))
+        return found
+
+    def require_active(self, watch_id: str) -> Watch:
+        """A watch that is not taken off.
+
+        Raises:
+            UnknownName: there is none with this id.
+            IllegalTransition: it was taken off.
+        """
         found = self.watch(watch_id)
         if not found.active:
             raise IllegalTransition(f"watch {shown(watch_id)} was taken off before")
-        mine = t.watches.c.id == watch_id
-        self._open().execute(update(t.watches).where(mine).values(active=False))
         return found

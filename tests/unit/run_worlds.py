@@ -35,7 +35,7 @@ def spec(**fields: Any) -> dict[str, Any]:
     made = RunSpec(
         model=fields.pop("model", "loan"),
         recipe=RecipeSource(path="recipe:Recipe", text="class Recipe: ...", sha256="c" * 64),
-        data=DataSource(kind="parquet", location="rows.parquet"),
+        data=fields.pop("data", DataSource(kind="parquet", location="rows.parquet")),
         contract=fields.pop("contract", CONTRACT).to_json(),
         **fields,
     )

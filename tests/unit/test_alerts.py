@@ -73,7 +73,8 @@ def tell(world: World, watch_id: str, number: int = 1, *, over: bool = False) ->
     ringing = alarm(number)
     what = "alarm_over" if over else "alarm"
     action = Resolved(ringing, "calm again") if over else Raised(ringing)
-    world.kernel.alerts.tell(found, action, f"{watch_id}-{ringing.id}-{what}")
+    with world.kernel.registry.change(actor="kernel", action=what, subject="loan") as change:
+        world.kernel.alerts.tell(change, found, action)
 
 
 def look(world: World, *, times: int = 1) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 from kernel_fakes import World, make_template, make_world
-from run_worlds import EVE, govern, lay_stages, rolling, spec
+from run_worlds import EVE, POLICY, govern, lay_stages, rolling, spec
+from sqlalchemy import select
 
 from aios.errors import (
     Forbidden,
@@ -16,16 +17,23 @@ from aios.errors import (
     UsageError,
 )
 from aios.kernel import watcher
+from aios.kernel.governance_commands import GovernanceCommands
+from aios.kernel.retraining import spent_by
+from aios.kernel.watch_commands import begin_as
 from aios.monitoring.conditions import parse_condition
-from aios.records import RunSpec
+from aios.monitoring.watching import Spent
+from aios.records import DataSource, RunSpec, TrainingRun
 from aios.records.alerts import WebhookAlert
-from aios.records.watching import WatchSpec, WindowPart
+from aios.records.watching import RetrainBudget, WatchSpec, WindowPart
 from aios.registry import Observed
 from aios.security import Caller
+from aios.store import audit
+from aios.store import tables as t
 from aios.telemetry import Summary
 from tests.trace_collector import attributes, collector
 
 RANDOM = np.random.default_rng(5)
+PREDICTIONS = {"data": DataSource(kind="predictions", location="loan")}
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +65,28 @@ def watch(world: World, caller: Caller = EVE, **fields: Any) -> str:
     return str(world.ask(caller, "watch", spec=told)["id"])
 
 
+def part(world: World, shift: float, rows: int = 400, version: int = 1) -> WindowPart:
+    """The minute that begins now, in which feature `a` is shifted."""
+    start_s = world.clock.now_s()
+    return WindowPart(
+        id=f"r1-{start_s}",
+        endpoint="loan",
+        arm="stable",
+        version=version,
+        start_s=start_s,
+        end_s=start_s + 60,
+        rows=rows,
+        inputs={"a": summary(RANDOM.normal(shift, 1, rows))},
+        outputs={"approve": summary(RANDOM.uniform(0, 1, rows))},
+    )
+
+
 def minutes(world: World, *shifts: float, rows: int = 400, version: int = 1) -> None:
     """Minutes in which feature `a` is shifted, each then looked at."""
     for shift in shifts:
-        start_s = world.clock.now_s()
-        part = WindowPart(
-            id=f"r1-{start_s}",
-            endpoint="loan",
-            arm="stable",
-            version=version,
-            start_s=start_s,
-            end_s=start_s + 60,
-            rows=rows,
-            inputs={"a": summary(RANDOM.normal(shift, 1, rows))},
-            outputs={"approve": summary(RANDOM.uniform(0, 1, rows))},
-        )
+        one = part(world, shift, rows, version)
         world.clock.advance(60)
-        world.kernel.take_windows([part.model_dump()])
+        world.kernel.take_windows([one.model_dump()])
         world.clock.advance(watcher.GRACE_S)
         world.kernel.watcher.look()
         world.clock.advance(-watcher.GRACE_S)
@@ -421,14 +434,14 @@ def test_a_kernel_killed_over_a_comparison_asks_again_and_counts_it_once(world, 
     class Killed(BaseException):
         """As in the test of retrains."""
 
-    def die(*arguments: Any) -> bool:
+    def die(*arguments: Any, **more: Any) -> bool:
         raise Killed
 
     minutes(world, 0, 0, 0, 0, 0)
     world.clock.advance(10)
     world.kernel.watcher.look()
     world.kernel.watcher.wait_for_rows(10)
-    monkeypatch.setattr(Observed, "save_watch", die)
+    monkeypatch.setattr(audit, "append", die)
     with pytest.raises(Killed):
         world.kernel.watcher.look()
     monkeypatch.undo()
@@ -440,6 +453,150 @@ def test_a_kernel_killed_over_a_comparison_asks_again_and_counts_it_once(world, 
     assert first == second
     assert state(world)["row_looks"] == 1
     assert actions(world) == ["watch", "alarm"]
+
+
+def test_a_retrain_that_cannot_be_started_counts_for_nothing_and_is_tried_again(world):
+    lay_stages(world)
+    govern(world, use="toy")
+    watch(world)
+    minutes(world, 0, 0, 0, 2)
+    world.do("set_policy", text=POLICY.replace("toy: {tier: free}", "toy: {tier: forbidden}"))
+    minutes(world, 2)
+    found = state(world)
+    assert "could not be started: the use" in found["held_back"]
+    assert (found["triggered"], found["run"], len(found["alarms"])) == (0, None, 1)
+    world.do("set_policy", text=POLICY)
+    minutes(world, 2, 2)
+    assert state(world)["triggered"] == 1
+    assert len(world.do("runs", name="loan")) == 1
+
+
+def test_an_alarm_ends_and_the_next_is_told_though_the_log_is_full(world):
+    lay_stages(world)
+    told = (WebhookAlert(url="http://127.0.0.1:9/alarms"),)
+    watch(world, alerts=told, then=RunSpec.model_validate(spec(**PREDICTIONS)))
+    minutes(world, 0, 0, 0, 0)
+    entry = {"request_id": "r1", "values": {"approve": 1}}
+    world.do("feedback", endpoint="loan", answers=[entry])
+    world.bench.gives["write_feedback"] = StoreUnavailable("the disk is full")
+    minutes(world, 2, 2)
+    assert len(state(world)["alarms"]) == 1
+    minutes(world, 0, 0)
+    assert state(world)["alarms"] == []
+    minutes(world, 2, 2)
+    assert actions(world) == ["watch", "alarm", "alarm_over", "alarm"]
+    with world.kernel.registry._database.reading() as connection:
+        ids = connection.execute(select(t.alerts.c.alert_id).order_by(t.alerts.c.seq)).scalars()
+        assert [one.split("-alarm-")[1] for one in ids] == ["1-alarm", "1-alarm_over", "2-alarm"]
+
+
+def test_watches_of_one_model_retrain_it_one_at_a_time(world):
+    lay_stages(world)
+    watch(world)
+    watch(world, conditions=(parse_condition("psi > 0.3 on a for 2 windows", "drift"),))
+    minutes(world, 0, 0, 0, 0, 2, 2)
+    (run,) = world.do("runs", name="loan")
+    told = [one["state"]["held_back"] for one in world.do("watches")]
+    assert f"run {run['id']} is going on, and there is one at a time" in told
+
+
+def test_a_retrain_on_predictions_waits_for_the_feedback_so_far_and_no_more(world):
+    lay_stages(world)
+    watch(world, then=RunSpec.model_validate(spec(**PREDICTIONS)))
+    minutes(world, 0, 0, 0, 0, 2)
+
+    def give(name: str) -> None:
+        entry = {"request_id": name, "values": {"approve": 1}}
+        world.do("feedback", endpoint="loan", answers=[entry])
+
+    def write(told: dict[str, Any]) -> dict[str, Any]:
+        if len(told["entries"]) == 1 and told["entries"][0]["request_id"] == "r1":
+            give("r2")  # which came after the alarm
+            return {}
+        raise StoreUnavailable("the disk is full now")
+
+    give("r1")
+    minutes(world, 2)
+    assert "feedback on 'loan' is written" in state(world)["held_back"]
+    assert world.do("runs", name="loan") == []
+    world.bench.gives.update(write_feedback=write, find_answers={})
+    world.kernel.watcher.follow_feedback()
+    world.kernel.watcher.look()
+    assert len(world.do("runs", name="loan")) == 1
+
+
+def test_time_in_which_a_run_waits_for_people_is_no_cpu_time(world):
+    run = {"id": "r", "model": "loan", "stage": "rollout", "spec": spec(cpus=2.0)}
+    runs = [TrainingRun(**run, created_s=now_s, created_by="eve") for now_s in (0.0, 50_000.0)]
+    budget = RetrainBudget(per_s=86_400.0)
+    assert spent_by(runs[:1], {}, budget, 36_000.0) == Spent(1, 20.0)
+    assert spent_by(runs[:1], {"r": 1_800.0}, budget, 36_000.0) == Spent(1, 1.0)
+    assert spent_by(runs, {"r": 51_800.0}, budget, 100_000.0) == Spent(1, 1.0)
+
+
+def test_looks_read_neither_results_of_runs_nor_summaries_before_they_are_wanted(
+    world, monkeypatch
+):
+    lay_stages(world)
+    watch(world)
+    read = []
+    windows = Observed.windows
+
+    def noted(self: Observed, *arguments: Any, content: bool = True, **more: Any) -> Any:
+        read.append(content)
+        return windows(self, *arguments, content=content, **more)
+
+    monkeypatch.setattr(Observed, "windows", noted)
+    minutes(world, 0, 0)
+    assert read == [False, False]
+    minutes(world, 0, 0, 2, 2)
+    run_id = state(world)["run"]
+    world.flows.carry_out(run_id)
+    (run,) = world.kernel.registry.recent_runs("loan", 0.0, world.clock.now_s() + 60)
+    assert (run.id, run.results, bool(run.spec.cause)) == (run_id, {}, True)
+    assert world.kernel.registry.recent_runs("loan", 0.0, 1.0) == []
+
+
+def test_blocks_that_come_together_are_judged_one_by_one(world):
+    watch(world, then=None)
+    minutes(world, 0, 0, 0, 0, 0)
+    parts = []
+    for shift in (4, 4, 4, 0, 0, 0):
+        parts.append(part(world, shift))
+        world.clock.advance(60)
+    world.kernel.take_windows([one.model_dump() for one in parts])
+    world.clock.advance(watcher.GRACE_S)
+    world.kernel.watcher.look()
+    assert actions(world) == ["watch", "alarm", "alarm_over"]
+    assert (state(world)["looks"], state(world)["alarms"]) == (8, [])
+
+
+def test_a_watch_that_is_taken_off_during_its_look_rings_and_starts_nothing(world, monkeypatch):
+    lay_stages(world)
+    watch_id = watch(world)
+    minutes(world, 0, 0, 0, 0, 2)
+    windows = Observed.windows
+
+    def meanwhile(self: Observed, *arguments: Any, **more: Any) -> Any:
+        found = windows(self, *arguments, **more)
+        if world.do("watches"):
+            world.do("unwatch", id=watch_id)
+        return found
+
+    monkeypatch.setattr(Observed, "windows", meanwhile)
+    minutes(world, 2)
+    assert actions(world) == ["watch", "unwatch"]
+    assert world.do("runs", name="loan") == []
+
+
+def test_a_run_whose_watch_was_taken_off_is_not_started(world):
+    watch_id = watch(world)
+    world.do("unwatch", id=watch_id)
+    start = begin_as(GovernanceCommands(world.kernel.registry, world.kernel.runs, print).begin_run)
+    caused = RunSpec.model_validate({**spec(), "cause": {"watch": watch_id}})
+    with pytest.raises(IllegalTransition, match="taken off"):
+        start(caused, EVE, "again")
+    assert world.do("runs", name="loan") == []
 
 
 def test_rows_that_cannot_be_read_are_told_and_other_conditions_go_on(world):

@@ -15,6 +15,7 @@ from aios.monitoring.watching import (
     joined,
     judged,
     next_time,
+    not_started,
     rows_due,
     set_back,
 )
@@ -64,9 +65,25 @@ def test_an_alarm_starts_one_retrain_and_the_next_after_the_cooldown():
     spec, state = watch(), alarmed()
     starts = []
     for now_s in range(10, 400, 10):
-        state, actions = due(spec, state, NOTHING, running=now_s < 60, now_s=float(now_s))
+        state = state.model_copy(update={"looks": now_s})
+        state, actions = due(
+            spec, state, NOTHING, running="run r" if now_s < 60 else None, now_s=float(now_s)
+        )
         starts += [(now_s, action.number) for action in actions]
     assert starts == [(60, 1), (160, 2), (260, 3), (360, 4)]
+
+
+def test_an_alarm_about_which_nothing_more_was_judged_starts_no_other_retrain():
+    spec = watch(schedule="0 3 * * *")
+    state, actions = due(spec, alarmed(), NOTHING, None, 10.0)
+    assert len(actions) == 1
+    calm, actions = due(spec, state, NOTHING, None, 1_000.0)
+    assert (actions, calm.held_back) == ([], "nothing was judged since the last retrain")
+    for counter in ("looks", "row_looks", "label_looks"):
+        judged_once = state.model_copy(update={counter: 1})
+        assert len(due(spec, judged_once, NOTHING, None, 1_000.0)[1]) == 1
+    (start,) = due(spec, calm, NOTHING, None, 3 * 3600.0)[1]
+    assert start.finding.condition == "schedule 0 3 * * *"
 
 
 def test_what_holds_a_retrain_back_is_said():
@@ -74,10 +91,10 @@ def test_what_holds_a_retrain_back_is_said():
     told = [
         due(spec, state, spent, running, 20.0)[0].held_back
         for spent, running in (
-            (NOTHING, True),
-            (Spent(2, 0.1), False),
-            (Spent(1, 1.5), False),
-            (NOTHING, False),
+            (NOTHING, "run r"),
+            (Spent(2, 0.1), None),
+            (Spent(1, 1.5), None),
+            (NOTHING, None),
         )
     ]
     assert "one at a time" in told[0]
@@ -87,12 +104,12 @@ def test_what_holds_a_retrain_back_is_said():
 
 
 def test_a_clock_that_was_set_back_holds_nothing_for_longer_than_the_cooldown():
-    state, actions = due(watch(), alarmed(), NOTHING, False, 1_000_000.0)
+    state, actions = due(watch(), alarmed(), NOTHING, None, 1_000_000.0)
     assert isinstance(actions[0], StartRetrain)
     starts = []
     for now_s in range(10, 300, 10):
-        state = set_back(state, float(now_s))
-        state, actions = due(watch(), state, NOTHING, False, float(now_s))
+        state = set_back(state, float(now_s)).model_copy(update={"looks": now_s})
+        state, actions = due(watch(), state, NOTHING, None, float(now_s))
         starts += [now_s for _ in actions]
     assert starts == [110, 210]
 
@@ -106,12 +123,29 @@ def test_a_clock_that_was_set_back_neither_blinds_a_watch_nor_stops_its_schedule
     assert set_back(back, 151.0) is back
 
     spec, day_s = watch(conditions=(), schedule="0 3 * * *", cooldown_s=0), 86_400.0
-    state, _ = due(spec, WatchState(), NOTHING, False, 400 * day_s)
+    state, _ = due(spec, WatchState(), NOTHING, None, 400 * day_s)
     starts = []
     for now_s in range(0, int(day_s), 1800):
-        state, actions = due(spec, set_back(state, float(now_s)), NOTHING, False, float(now_s))
+        state, actions = due(spec, set_back(state, float(now_s)), NOTHING, None, float(now_s))
         starts += [now_s for _ in actions]
     assert starts == [3 * 3600]
+
+
+def test_a_retrain_that_could_not_be_started_keeps_its_time_and_waits_a_minute():
+    spec, state = watch(conditions=(), schedule="0 3 * * 1", cooldown_s=0), WatchState()
+    state, _ = due(spec, state, NOTHING, None, 0.0)
+    monday_s = state.scheduled_s
+    _, actions = due(spec, state, NOTHING, None, monday_s)
+    assert [action.number for action in actions] == [1]
+    state = not_started(state, "the store is busy", monday_s)
+    assert (state.triggers, state.triggered, state.scheduled_s) == ((), 0, monday_s)
+    state, actions = due(spec, state, NOTHING, None, monday_s + 59)
+    assert actions == []
+    assert "the store is busy" in state.held_back
+    assert due(spec, state, NOTHING, None, monday_s + 60)[1][0].number == 1
+    back_s = 100.0  # the clock was set back: the pause is not until the old time is there again
+    alarm = alarmed().model_copy(update={"retry_s": 9_000.0})
+    assert due(watch(), alarm, NOTHING, None, back_s)[1][0].number == 1
 
 
 def test_rows_are_compared_once_they_are_logged_and_not_twice():
@@ -128,15 +162,15 @@ def test_rows_are_compared_once_they_are_logged_and_not_twice():
 
 
 def test_no_alarm_no_retrain_and_alarms_alone_without_then():
-    assert due(watch(), WatchState(), NOTHING, False, 10.0)[1] == []
-    assert due(watch(then=None), alarmed(), NOTHING, False, 10.0)[1] == []
+    assert due(watch(), WatchState(), NOTHING, None, 10.0)[1] == []
+    assert due(watch(then=None), alarmed(), NOTHING, None, 10.0)[1] == []
 
 
 def test_a_schedule_starts_a_retrain_when_its_time_comes_and_not_twice():
     spec = watch(conditions=(), schedule="0 3 * * *", cooldown_s=0)
     day_s, state, starts = 86_400.0, WatchState(), []
     for now_s in range(0, int(3 * day_s), 1800):
-        state, actions = due(spec, state, NOTHING, False, float(now_s))
+        state, actions = due(spec, state, NOTHING, None, float(now_s))
         starts += [now_s for _ in actions]
     assert starts == [int(3 * 3600 + day * day_s) for day in range(3)]
 
