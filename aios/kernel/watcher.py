@@ -22,10 +22,10 @@ from aios.monitoring.fairness import judge_fairness, people
 from aios.monitoring.judging import Seen, judge_feedback, judge_windows
 from aios.monitoring.multivariate import judge_rows
 from aios.monitoring.watching import (
-    MOST_BLOCKS,
     Raised,
     Told,
     began,
+    blocks_kept,
     joined,
     judged,
     rows_compared,
@@ -218,7 +218,8 @@ class Watcher:
             findings = [judge_windows(one, reference, seen, alpha, look) for one in conditions]
             state, more = judged(state, findings, now_s)
             actions += more
-        update = {"blocks": every[-MOST_BLOCKS:], "open_s": open_s}
+        needed = max(one.windows for one in spec.conditions)
+        update = {"blocks": blocks_kept(every, needed, now_s), "open_s": open_s}
         return state.model_copy(update=update), actions
 
     def _judge_rows(

@@ -130,6 +130,13 @@ def joined(windows: Sequence[Block], open_s: float, min_rows: int) -> tuple[list
     return blocks, open_s
 
 
+def blocks_kept(blocks: Sequence[Block], most: int, now_s: float) -> tuple[Block, ...]:
+    """The blocks that are still needed: the newest `most` whose rows are in the log, and those that
+    came after them."""
+    logged = [block for block in blocks if block.end_s + LOGGED_S <= now_s]
+    return (*logged[-most:], *blocks[len(logged) :])[-MOST_BLOCKS:]
+
+
 def rows_due(state: WatchState, conditions: Sequence[Condition], now_s: float) -> tuple[Block, ...]:
     """The newest blocks, as many as a condition wants, whose rows are to be compared now; none
     before they are in the log, and none a second time."""

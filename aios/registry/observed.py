@@ -67,13 +67,14 @@ class Observed(FeedbackStore):
             ]
 
     def roll_up(self) -> int:
-        """Join windows that have become old into hours, then days; drop the oldest.
+        """Join windows that have become old into hours, then days; drop the oldest. An hour in
+        which a block of a watch begins or ends stays as it is while the watch needs that block.
 
         Returns:
             How many windows went.
         """
         now_s, gone = self._clock.now_s(), 0
-        w = t.windows.c
+        w, cuts = t.windows.c, _cuts(self.watches())
         for width_s, age_s in KEPT_S:
             until_s = (now_s - age_s) - (now_s - age_s) % width_s
             small = (w.end_s <= until_s) & (w.end_s - w.start_s < width_s - 0.5)
@@ -83,7 +84,9 @@ class Observed(FeedbackStore):
                 ).all()
             groups = sorted({(key[0], key[1], key[2], key[3] - key[3] % width_s) for key in keys})
             for group in groups:
-                gone += self._join(group, width_s)
+                endpoint, start_s = group[0], group[3]
+                if not any(start_s < cut_s < start_s + width_s for cut_s in cuts.get(endpoint, ())):
+                    gone += self._join(group, width_s)
         with self._database.transaction() as connection:
             gone += connection.execute(
                 delete(t.windows).where(w.end_s < now_s - FORGOTTEN_S)
@@ -256,6 +259,16 @@ class Observed(FeedbackStore):
         with self._database.transaction() as connection:
             done = connection.execute(update(t.watches).where(active).values(**values))
             return bool(done.rowcount)
+
+
+def _cuts(watches: Iterable[Watch]) -> dict[str, set[float]]:
+    """The times at which blocks of watches begin and end, by endpoint."""
+    found: dict[str, set[float]] = {}
+    for watch in watches:
+        state, mine = watch.state, found.setdefault(watch.spec.endpoint, set())
+        mine.add(state.open_s)
+        mine.update(at_s for block in state.blocks for at_s in (block.start_s, block.end_s))
+    return found
 
 
 def _add_part(connection: Connection, part: WindowPart) -> None:

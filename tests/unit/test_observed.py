@@ -6,7 +6,7 @@ from sqlalchemy import event
 from aios.clock import ManualClock
 from aios.errors import UsageError
 from aios.monitoring.conditions import parse_condition
-from aios.records.watching import Watch, WatchSpec, WatchState, WindowPart
+from aios.records.watching import Block, Watch, WatchSpec, WatchState, WindowPart
 from aios.registry import Observed, Registry, check_given
 from aios.store.database import Database
 from aios.telemetry import Summary
@@ -76,6 +76,28 @@ def test_old_windows_become_hours_then_days_and_lose_no_row(world):
     clock.advance(500 * DAY_S)
     observed.roll_up()
     assert observed.windows("loan") == []
+
+
+def test_hours_in_which_a_block_of_a_watch_begins_or_ends_stay_while_it_is_needed(world):
+    observed, registry, clock = world
+    start_s = clock.now_s() - clock.now_s() % DAY_S
+    observed.add_parts([part(str(n), start_s + 60.0 * n, [float(n)]) for n in range(240)])
+    clock.advance(start_s + 10 * 3600 - clock.now_s())
+    spec = WatchSpec(endpoint="loan", conditions=(parse_condition("psi > 0.2", "drift"),))
+    block = Block(start_s=start_s, end_s=start_s + 5400, rows=90)
+    state = WatchState(blocks=(block,), open_s=start_s + 9000)
+    watch = Watch(id="w", spec=spec, state=state, created_s=1.0, created_by="ann")
+    with registry.change(actor="ann", action="watch", subject="loan") as change:
+        change.add_watch(watch)
+    observed.roll_up()
+    assert [w.rows for w in observed.windows("loan")] == [60, *[1] * 120, 60]
+    mine = observed.windows("loan", since_s=block.start_s, until_s=block.end_s)
+    assert sum(w.rows for w in mine) == block.rows
+    assert sum(w.rows for w in observed.windows("loan", since_s=state.open_s)) == 90
+    with registry.change(actor="ann", action="unwatch", subject="loan") as change:
+        change.end_watch(watch.id)
+    observed.roll_up()
+    assert [w.rows for w in observed.windows("loan")] == [60] * 4
 
 
 def test_feedback_is_kept_with_its_history_and_the_last_one_counts(world):

@@ -11,6 +11,7 @@ from aios.monitoring.watching import (
     Spent,
     StartRetrain,
     began,
+    blocks_kept,
     due,
     joined,
     judged,
@@ -23,6 +24,7 @@ from aios.records import RunSpec
 from aios.records.watching import Block, Finding, RetrainBudget, WatchSpec, WatchState
 
 PSI = "psi > 0.2 on any"
+DOMAIN = "domain_auc > 0.7 for 2 windows"
 RUN = RunSpec(
     model="loan",
     recipe={"path": "m:R", "text": "", "sha256": "0" * 64},
@@ -146,6 +148,15 @@ def test_a_retrain_that_could_not_be_started_keeps_its_time_and_waits_a_minute()
     back_s = 100.0  # the clock was set back: the pause is not until the old time is there again
     alarm = alarmed().model_copy(update={"retry_s": 9_000.0})
     assert due(watch(), alarm, NOTHING, None, back_s)[1][0].number == 1
+
+
+def test_as_many_blocks_are_kept_as_are_needed_and_those_whose_rows_come_later():
+    blocks = tuple(Block(start_s=4 * n, end_s=4 * n + 4, rows=300) for n in range(200))
+    kept = blocks_kept(blocks, 2, 800.0)
+    assert kept == blocks[-5:]
+    assert rows_due(WatchState(blocks=kept), [parse_condition(DOMAIN, "drift")], 800.0)
+    assert blocks_kept(blocks, 2, 900.0) == blocks[-2:]
+    assert len(blocks_kept(blocks, 500, 900.0)) == 100
 
 
 def test_rows_are_compared_once_they_are_logged_and_not_twice():
