@@ -23,6 +23,7 @@ from aios.monitoring.judging import Seen, judge_feedback, judge_windows
 from aios.monitoring.multivariate import judge_rows
 from aios.monitoring.watching import (
     Raised,
+    Resolved,
     Told,
     began,
     blocks_kept,
@@ -94,7 +95,7 @@ class Watcher:
         self._traces = traces
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._references: dict[tuple[str, int], Seen] = {}
+        self._references: dict[tuple[str, str], Seen] = {}
         self._rows = RowComparisons(log.compare_rows)
         self.feedback = FeedbackJoin(observed, log, clock)
         self._retrains = Retrains(registry, self.feedback, start_run, traces)
@@ -153,15 +154,20 @@ class Watcher:
     def _look(self, watch: Watch) -> None:
         now_s, spec, state = self._clock.now_s(), watch.spec, watch.state
         try:
-            stable = self._registry.endpoint(spec.endpoint).stable_version
+            endpoint = self._registry.endpoint(spec.endpoint)
         except UnknownEndpoint:  # it may come back
             state, actions = stopped(state, "the endpoint was taken down")
             self._save(watch, state, actions)
+            return
+        model, stable = endpoint.spec.model, endpoint.stable_version
+        if state.model not in (None, model):
+            self._end(watch, f"endpoint {spec.endpoint!r} serves the model {model} now")
             return
         actions = []
         state = set_back(state, now_s)
         if state.version != stable:
             state, actions = began(state, stable, now_s)
+        state = state.model_copy(update={"model": model})
         state, more = self._judge(watch, state, now_s)
         actions += more
         if self._save(watch, state, actions):
@@ -271,7 +277,7 @@ class Watcher:
 
     def reference(self, endpoint: str, version: int) -> Seen | None:
         """What is normal for a version: its training data, else its own first answers."""
-        key = (endpoint, version)
+        key = (endpoint, f"{self._registry.endpoint(endpoint).spec.model}:{version}")
         if key not in self._references:
             content = _trained_on(self._made_by(endpoint, version))
             content = content or self._observed.baseline(endpoint, version)
@@ -314,6 +320,25 @@ class Watcher:
         return Seen.all_of([as_seen(one.model_dump()) for one in windows])
 
     # -- acting -----------------------------------------------------------------------
+
+    def _end(self, watch: Watch, reason: str) -> None:
+        """Take a watch off whose endpoint came back with another model."""
+        details = {"watch": watch.id, "reason": reason}
+        over: list[Told] = []
+        try:
+            with self._registry.change(
+                actor="kernel", action="unwatch", subject=watch.spec.endpoint, details=details
+            ) as change:
+                over += [Resolved(one, reason) for one in change.end_watch(watch.id).state.alarms]
+                for action in over:
+                    what, more = _told(watch, action)
+                    change.also(what, **more)
+                    self._tell(change, watch, action)
+        except IllegalTransition:
+            return  # somebody else took it off
+        logger.warning("watch %s is over: %s", watch.id, reason)
+        for action in over:
+            self._traces.alarm(watch, action, reason)
 
     def _save(self, watch: Watch, state: WatchState, actions: Sequence[Told]) -> bool:
         """Save how far a watch is, with what is told of its alarms, all of it or nothing.

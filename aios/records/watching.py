@@ -185,7 +185,8 @@ class RowComparison(Record):
 
 
 class WatchState(Record):
-    """How far a watch is. `version` is the one that is watched now, `since_s` since when; `open_s`
+    """How far a watch is. `model` is what its endpoint serves, and the watch ends when that is
+    another one. `version` is the one that is watched now, `since_s` since when; `open_s`
     is where the next block begins. `looks`, `row_looks` and `label_looks` count the judgements of
     summaries, rows and feedback made so far, which share one error probability; `rows_end_s` is
     the end of the last block whose rows were judged, `label_seq` the last feedback that was.
@@ -194,6 +195,7 @@ class WatchState(Record):
     `held_back` says why an alarm starts none just now; one that could not be started is tried
     again at `retry_s`. `retrained_look` is how many looks there were at the last retrain."""
 
+    model: str | None = None
     version: int | None = None
     since_s: float = 0.0
     open_s: float = 0.0

@@ -15,11 +15,12 @@ from aios.registry.alerts import AlertWrites
 from aios.registry.approvals import ApprovalWrites
 from aios.registry.base import listed, shown, valid
 from aios.registry.governed import GovernedWrites
+from aios.registry.observed import forget_observed
 from aios.registry.reads import Reads, newest_revision
 from aios.registry.references import newest_version
 from aios.registry.rows import ApiKey, RolloutRow, RolloutStatus, ServingCause
 from aios.registry.runs import RunWrites
-from aios.registry.servings import cleared_before, close_serving, open_serving
+from aios.registry.servings import cleared_before, close_serving, last_model, open_serving
 from aios.registry.watches import WatchWrites
 from aios.store import tables as t
 
@@ -139,7 +140,8 @@ class Change(GovernedWrites, ApprovalWrites, RunWrites, WatchWrites, AlertWrites
         rejected: bool = False,
         cause: ServingCause = "deploy",
     ) -> None:
-        """Create an endpoint, or give it another spec or stable version.
+        """Create an endpoint, or give it another spec or stable version. One that comes back with
+        another model begins anew: what was seen of the one before is forgotten.
 
         A new stable version must be cleared, and a new `Serving` begins. Only a `rollback` to
         one that served here before by the rules, and was not taken back, needs no clearance:
@@ -154,6 +156,8 @@ class Change(GovernedWrites, ApprovalWrites, RunWrites, WatchWrites, AlertWrites
         connection = self._open()
         table = t.endpoints
         old = connection.execute(select(table).where(table.c.name == spec.name)).first()
+        if old is None and last_model(connection, spec.name) not in (None, spec.model):
+            forget_observed(connection, spec.name)
         if old is None or (old.model, old.stable_version) != (spec.model, stable_version):
             self._serve(spec.name, version, rejected, cause)
         values: dict[str, Any] = {

@@ -261,6 +261,15 @@ class Observed(FeedbackStore):
             return bool(done.rowcount)
 
 
+def forget_observed(connection: Connection, endpoint: str) -> None:
+    """Forget what was seen at an endpoint: versions of another model have the same numbers. What
+    was fed back stays, and is on none of the new model's answers."""
+    for table in (t.windows, t.baselines):
+        connection.execute(delete(table).where(table.c.endpoint == endpoint))
+    mine = t.feedback.c.endpoint == endpoint
+    connection.execute(update(t.feedback).where(mine).values(answer=None, looked_for=True))
+
+
 def _cuts(watches: Iterable[Watch]) -> dict[str, set[float]]:
     """The times at which blocks of watches begin and end, by endpoint."""
     found: dict[str, set[float]] = {}

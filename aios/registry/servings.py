@@ -80,6 +80,12 @@ class ServingReads(Reading):
         return None if row is None else from_row(Serving, row)
 
 
+def last_model(connection: Connection, endpoint: str) -> str | None:
+    """The model that an endpoint of this name served last; None if there never was one."""
+    mine = select(t.servings.c.model).where(t.servings.c.endpoint == endpoint)
+    return connection.execute(mine.order_by(t.servings.c.id.desc()).limit(1)).scalar()
+
+
 def cleared_before(
     connection: Connection, endpoint: str, model: str, version: int
 ) -> dict[str, Any] | None:

@@ -557,6 +557,40 @@ def test_looks_read_neither_results_of_runs_nor_summaries_before_they_are_wanted
     assert world.kernel.registry.recent_runs("loan", 0.0, 1.0) == []
 
 
+def test_an_endpoint_that_comes_back_with_another_model_begins_anew(world):
+    watch_id = watch(world, then=None)
+    minutes(world, 0, 0, 0, 0, 0, 2, 2)
+    feed(world, 1.0, 30)
+    assert len(state(world)["alarms"]) == 1
+    world.do("remove", name="loan")
+    world.register("house")
+    world.do("deploy", version="house:1", spec={"name": "loan"})
+    assert world.do("monitor", endpoint="loan")["windows"] == []
+    world.kernel.watcher.look()
+    assert world.do("watches") == []
+    assert actions(world) == ["watch", "alarm", "unwatch", "alarm_over"]
+    entry = world.do("audit", limit=1, subject="loan")[0]
+    assert entry["details"]["reason"] == "endpoint 'loan' serves the model house now"
+    assert entry["details"]["watch"] == watch_id
+    watch(world, then=None)
+    world.kernel.watcher.look()
+    minutes(world, 3, 3, 3, 3, 3)
+    assert (state(world)["looks"], state(world)["alarms"]) == (2, [])
+    seen = world.do("monitor", endpoint="loan")
+    assert [one["rows"] for one in seen["windows"]] == [400] * 5
+    assert seen["quality"] == []
+
+
+def test_an_endpoint_that_comes_back_with_its_model_keeps_what_was_seen(world):
+    watch(world, then=None)
+    minutes(world, 0, 0, 0, 0)
+    world.do("remove", name="loan")
+    world.do("deploy", version="loan:1", spec={"name": "loan"})
+    minutes(world, 0, 2, 2)
+    assert len(state(world)["alarms"]) == 1
+    assert len(world.do("monitor", endpoint="loan")["windows"]) == 7
+
+
 def test_blocks_that_come_together_are_judged_one_by_one(world):
     watch(world, then=None)
     minutes(world, 0, 0, 0, 0, 0)
