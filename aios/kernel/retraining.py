@@ -49,9 +49,7 @@ class Retrains:
         state = _taken_up(state, mine)
         spent = spent_by(mine, self._registered(mine), spec.budget, now_s)
         after, starts = due(spec, state, spent, self._going_on(watch, caused), now_s)
-        for start in starts:
-            return self._start(watch, state, after, start, now_s)
-        return after
+        return self._start(watch, state, after, starts[0], now_s) if starts else after
 
     def _start(
         self, watch: Watch, before: WatchState, after: WatchState, start: StartRetrain, now_s: float
