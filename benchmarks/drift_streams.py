@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 
 from aios.kernel.watcher import STREAM_LABELS
 from aios.monitoring.conditions import parse_condition
-from aios.monitoring.judging import Seen, judge_feedback, judge_windows
+from aios.monitoring.judging import Labelled, Seen, judge_feedback, judge_windows
 from aios.monitoring.multivariate import Rows, compare_rows, judge_rows
 from aios.records.watching import Condition
 from aios.telemetry import Summary
@@ -259,9 +259,8 @@ def by_feedback(text: str) -> Detect:
 
 def _judge(condition: Condition, stream: Stream, look: int) -> str:
     part = slice(max(0, look * LABELS - STREAM_LABELS), look * LABELS)
-    finding = judge_feedback(
-        condition, stream.outputs[part], stream.labels[part], LABELS, ALPHA / CONDITIONS, look
-    )
+    known = Labelled.single(stream.outputs[part], stream.labels[part])
+    finding = judge_feedback(condition, known, LABELS, ALPHA / CONDITIONS, look)
     return finding.state
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from aios.clock import Clock
 from aios.errors import AiosError
 from aios.monitoring.conditions import FAIRNESS
-from aios.monitoring.judging import Numbers
+from aios.monitoring.judging import Labelled
 from aios.records.watching import Outcome
 from aios.registry import Observed
 
@@ -100,19 +100,25 @@ def attributes(observed: Observed, endpoint: str) -> list[str]:
     return sorted({one.on for one in conditions if one.measure in FAIRNESS})
 
 
-def paired(outcomes: Sequence[Outcome], output: str, label: str) -> tuple[Numbers, Numbers]:
-    """Predicted and true numbers, shape [n] both; answers whose feedback lacks the label, or
-    where one of both is no number, are left out."""
-    predicted, truth = [], []
-    for outcome in outcomes:
-        true = _number(outcome.given.get(label))
+def paired(outcomes: Sequence[Outcome], output: str, label: str) -> Labelled:
+    """What was answered beside what is true, both numbers or both texts, as the newest are; what
+    lacks one of them is left out."""
+    found: list[tuple[int, Any, Any]] = []
+    for request, outcome in enumerate(outcomes):
+        true = _value(outcome.given.get(label))
         for outputs in outcome.outputs:
-            answered = _number(outputs.get(output))
-            if true is not None and answered is not None:
-                predicted.append(answered)
-                truth.append(true)
-    return np.array(predicted, dtype=np.float64), np.array(truth, dtype=np.float64)
+            answered = _value(outputs.get(output))
+            if true is not None and type(answered) is type(true):
+                found.append((request, answered, true))
+    kind = type(found[-1][2]) if found else float
+    kept = [one for one in found if type(one[2]) is kind]
+    dtype = object if kind is str else np.float64
+    _, requests = np.unique(np.array([one[0] for one in kept], np.intp), return_inverse=True)
+    predicted, truth = (np.array([one[place] for one in kept], dtype) for place in (1, 2))
+    return Labelled(predicted, truth, requests)
 
 
-def _number(value: Any) -> float | None:
+def _value(value: Any) -> float | str | None:
+    if isinstance(value, str):
+        return value
     return float(value) if isinstance(value, bool | int | float) else None

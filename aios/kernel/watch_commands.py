@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
-from aios.contracts import Contract
+from aios.contracts import Boolean, Category, Contract, Field, Integer, Number, Tensor, Text
 from aios.errors import UsageError
 from aios.kernel.alert_delivery import check
 from aios.kernel.alerts import Alerts
@@ -15,9 +15,9 @@ from aios.kernel.observations import Observations
 from aios.kernel.requests import MaybeEndpoint, OfEndpoint, OfId
 from aios.kernel.runs import check_spec
 from aios.kernel.watcher import Watcher, as_seen
-from aios.monitoring.conditions import FAIRNESS, LABELLED
+from aios.monitoring.conditions import ERROR_DRIFT, ESTIMATED, FAIRNESS, LABELLED, reread
 from aios.monitoring.fairness import groups_view, people
-from aios.monitoring.judging import Seen, measures
+from aios.monitoring.judging import Seen, measured, measures
 from aios.monitoring.view import fields_view, windows_view
 from aios.monitoring.watching import Resolved, next_time
 from aios.records import Record
@@ -110,7 +110,8 @@ class WatchCommands:
         """The watch with its output and label filled in.
 
         Raises:
-            UsageError: a condition is about a field that does not exist, or about groups by what
+            UsageError: a condition is not what its text says, or is there twice, is about a field
+                that does not exist, measures what the output has not, or is about groups by what
                 the model answers, the schedule is no cron line, the run could not be started, or
                 an alert's secret is not on this machine.
             UnknownEndpoint: it is not deployed.
@@ -118,11 +119,20 @@ class WatchCommands:
         state = self._registry.endpoint(spec.endpoint)
         version = self._registry.version(f"{state.spec.model}:{state.stable_version}")
         contract = Contract.from_json(version.contract)
+        output = spec.output or next(iter(contract.outputs))
+        if output not in contract.outputs:
+            raise UsageError(
+                f"output={output!r} is none of {version.ref}: {', '.join(contract.outputs)}"
+            )
+        label = spec.label or output
+        conditions = reread(spec.conditions, output)
         known = ("any", "inputs", "outputs", *contract.inputs, *contract.outputs)
-        for one in spec.conditions:
+        for one in conditions:
             if one.measure in FAIRNESS:
                 _refuse_no_group(one, (*contract.outputs, spec.label))
-            elif one.measure not in LABELLED and one.on not in known:
+            elif one.measure in (*LABELLED, ESTIMATED):
+                refuse_no_measure(one, output, contract.outputs[output])
+            elif one.on not in known:
                 raise UsageError(
                     f"{one.text!r} is about {one.on!r}, and {version.ref} has no such field; there "
                     f"are {', '.join(known)}"
@@ -135,12 +145,8 @@ class WatchCommands:
             check_spec(self._registry, spec.then)
         for sink in spec.alerts:
             check(sink)
-        output = spec.output or next(iter(contract.outputs))
-        if output not in contract.outputs:
-            raise UsageError(
-                f"output={output!r} is none of {version.ref}: {', '.join(contract.outputs)}"
-            )
-        return spec.model_copy(update={"output": output, "label": spec.label or output})
+        update = {"output": output, "label": label, "conditions": conditions}
+        return spec.model_copy(update=update)
 
     # -- queries ----------------------------------------------------------------------
 
@@ -217,17 +223,14 @@ def _told_by(watches: Sequence[dict[str, Any]], contract: Contract) -> tuple[str
 
 def _quality(outcomes: Sequence[Outcome], output: str, label: str) -> list[dict[str, Any]]:
     """Measures on feedback over time, in up to 50 blocks of answers, oldest first."""
-    predicted, truth = paired(outcomes, output, label)
-    if not len(truth):
-        return []
-    size = max(20, -(-len(truth) // MOST_POINTS))
+    known = paired(outcomes, output, label)
+    size, names = max(20, -(-len(known) // MOST_POINTS)), measures(known)
     found = []
-    for end in range(len(truth) % size + size, len(truth) + 1, size):
-        some = slice(end - size, end)
-        measured = measures(predicted[some], truth[some])
-        found.append(
-            {"answers": end, "labels": size, "mean": float(truth[some].mean()), **measured}
-        )
+    for end in range(len(known) % size + size, len(known) + 1, size):
+        some = known.between(end - size, end)
+        mean = None if known.texts else float(some.truth.mean())
+        told = {name: measured(name, some) for name in names}
+        found.append({"answers": end, "labels": size, "mean": mean, **told})
     return found
 
 
@@ -238,6 +241,31 @@ def _refuse_no_group(condition: Condition, answers: Sequence[str | None]) -> Non
             f"{condition.text!r} is about {condition.on!r}, which is no group of people: name what "
             'the feedback says of them, as rt.feedback(id, {"sex": "f", ...}) does, or an input'
         )
+
+
+def refuse_no_measure(condition: Condition, output: str, field: Field) -> None:
+    """Chances have every measure, classes are right or wrong, numbers are off by some amount."""
+    chances = isinstance(field, Number) and field.limits[0] >= 0 and field.limits[1] <= 1
+    texts = isinstance(field, Text) or (isinstance(field, Category) and field.value_type is str)
+    classes = isinstance(field, Boolean | Category | Integer | Text)
+    measure = condition.measure
+    if isinstance(field, Tensor):
+        advice = "name another output"
+    elif chances or measure == ERROR_DRIFT:
+        return
+    elif measure in ("mae", "rmse"):
+        if not texts:
+            return
+        advice = "write accuracy < 0.8"
+    elif measure == "accuracy" and classes:
+        return
+    else:
+        advice = "write accuracy < 0.8" if classes else "write mae > 10 or rmse > 10"
+        advice += ", or, if it is a chance, declare it as Number(min=0, max=1)"
+    raise UsageError(
+        f"{condition.text!r}: output {output!r} is {field.describe()}, which has no {measure}; "
+        f"{advice}"
+    )
 
 
 def begin_as(

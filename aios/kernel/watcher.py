@@ -17,7 +17,7 @@ from aios.kernel.flow_traces import FlowTraces
 from aios.kernel.lineage import made_by
 from aios.kernel.retraining import Retrains, StartRun
 from aios.kernel.row_watching import RowComparisons
-from aios.monitoring.conditions import ADWIN, DOMAIN, FAIRNESS, LABELLED
+from aios.monitoring.conditions import DOMAIN, ERROR_DRIFT, FAIRNESS, LABELLED
 from aios.monitoring.fairness import judge_fairness, people
 from aios.monitoring.judging import Seen, judge_feedback, judge_windows
 from aios.monitoring.multivariate import judge_rows
@@ -256,11 +256,11 @@ class Watcher:
         if joined < spec.min_labels:
             return state, []
         most = spec.min_labels * max(one.windows for one in conditions)
-        if any(one.measure in (ADWIN, *FAIRNESS) for one in conditions):
+        if any(one.measure in (ERROR_DRIFT, *FAIRNESS) for one in conditions):
             most = max(most, STREAM_LABELS)
         outcomes = self._observed.outcomes(spec.endpoint, state.version, most=most)
         output, label = spec.output or "", spec.label or ""
-        predicted, truth = paired(outcomes, output, label)
+        labelled = paired(outcomes, output, label)
         update = {"label_seq": last, "label_looks": state.label_looks + 1}
         state = state.model_copy(update=update)
         findings = []
@@ -270,7 +270,7 @@ class Watcher:
                 known = people(outcomes, output, label, one.on)
                 findings.append(judge_fairness(one, known, *told))
             else:
-                findings.append(judge_feedback(one, predicted, truth, *told))
+                findings.append(judge_feedback(one, labelled, *told))
         return state, findings
 
     # -- references -------------------------------------------------------------------

@@ -8,7 +8,7 @@ nulls > 0.1 on any                  more than a tenth of a field's values are nu
 outside > 0.05 on income            values beyond what the version was trained on
 accuracy < 0.8 for 2 windows        on feedback; also brier, log_loss, mae, rmse (with `>`)
 estimated_accuracy < 0.8            before feedback comes, from the model's own probabilities
-error drift                         the errors on feedback grew (ADWIN)
+error drift                         the errors on feedback grew, by their ranks
 
 demographic_parity_difference > 0.2 on sex     groups get the good answer unequally often
 equal_opportunity_difference > 0.1 on sex      the same among those who deserve it; on feedback,
@@ -17,6 +17,7 @@ equal_opportunity_difference > 0.1 on sex      the same among those who deserve 
 
 import difflib
 import re
+from collections.abc import Sequence
 from typing import Literal, NoReturn
 
 from aios.errors import UsageError
@@ -24,7 +25,7 @@ from aios.monitoring.drift import DRIFT, QUALITY
 from aios.records.watching import Condition
 
 Family = Literal["drift", "quality", "concept", "fairness"]
-ADWIN = "adwin"
+ERROR_DRIFT = "error_drift"
 DOMAIN = "domain_auc"
 """Judged by recorded rows, and not by summaries of each field."""
 CHANCE = 0.5
@@ -37,11 +38,11 @@ FAIRNESS = (
     "equalized_odds_difference",
 )
 """fairlearn's names; judged by what is known of the people, which comes with feedback."""
-LABELLED = ("accuracy", ADWIN, "brier", "log_loss", "mae", "rmse")
+LABELLED = ("accuracy", "brier", ERROR_DRIFT, "log_loss", "mae", "rmse")
 _FAMILIES: dict[Family, tuple[str, ...]] = {
     "drift": (*DRIFT, DOMAIN),
     "quality": QUALITY,
-    "concept": (*(measure for measure in LABELLED if measure != ADWIN), ESTIMATED),
+    "concept": (*(measure for measure in LABELLED if measure != ERROR_DRIFT), ESTIMATED),
     "fairness": FAIRNESS,
 }
 _BELOW = ("accuracy", ESTIMATED)
@@ -49,8 +50,8 @@ _BELOW = ("accuracy", ESTIMATED)
 _SHARES = ("accuracy", "chi2", DOMAIN, ESTIMATED, "js", "ks", "nulls", "outside", *FAIRNESS)
 """What never exceeds 1, so that a limit of 20 is a slip and not a wish."""
 _FORM = re.compile(
-    r"\s*(?P<measure>[A-Za-z_]\w*)\s*(?P<sign>[<>])\s*(?P<limit>\d+(?:\.\d+)?|\.\d+)"
-    r"(?:\s+on\s+(?P<on>\S+))?(?:\s+for\s+(?P<windows>\d+)\s+windows?)?\s*"
+    r"\s*(?P<measure>[A-Za-z_]\w*)\s*(?P<sign>[<>])\s*(?P<limit>\d{1,9}(?:\.\d{1,20})?|\.\d{1,20})"
+    r"(?:\s+on\s+(?P<on>\S+))?(?:\s+for\s+(?P<windows>\d{1,9})\s+windows?)?\s*"
 )
 _ERROR_DRIFT = re.compile(r"\s*error\s+drift\s*")
 _EXAMPLES: dict[Family, str] = {
@@ -80,7 +81,8 @@ def parse_condition(text: str, family: Family) -> Condition:
     if len(text) > _LONGEST:
         _refuse(text, family, f"it has {len(text):,} characters, and {_LONGEST} are enough")
     if family == "concept" and _ERROR_DRIFT.fullmatch(text):
-        return Condition(text=text.strip(), measure=ADWIN, above=True, limit=0.0, on="label")
+        written = " ".join(text.split())
+        return Condition(text=written, measure=ERROR_DRIFT, above=True, limit=0.0, on="label")
     found = _FORM.fullmatch(text)
     if found is None:
         _refuse(text, family, "it does not read like a condition")
@@ -111,6 +113,44 @@ def parse_condition(text: str, family: Family) -> Condition:
         on=on or _default_on(measure, family),
         windows=windows,
     )
+
+
+def reread(conditions: Sequence[Condition], output: str) -> tuple[Condition, ...]:
+    """What the texts of conditions say, which is what people are shown and alarms are named by.
+
+    Args:
+        output: what `estimated_accuracy` is about.
+
+    Raises:
+        UsageError: a text does not read like a condition, says something else than what was sent
+            with it, or two say the same.
+    """
+    known: dict[tuple[str, float, str, int], Condition] = {}
+    for sent in conditions:
+        families = [name for name, measures in _FAMILIES.items() if sent.measure in measures]
+        if sent.measure == ERROR_DRIFT:
+            families = ["concept"]
+        if not families:
+            there = ", ".join(measure for each in _FAMILIES.values() for measure in each)
+            raise UsageError(f"no measure {sent.measure!r:.60}; there are {there}, {ERROR_DRIFT}")
+        read = parse_condition(sent.text, families[0])
+        if read.measure == ESTIMATED and sent.on in (read.on, output):
+            read = read.model_copy(update={"on": output})
+            sent = sent.model_copy(update={"on": output})
+        if read.model_copy(update={"text": sent.text}) != sent:
+            raise UsageError(
+                f"{sent.text[:80]!r} reads as {_told(read)}, and was sent as {_told(sent)}"
+            )
+        key = (read.measure, read.limit, read.on, read.windows)
+        if key in known:
+            raise UsageError(f"{read.text!r} is there twice; leave one out")
+        known[key] = read
+    return tuple(known.values())
+
+
+def _told(one: Condition) -> str:
+    fields = one.model_dump(exclude={"text"})
+    return ", ".join(f"{name} {value!r:.40}" for name, value in fields.items())
 
 
 def _check_on(text: str, family: Family, measure: str, on: str | None) -> None:

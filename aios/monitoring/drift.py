@@ -122,6 +122,9 @@ def differ(reference: Summary, now: Summary, alpha: float) -> bool:
     (Ann. Probab. 18, 1990) for each side, plus the sketches' own rank errors; for texts by that
     of Weissman et al. ("Inequalities for the L1 deviation of the empirical distribution", HP
     Labs 2003); for nulls by Hoeffding's. None is asymptotic. Rows count as independent.
+
+    Where a sketch has dropped values, that of numbers is approximate: the rank error is what KLL
+    keeps to in 99 % of sketches, so that formally it is outside `alpha`.
     """
     apart = abs(reference.null_share - now.null_share)
     if apart > _hoeffding(reference.count, alpha / 4) + _hoeffding(now.count, alpha / 4):

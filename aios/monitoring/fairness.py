@@ -1,14 +1,17 @@
 """Whether groups of people fare alike in live traffic, by what came back about them. Pure.
 
 Who belongs to which group is rarely an input of a model, and mostly must not be: it comes with the
-feedback, as `{"sex": "f"}`; where it is an input, from the recorded answer.
+feedback, as `{"sex": "f"}`; where it is an input, from the recorded answer. The records of one
+request that are of one group count as one answer, whose share is: what turned out about a request
+is one piece of evidence, however many records it had.
 
 Rates and names are fairlearn's. A gap counts where its lower bound is beyond the limit: of two
 shares by the inequality of Hoeffding (JASA 58, 1963, theorem 2) for the difference of two means,
-`sqrt(ln(1 / alpha) / 2 * (1 / n + 1 / m))`, with `alpha` shared by all ordered pairs of groups, all
-rates and all looks. The gates' bound (Newcombe's) is closer at 95 % and no bound at the small
-probabilities that looks leave: with groups of 30 and 500 people it fails 370 times as often as
-stated at 1e-7.
+`sqrt(ln(1 / alpha) / 2 * (1 / n + 1 / m))`, twice what is under the root where requests have people
+of several groups, whose answers may depend on each other, as `(a + b)^2 <= 2 a^2 + 2 b^2`. `alpha`
+is shared by all ordered pairs of groups, all rates and all looks. The gates' bound (Newcombe's) is
+closer at 95 % and no bound at the small probabilities that looks leave: with groups of 30 and 500
+people it fails 370 times as often as stated at 1e-7.
 """
 
 import math
@@ -23,16 +26,15 @@ from numpy.typing import NDArray
 from aios.governance.fairness import RATES
 from aios.governance.measures import NOT_STATED, group_name
 from aios.governance.statistics import wilson
+from aios.monitoring.bounds import Numbers
 from aios.monitoring.drift import spent
-from aios.monitoring.judging import Numbers, State, is_beyond, otherwise
+from aios.monitoring.judging import THRESHOLD, State, is_beyond, otherwise
 from aios.records.watching import Condition, Finding, Outcome
 
 LEAST_OF_GROUP = 30
 """Rows below which a group, or a rate of it, is not judged, as in the policy that is shipped."""
 MOST_GROUPS = 20
 """More values than this are a measured number, such as an age, that nobody sorted into groups."""
-THRESHOLD = 0.5
-"""From this on an answer decides for 1, as for the accuracy of a watch."""
 SHOWN_CONFIDENCE = 0.95
 
 _METRICS = {
@@ -52,19 +54,22 @@ UNLABELLED = ("demographic_parity_difference",)
 
 @dataclass(frozen=True)
 class People:
-    """Answers and whom they were about, oldest first; shape [n] each. `labels` is NaN where the
-    truth is not known, and `groups` is `not stated` where the group is not."""
+    """Answers and whom they were about, oldest first; shape [n] each. `chosen` is the share of an
+    answer's records that decide for 1, NaN where a score is no chance; `labels` is NaN where the
+    truth is not known, `groups` is `not stated` where the group is not, and `alone` is whether the
+    request was about one group only."""
 
-    scores: Numbers
+    chosen: Numbers
     labels: Numbers
     groups: NDArray[np.object_]
+    alone: NDArray[np.bool_]
 
     def __len__(self) -> int:
-        return len(self.scores)
+        return len(self.chosen)
 
-    def chosen(self, which: Any) -> "People":
-        """Some of them: a mask, or a slice."""
-        return People(self.scores[which], self.labels[which], self.groups[which])
+    def some(self, which: Any) -> "People":
+        """A mask of them, or a slice."""
+        return People(self.chosen[which], self.labels[which], self.groups[which], self.alone[which])
 
 
 @dataclass(frozen=True)
@@ -80,18 +85,33 @@ class _Gap:
 
 def people(outcomes: Sequence[Outcome], output: str, label: str, attribute: str) -> People:
     """Answers that are numbers, with what is known of whom they were about."""
-    scores, labels, groups = [], [], []
+    chosen, labels, groups, alone = [], [], [], []
     for outcome in outcomes:
-        for place, outputs in enumerate(outcome.outputs):
-            score = outputs.get(output)
-            if not isinstance(score, bool | int | float):
-                continue
-            asked = outcome.inputs[place] if place < len(outcome.inputs) else {}
-            truth = outcome.given.get(label)
-            scores.append(float(score))
-            labels.append(float(truth) if isinstance(truth, bool | int | float) else math.nan)
-            groups.append(group_name(outcome.given.get(attribute, asked.get(attribute))))
-    return People(np.array(scores), np.array(labels), np.array(groups, dtype=object))
+        truth = outcome.given.get(label)
+        known = float(truth) if isinstance(truth, bool | int | float) else math.nan
+        by_group = _decided(outcome, output, attribute)
+        for group, decided in by_group.items():
+            chosen.append(sum(decided) / len(decided))
+            labels.append(known)
+            groups.append(group)
+            alone.append(len(by_group) == 1)
+    return People(
+        np.array(chosen), np.array(labels), np.array(groups, dtype=object), np.array(alone, bool)
+    )
+
+
+def _decided(outcome: Outcome, output: str, attribute: str) -> dict[str, list[float]]:
+    """By group whether each record of a request decides for 1; NaN where it is no chance."""
+    found: dict[str, list[float]] = {}
+    for place, outputs in enumerate(outcome.outputs):
+        score = outputs.get(output)
+        if not isinstance(score, bool | int | float):
+            continue
+        asked = outcome.inputs[place] if place < len(outcome.inputs) else {}
+        group = group_name(outcome.given.get(attribute, asked.get(attribute)))
+        decides = float(score >= THRESHOLD) if 0 <= score <= 1 else math.nan
+        found.setdefault(group, []).append(decides)
+    return found
 
 
 def judge_fairness(
@@ -109,11 +129,11 @@ def judge_fairness(
     usable = known.groups != NOT_STATED
     if condition.measure not in UNLABELLED:
         usable &= ~np.isnan(known.labels)
-    mine, used = known.chosen(usable), size * condition.windows
+    mine, used = known.some(usable), size * condition.windows
     doubt = _doubt(condition, mine, used, len(known))
     if doubt is not None:
         return Finding(condition=condition.text, state="not_enough_data", reason=doubt)
-    mine = mine.chosen(slice(len(mine) - used, None))
+    mine = mine.some(slice(len(mine) - used, None))
     groups, gaps, too_small = _compared(condition.measure, mine, spent(alpha, look))
     evidence: dict[str, Any] = {"groups": groups, "not_judged": too_small, "answers": used}
     if not gaps:
@@ -125,7 +145,7 @@ def judge_fairness(
             reason=told,
             evidence=evidence,
         )
-    windows = [mine.chosen(slice(start, start + size)) for start in range(0, used, size)]
+    windows = [mine.some(slice(start, start + size)) for start in range(0, used, size)]
     sure = [gap for gap in gaps if gap.lower > condition.limit]
     holding = [gap for gap in sure if _in_each(condition, gap, windows)]
     worst = max(holding or gaps, key=lambda gap: gap.value)
@@ -157,19 +177,18 @@ def groups_view(known: People) -> list[dict[str, Any]]:
     found = []
     names, counts = np.unique(known.groups.astype(str), return_counts=True)
     for place in np.argsort(-counts, kind="stable")[:MOST_GROUPS]:
-        mine = known.chosen(known.groups == names[place])
-        chosen = mine.scores >= THRESHOLD
-        labelled = ~np.isnan(mine.labels)
-        right = chosen[labelled] == (mine.labels[labelled] >= THRESHOLD)
+        mine = known.some(known.groups == names[place])
+        chances = mine.some(~np.isnan(mine.chosen))
+        right = _right(chances.some(~np.isnan(chances.labels)))
         found.append(
             {
                 "group": str(names[place]),
                 "rows": len(mine),
-                "selection_rate": float(chosen.mean()),
-                "selection_rate_interval": _interval(int(chosen.sum()), len(mine)),
+                "selection_rate": float(chances.chosen.mean()) if len(chances) else None,
+                "selection_rate_interval": _interval(float(chances.chosen.sum()), len(chances)),
                 "labels": len(right),
                 "accuracy": float(right.mean()) if len(right) else None,
-                "accuracy_interval": _interval(int(right.sum()), len(right)),
+                "accuracy_interval": _interval(float(right.sum()), len(right)),
             }
         )
     return found
@@ -180,8 +199,10 @@ def _doubt(condition: Condition, mine: People, used: int, every: int) -> str | N
     if len(mine) < used:
         what = condition.on if condition.measure in UNLABELLED else f"{condition.on} and the truth"
         return f"{what} is known of {len(mine):,} of {every:,} answers, and {used:,} are needed"
-    chances = (mine.scores >= 0) & (mine.scores <= 1)
-    if not chances.all() or not np.isin(mine.labels[~np.isnan(mine.labels)], (0, 1)).all():
+    if (
+        np.isnan(mine.chosen).any()
+        or not np.isin(mine.labels[~np.isnan(mine.labels)], (0, 1)).all()
+    ):
         return "answers are not chances of what is 0 or 1, so that nothing is decided by them"
     names = sorted(set(mine.groups.tolist()))
     if len(names) > MOST_GROUPS:
@@ -192,7 +213,7 @@ def _doubt(condition: Condition, mine: People, used: int, every: int) -> str | N
 
 
 Groups = dict[str, dict[str, Any]]
-Shares = dict[str, tuple[int, int]]
+Shares = dict[str, tuple[float, int]]
 """By group: for how many it holds, and of how many."""
 
 
@@ -212,29 +233,34 @@ def _compared(measure: str, mine: People, alpha: float) -> tuple[Groups, list[_G
                 too_small.append(f"{name} has {n} {_AMONG[rate]}, fewer than {LEAST_OF_GROUP}")
         enough = [name for name, (_, n) in shares.items() if n >= LEAST_OF_GROUP]
         judged += [(rate, one, other, shares) for one, other in permutations(enough, 2)]
-    gaps = []
+    gaps, together = [], 1 if mine.alone.all() else 2
     for rate, one, other, shares in judged:
         (hits, n), (others, m) = shares[one], shares[other]
         value = hits / n - others / m
-        reach = math.sqrt(math.log(len(judged) / alpha) / 2 * (1 / n + 1 / m))
+        reach = math.sqrt(math.log(len(judged) / alpha) / 2 * together * (1 / n + 1 / m))
         gaps.append(_Gap(rate, one, other, value, value - reach))
     return groups, gaps, too_small
 
 
 def _shares(rate: str, mine: People) -> Shares:
-    chosen, deserving = mine.scores >= THRESHOLD, mine.labels >= THRESHOLD
-    everybody = np.ones(len(mine), dtype=bool)
+    deserving, everybody = mine.labels >= THRESHOLD, np.ones(len(mine), dtype=bool)
     hits, among = {
-        "accuracy": (chosen == deserving, everybody),
-        "selection_rate": (chosen, everybody),
-        "true_positive_rate": (chosen, deserving),
-        "false_positive_rate": (chosen, ~deserving),
+        "accuracy": (_right(mine), everybody),
+        "selection_rate": (mine.chosen, everybody),
+        "true_positive_rate": (mine.chosen, deserving),
+        "false_positive_rate": (mine.chosen, ~deserving),
     }[rate]
     found = {}
     for name in np.unique(mine.groups.astype(str)):
         own = among & (mine.groups == name)
-        found[str(name)] = (int((hits & own).sum()), int(own.sum()))
+        found[str(name)] = (float(hits[own].sum()), int(own.sum()))
     return found
+
+
+def _right(mine: People) -> Numbers:
+    """The share of each answer's records that was right."""
+    right: Numbers = np.where(mine.labels >= THRESHOLD, mine.chosen, 1.0 - mine.chosen)
+    return right
 
 
 def _in_each(condition: Condition, gap: _Gap, windows: Sequence[People]) -> bool:
@@ -247,7 +273,7 @@ def _in_each(condition: Condition, gap: _Gap, windows: Sequence[People]) -> bool
     return True
 
 
-def _interval(hits: int, rows: int) -> list[float] | None:
+def _interval(hits: float, rows: int) -> list[float] | None:
     if not rows:
         return None
     confidence = (1 + SHOWN_CONFIDENCE) / 2

@@ -2,20 +2,23 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aios.monitoring.conditions import ADWIN, ESTIMATED
+from aios.monitoring.bounds import LARGEST, Numbers, growth, lower_mean
+from aios.monitoring.conditions import ERROR_DRIFT, ESTIMATED
 from aios.monitoring.drift import DRIFT, differ, score, spent
 from aios.records.watching import Condition, Finding
 from aios.telemetry import Summary, merged
 
 ROOM = 0.9
 """An alarm ends when the score is this far on the good side of the limit, and not at it."""
-Numbers = NDArray[np.float64]
+THRESHOLD = 0.5
+"""From this on a chance decides for 1."""
+NO_LOSS = "it wants chances of what is 0 or 1, accuracy also classes, the others numbers"
 State = Literal["holds", "near", "clear"]
 
 
@@ -84,99 +87,140 @@ def judge_windows(
         scores[name] = _mildest(condition, each)
         if is_beyond(condition, scores[name]) and _surely(condition, before, pooled[name], share):
             holding.append(name)
+    unseen = {} if condition.measure == "nulls" else _unseen(base, pooled, share)
     evidence = {
         "presence": presence,
+        "unseen": {name: told for name, told in unseen.items() if name not in presence},
         "not_compared": sorted(pooled.keys() - set(named)) if condition.measure in DRIFT else [],
     }
     return _found(condition, scores, holding, len(last), pooled, evidence)
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Answers whose truth is known, in the order in which that came.
+
+    Attributes:
+        predicted, truth: shape [n], a record each; all numbers, or all texts (dtype object).
+        requests: shape [n], from 0 on without gaps, which request a record is of: what turned out
+            about a request is one piece of evidence, however many records it had.
+    """
+
+    predicted: NDArray[Any]
+    truth: NDArray[Any]
+    requests: NDArray[np.intp]
+
+    @classmethod
+    def single(cls, predicted: NDArray[Any], truth: NDArray[Any]) -> "Labelled":
+        """Answers to requests of one record each."""
+        return cls(predicted, truth, np.arange(len(truth)))
+
+    def __len__(self) -> int:
+        return int(self.requests[-1]) + 1 if len(self.requests) else 0
+
+    @property
+    def texts(self) -> bool:
+        """Whether they are texts."""
+        return self.truth.dtype == object
+
+    def between(self, start: int, stop: int) -> "Labelled":
+        """The answers to some of the requests."""
+        some = slice(*np.searchsorted(self.requests, (start, stop)))
+        return Labelled(self.predicted[some], self.truth[some], self.requests[some] - start)
+
+
 def judge_feedback(
-    condition: Condition, predicted: Numbers, truth: Numbers, size: int, alpha: float, look: int
+    condition: Condition, known: Labelled, size: int, alpha: float, look: int
 ) -> Finding:
     """Judge by what turned out to be true.
 
-    It holds where the measure is beyond the limit in each of the last windows of `size` answers,
-    and, over all of these, also with its confidence bound: Hoeffding's for what lies between 0
-    and 1, else that of the normal approximation.
+    It holds where the measure is beyond the limit in each of the last windows of `size` requests
+    and, over all of these, also with a bound that holds for any losses of independent requests
+    (`bounds.lower_mean`). `error drift` holds where errors grew by more than chance
+    (`bounds.growth`) anywhere in what is given. Both are wrong with the probability
+    `drift.spent(alpha, look)`, so that newer looks may read older answers again.
 
     Args:
-        predicted, truth: shape [n] both, in the order in which feedback came, oldest first.
-        size: labelled answers to a window.
         look: how often this condition was judged, this time included.
     """
-    windows = len(predicted) // size
-    if windows < condition.windows or not windows:
-        told = f"{len(predicted)} labelled answers, and {size * condition.windows} are needed"
+    losses, used = _losses(condition.measure, known), size * condition.windows
+    needed = 2 * size if condition.measure == ERROR_DRIFT else used
+    if len(losses) < needed:
+        told = f"{len(losses):,} labelled answers, and {needed:,} are needed"
+        if len(losses) < len(known):
+            told += f"; {len(known) - len(losses):,} have no {condition.measure}: {NO_LOSS}"
         return Finding(condition=condition.text, state="not_enough_data", reason=told)
     share = spent(alpha, look)
-    if condition.measure == ADWIN:
-        return _adwin(condition, np.abs(predicted - truth), alpha)
-    used = size * condition.windows
-    predicted, truth = predicted[-used:], truth[-used:]
-    losses = _losses(condition.measure, predicted, truth)
+    if condition.measure == ERROR_DRIFT:
+        return _error_drift(condition, losses, size, alpha, share)
+    losses = losses[-used:]
     each = [_total(condition.measure, part) for part in np.split(losses, condition.windows)]
     worst = _mildest(condition, each)
     value = _total(condition.measure, losses)
     low, high = _bounds(condition.measure, losses, share)
     sure = low > condition.limit if condition.above else high < condition.limit
     state: State = "holds" if is_beyond(condition, worst) and sure else otherwise(condition, value)
-    told = (
-        f"{condition.measure} is {value:.3g} on {used:,} labelled answers, and surely "
-        f"{'above' if condition.above else 'below'} {condition.limit:g}"
-        if state == "holds"
-        else f"{condition.measure} is {value:.3g} on {used:,} labelled answers "
-        f"({low:.3g} to {high:.3g})"
-    )
+    side = "above" if condition.above else "below"
+    if state == "holds":
+        told = f", and surely {side} {condition.limit:g}"
+    else:
+        told = f" ({low:.3g} {f'to {high:.3g}' if math.isfinite(high) else 'or more'})"
     return Finding(
         condition=condition.text,
         state=state,
         subject="label",
         score=value,
-        reason=told,
-        evidence={"lower": low, "upper": high, "labels": used, "look": look},
+        reason=f"{condition.measure} is {value:.3g} on {used:,} labelled answers{told}",
+        evidence={
+            "lower": low,
+            "upper": high if math.isfinite(high) else None,
+            "labels": used,
+            "look": look,
+        },
     )
 
 
-def measures(predicted: Numbers, truth: Numbers) -> dict[str, float]:
-    """What can be said of answers that have feedback: accuracy and brier where answers are chances
-    of what is 0 or 1, else mae and rmse."""
-    chance = bool(np.isin(truth, (0.0, 1.0)).all() and ((predicted >= 0) & (predicted <= 1)).all())
-    names = ("accuracy", "brier") if chance else ("mae", "rmse")
-    return {name: _total(name, _losses(name, predicted, truth)) for name in names}
+def measures(known: Labelled) -> tuple[str, ...]:
+    """What can be said of answers that have feedback: accuracy and brier where all are chances of
+    what is 0 or 1, accuracy of texts, accuracy beside mae and rmse of whole numbers, else these."""
+    if known.texts:
+        return ("accuracy",)
+    if _chances(known).all():
+        return ("accuracy", "brier")
+    return ("accuracy", "mae", "rmse") if _whole(known).all() else ("mae", "rmse")
 
 
-def _adwin(condition: Condition, errors: Numbers, alpha: float) -> Finding:
-    """Whether the mean error grew, after Bifet and Gavaldà, "Learning from time-changing data
-    with adaptive windowing", SDM 2007. Its `delta` bounds the false alarm of each check, so that
-    it is a good detector and no proof."""
-    from river.drift import ADWIN as Detector
+def measured(measure: str, known: Labelled) -> float:
+    """One of the `measures`, a request as much as another."""
+    return _total(measure, _losses(measure, known))
 
-    detector: Any = Detector(delta=min(alpha, 0.002))  # type: ignore[no-untyped-call]
-    before, grew_at, grew_to = 0.0, None, 0.0
-    for place, error in enumerate(errors.tolist()):
-        mean = detector.estimation
-        detector.update(error)
-        if detector.drift_detected and detector.estimation > mean:
-            before, grew_at, grew_to = mean, place, detector.estimation
-    count = len(errors)
-    if grew_at is None:
-        told = f"no growth of the mean error in {count:,} labelled answers"
+
+def _error_drift(
+    condition: Condition, errors: Numbers, size: int, alpha: float, share: float
+) -> Finding:
+    found = growth(errors, size)
+    if found is None or found.chance > share:
+        told = f"no growth of the errors in {len(errors):,} labelled answers"
+        near = found is not None and found.chance <= alpha
         return Finding(
             condition=condition.text,
-            state="clear",
+            state="near" if near else "clear",
             subject="label",
             score=float(errors.mean()),
-            reason=told,
+            reason=f"{told} that is not chance" if near else told,
         )
-    told = f"the mean error grew from {before:.3g} to {grew_to:.3g} at labelled answer {grew_at:,}"
+    told = (
+        f"errors grew at labelled answer {found.at:,} of {len(errors):,}: a later one is the "
+        f"larger in {found.larger:.0%} of pairs; their mean was {found.before:.3g} and is "
+        f"{found.after:.3g}"
+    )
     return Finding(
         condition=condition.text,
         state="holds",
         subject="label",
-        score=grew_to,
+        score=found.after,
         reason=told,
-        evidence={"at": grew_at, "before": before, "after": grew_to},
+        evidence=asdict(found),
     )
 
 
@@ -203,6 +247,21 @@ def _presence(
     return None
 
 
+def _unseen(
+    base: Mapping[str, Summary], now: Mapping[str, Summary], alpha: float
+) -> dict[str, str]:
+    """Fields of the reference that have no values now, and not by chance: that no value comes in
+    `n` rows, of which each had one with probability `p`, has the probability `(1 - p) ** n`."""
+    found = {}
+    for name, before in base.items():
+        rows = now[name].count if name in now else 0
+        if not before.present or (name in now and now[name].present):
+            continue
+        if name not in now or before.null_share**rows <= alpha:
+            found[name] = f"has no values in {rows:,} rows, so that it cannot be compared"
+    return found
+
+
 def _score(condition: Condition, base: Summary, now: Summary | None) -> float:
     if now is None:
         return math.nan
@@ -214,7 +273,8 @@ def _score(condition: Condition, base: Summary, now: Summary | None) -> float:
 def _estimated(now: Summary) -> tuple[float, float]:
     """The accuracy that calibrated probabilities promise, `mean(max(p, 1 - p))`, and the number
     of answers. Confidence-based performance estimation (Kivimäki et al., arXiv:2407.08649): it
-    sees answers that became less sure, and not a world that changed."""
+    sees answers that became less sure, and not a world that changed. A sketch's rank error moves
+    the mean by as much at most, as `max(p, 1 - p)` falls and rises by 1/2."""
     if not now.present:
         return math.nan, 0
     values, cumulative = now.sketch.steps
@@ -226,7 +286,8 @@ def _estimated(now: Summary) -> tuple[float, float]:
 def _surely(condition: Condition, base: Summary, now: Summary, alpha: float) -> bool:
     if condition.measure == ESTIMATED:
         value, count = _estimated(now)
-        return value + math.sqrt(math.log(1 / alpha) / (8 * count)) < condition.limit
+        reach = math.sqrt(math.log(1 / alpha) / (8 * count)) + now.sketch.rank_error
+        return value + reach < condition.limit
     if condition.measure == "nulls":
         return now.null_share - _hoeffding(now.count, alpha) > condition.limit
     if condition.measure == "outside":
@@ -274,7 +335,9 @@ def _found(
     among = {name: known[name] for name in holding} or known
     subject = pick(among, key=lambda name: among[name])
     value = known[subject]
+    unseen: Mapping[str, str] = evidence["unseen"]
     state: State = "holds" if holding else otherwise(condition, value)
+    state = "near" if unseen and state == "clear" else state
     within = f"in {windows} windows" if windows > 1 else "in the last window"
     told = (
         f"{condition.measure} of {subject} is {value:.3g}, the limit {condition.limit:g}, "
@@ -284,6 +347,8 @@ def _found(
         told = f"{subject} {evidence['presence'][subject]}"
     elif state == "near" and is_beyond(condition, value):
         told += ", and that may be chance"
+    if unseen and not holding:
+        told += "".join(f"; {name} {why}" for name, why in list(unseen.items())[:3])
     ranked = sorted(known.items(), key=lambda item: item[1], reverse=condition.above)
     return Finding(
         condition=condition.text,
@@ -300,34 +365,60 @@ def _found(
     )
 
 
-def _losses(measure: str, predicted: Numbers, truth: Numbers) -> Numbers:
+def _chances(known: Labelled) -> NDArray[np.bool_]:
+    """Which records are chances of what is 0 or 1."""
+    likely = (known.predicted >= 0) & (known.predicted <= 1)
+    chances: NDArray[np.bool_] = likely & np.isin(known.truth, (0.0, 1.0))
+    return chances
+
+
+def _whole(known: Labelled) -> NDArray[np.bool_]:
+    whole: NDArray[np.bool_] = (known.predicted % 1 == 0) & (known.truth % 1 == 0)
+    return whole
+
+
+def _losses(measure: str, known: Labelled) -> Numbers:
+    """The mean loss of each request of which there is one, oldest first, 0 and more; for accuracy
+    whether it was wrong, for `error drift` the error. A chance decides by `THRESHOLD`, classes are
+    right where they are equal."""
+    every = np.ones(len(known.truth), dtype=bool)
+    if known.texts:
+        wanted = every if measure in ("accuracy", ERROR_DRIFT) else ~every
+        return _by_request(known, (known.predicted != known.truth).astype(np.float64), wanted)
+    predicted, truth, chances = known.predicted, known.truth, _chances(known)
     if measure == "accuracy":
-        right: Numbers = ((predicted >= 0.5) == (truth >= 0.5)).astype(np.float64)
-        return right
+        decided = np.where(chances, predicted >= THRESHOLD, predicted)
+        wrong = (decided != truth).astype(np.float64)
+        return _by_request(known, wrong, chances | _whole(known))
     if measure == "log_loss":
-        surprise: Numbers = np.log(
-            np.clip(np.where(truth >= 0.5, predicted, 1 - predicted), 1e-15, 1)
-        )
-        return -surprise
-    apart = np.abs(predicted - truth)
-    return apart if measure == "mae" else apart**2
+        given = np.where(truth == 1, predicted, 1 - predicted)
+        return _by_request(known, -np.log(np.clip(given, 1e-15, 1)), chances)
+    with np.errstate(over="ignore"):
+        apart = np.minimum(np.abs(predicted - truth), LARGEST)
+        squared = measure in ("brier", "rmse")
+        losses = np.minimum(apart**2, LARGEST) if squared else apart
+    return _by_request(known, losses, chances if measure == "brier" else every)
+
+
+def _by_request(known: Labelled, losses: Numbers, wanted: NDArray[np.bool_]) -> Numbers:
+    requests = known.requests[wanted]
+    if not len(requests):
+        return np.empty(0)
+    _, starts, counts = np.unique(requests, return_index=True, return_counts=True)
+    means: Numbers = np.add.reduceat(losses[wanted], starts) / counts
+    return means
 
 
 def _total(measure: str, losses: Numbers) -> float:
     mean = float(losses.mean())
-    return math.sqrt(mean) if measure == "rmse" else mean
+    return {"rmse": math.sqrt(mean), "accuracy": 1 - mean}.get(measure, mean)
 
 
 def _bounds(measure: str, losses: Numbers, alpha: float) -> tuple[float, float]:
-    mean, count = float(losses.mean()), len(losses)
-    if measure in ("accuracy", "brier") and losses.min() >= 0 and losses.max() <= 1:
-        width = math.sqrt(math.log(2 / alpha) / (2 * count))
-    else:
-        from scipy.stats import norm
-
-        deviation = float(losses.std(ddof=1))
-        width = float(norm.isf(alpha / 2)) * deviation / math.sqrt(count)
-    low, high = max(mean - width, 0.0), mean + width
-    if measure == "rmse":
-        return math.sqrt(low), math.sqrt(high)
-    return low, min(high, 1.0) if measure == "accuracy" else high
+    """Below and above what it surely is not, each wrong with probability `alpha` at most. What has
+    no upper limit has no upper bound: a rare loss that was never seen may be any size."""
+    low = lower_mean(losses, alpha)
+    if measure in ("accuracy", "brier"):
+        high = 1 - lower_mean(1 - losses, alpha)
+        return (low, high) if measure == "brier" else (1 - high, 1 - low)
+    return math.sqrt(low) if measure == "rmse" else low, math.inf

@@ -85,10 +85,15 @@ class WatchSpec(Record):
     """What is watched at an endpoint, and what happens then.
 
     `min_rows` and `min_labels` are what a window needs to be judged; smaller ones are joined.
-    `error_probability` bounds the chance of any false alarm over the life of the watch, for rows
-    that are independent. `label` is the feedback that is the truth of output `output`. `schedule`
-    is a cron line, in UTC. `then` is the run that is started; None only raises alarms. `alerts`
-    is where people are told of alarms and of their end; the kernel's log has them anyway.
+    `error_probability` bounds the chance of any false alarm over the life of the watch, for rows,
+    and for requests with feedback, that are independent. No condition is exempt, and no bound is
+    asymptotic; only the rank error of sketches, which holds at 99 % and which `outside` leaves out,
+    makes those of numbers' drift, of `outside` and of `estimated_accuracy` approximate where a
+    window has more values than a sketch keeps. `estimated_accuracy` trusts the model's own
+    probabilities. Feedback on a request counts once, however many records that had. `label` is the
+    feedback that is the truth of output `output`. `schedule` is a cron line, in UTC. `then` is the
+    run that is started; None only raises alarms. `alerts` is where people are told of alarms and of
+    their end; the kernel's log has them anyway.
     """
 
     endpoint: Name

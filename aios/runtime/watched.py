@@ -35,8 +35,12 @@ class Watched:
                 `inputs`, `outputs` or one field; `domain_auc > 0.65 for 2 windows`: a classifier
                 tells recorded rows from those of the training, by all inputs together.
             quality: `nulls > 0.1 on income`, `outside > 0.05 on any` (of what it was trained on).
-            concept: on feedback, `accuracy < 0.8 for 2 windows`, brier, log_loss, mae, rmse,
-                `error drift`; before it comes, `estimated_accuracy < 0.8`.
+            concept: on feedback, `accuracy < 0.8 for 2 windows` (classes and texts are right where
+                they are equal, chances from 0.5 on), brier, log_loss, mae, rmse, `error drift`
+                (errors are larger more often than they were in the newest 5,000 requests; that a
+                few are much larger, mae and rmse tell); before it comes, `estimated_accuracy <
+                0.8` of `output`. accuracy, brier, log_loss and the estimate want an output that is
+                `Number(min=0, max=1)`; accuracy may also be of classes.
             fairness: `demographic_parity_difference > 0.2 on sex for 2 windows` of `min_labels`
                 answers; on feedback with labels also `equal_opportunity_difference`,
                 `equalized_odds_difference`, `accuracy_difference`. Whom an answer was about comes
@@ -47,14 +51,16 @@ class Watched:
             settings: `cooldown_s` between two retrains (3600), `budget`
                 (`aios.RetrainBudget(retrains=5, cpu_hours=24, per_s=86400)`), `min_rows` (200) and
                 `min_labels` (100) of a window, `error_probability` (0.05) of any false alarm over
-                the watch's life, `output` and `label`: which feedback is the truth of which
-                output, `alerts`: who is told when an alarm rings and when it is over, such as
-                `[aios.SlackAlert(url="env:ALERT_SLACK_URL")]`, also `aios.WebhookAlert` and
-                `aios.EmailAlert`; the kernel's log has every alarm anyway.
+                the watch's life for independent requests (approximate only by the error of
+                sketches, see `aios.records.watching.WatchSpec`), `output` and `label`: which
+                feedback is the truth of which output, `alerts`: who is told when an alarm rings and
+                when it is over, such as `[aios.SlackAlert(url="env:ALERT_SLACK_URL")]`, also
+                `aios.WebhookAlert` and `aios.EmailAlert`; the kernel's log has every alarm anyway.
 
         Raises:
-            UsageError: a condition does not read like one, names a field that does not exist, or
-                the run could not be started, or an alert's secret is not on the kernel's machine.
+            UsageError: a condition does not read like one, names a field that does not exist or a
+                measure that the output has not, is there twice, the run could not be started, or an
+                alert's secret is not on the kernel's machine.
             UnknownEndpoint: it is not deployed.
         """
         families: dict[Family, str | Sequence[str]] = {

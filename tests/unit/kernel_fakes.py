@@ -19,8 +19,8 @@ from aios.telemetry import Histogram, Sketch
 
 KEY = ("local", "a" * 64)
 ANN = Caller("ann", "admin")
-CONTRACT = Contract(inputs={"a": Number(min=0, max=10)}, outputs={"approve": Number()})
-NARROW = Contract(inputs={"a": Number(min=0, max=5)}, outputs={"approve": Number()})
+CONTRACT = Contract(inputs={"a": Number(min=0, max=10)}, outputs={"approve": Number(min=0, max=1)})
+NARROW = Contract(inputs={"a": Number(min=0, max=5)}, outputs={"approve": Number(min=0, max=1)})
 QUICK = Canary(steps=(0.2, 1.0), bake_s=2, abort_when=("errors worse",), no_data_s=4)
 TWO_STEPS = Canary(steps=(0.1, 0.5, 1.0), bake_s=2, abort_when=("errors worse",), no_data_s=4)
 

@@ -9,6 +9,7 @@ from kernel_fakes import World, make_template, make_world
 from run_worlds import EVE, POLICY, govern, lay_stages, rolling, spec
 from sqlalchemy import select
 
+from aios.contracts import Boolean, Category, Integer, Number, Tensor, Text
 from aios.errors import (
     Forbidden,
     IllegalTransition,
@@ -19,8 +20,8 @@ from aios.errors import (
 from aios.kernel import watcher
 from aios.kernel.governance_commands import GovernanceCommands
 from aios.kernel.retraining import spent_by
-from aios.kernel.watch_commands import begin_as
-from aios.monitoring.conditions import parse_condition
+from aios.kernel.watch_commands import begin_as, refuse_no_measure
+from aios.monitoring.conditions import LABELLED, parse_condition
 from aios.monitoring.watching import Spent
 from aios.records import DataSource, RunSpec, TrainingRun
 from aios.records.alerts import WebhookAlert
@@ -34,6 +35,7 @@ from tests.trace_collector import attributes, collector
 
 RANDOM = np.random.default_rng(5)
 PREDICTIONS = {"data": DataSource(kind="predictions", location="loan")}
+PSI_ON_ANY = parse_condition("psi > 0.2 on any", "drift")
 
 
 @pytest.fixture(scope="module")
@@ -319,6 +321,44 @@ def test_training_data_is_what_is_normal_where_there_is_some(world):
     assert next(iter(seen["fields"])) == "a"
     assert seen["fields"]["a"]["scores"]["psi"] > 0.2
     assert [window["rows"] for window in seen["windows"]] == [400] * 5
+
+
+@pytest.mark.parametrize(
+    ("field", "refused"),
+    [
+        (Number(min=0, max=1), set()),
+        (Number(), {"accuracy", "brier", "estimated_accuracy", "log_loss"}),
+        (Integer(), {"brier", "estimated_accuracy", "log_loss"}),
+        (Boolean(), {"brier", "estimated_accuracy", "log_loss"}),
+        (Category([1, 2, 3]), {"brier", "estimated_accuracy", "log_loss"}),
+        (Category(["a", "b"]), {"brier", "estimated_accuracy", "log_loss", "mae", "rmse"}),
+        (Text(), {"brier", "estimated_accuracy", "log_loss", "mae", "rmse"}),
+        (Tensor((2,)), {*LABELLED, "estimated_accuracy"}),
+    ],
+)
+def test_a_measure_that_an_output_has_not_is_refused(field, refused):
+    texts = [f"{name} < 0.8" for name in ("accuracy", "estimated_accuracy")]
+    texts += [f"{name} > 0.8" for name in ("brier", "log_loss", "mae", "rmse")] + ["error drift"]
+    told = {}
+    for text in texts:
+        condition = parse_condition(text, "concept")
+        try:
+            refuse_no_measure(condition, "approve", field)
+        except UsageError as error:
+            told[condition.measure] = error.message
+    assert told.keys() == refused
+    advice = "write mae" if isinstance(field, Number) else "write accuracy"
+    advice = "another output" if isinstance(field, Tensor) else advice
+    for message in told.values():
+        assert field.describe() in message
+        assert advice in message
+
+
+def test_the_estimate_is_about_the_output_that_is_watched(world):
+    condition = parse_condition("estimated_accuracy < 0.8", "concept")
+    watch(world, conditions=(condition,), then=None)
+    (stored,) = world.do("watches", endpoint="loan")
+    assert stored["spec"]["conditions"][0]["on"] == stored["spec"]["output"] == "approve"
 
 
 def feed(world: World, right: float, count: int, start: int = 0) -> None:
@@ -758,6 +798,17 @@ def test_feedback_that_cannot_be_kept_is_refused_whole(world, entry, told):
             {"conditions": (parse_condition("accuracy_difference > 0.1 on approve", "fairness"),)},
             UsageError,
             "no group of people",
+        ),
+        ({"conditions": (PSI_ON_ANY, PSI_ON_ANY)}, UsageError, "there twice"),
+        (
+            {"conditions": (PSI_ON_ANY.model_copy(update={"measure": "nonsense"}),)},
+            UsageError,
+            "no measure",
+        ),
+        (
+            {"conditions": (PSI_ON_ANY.model_copy(update={"above": False, "limit": -1e9}),)},
+            UsageError,
+            "was sent as",
         ),
     ],
 )

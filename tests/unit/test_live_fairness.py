@@ -17,6 +17,7 @@ from aios.monitoring.fairness import People, groups_view, judge_fairness, people
 from aios.records.watching import Outcome
 
 RANDOM = np.random.default_rng(7)
+ALONE = np.ones(1000, dtype=bool)
 PARITY = parse_condition("demographic_parity_difference > 0.2 on sex", "fairness")
 
 
@@ -25,12 +26,12 @@ def made(rates, count, labelled=True) -> People:
     names = RANDOM.choice(list(rates), count)
     good = RANDOM.random(count) < np.array([rates[name] for name in names])
     truth = RANDOM.integers(0, 2, count).astype(float)
-    scores = np.where(good, 0.9, 0.2)
-    return People(scores, truth if labelled else np.full(count, math.nan), names.astype(object))
+    labels = truth if labelled else np.full(count, math.nan)
+    return People(good.astype(float), labels, names.astype(object), ALONE[:count])
 
 
 def fairlearn_gap(measure, known):
-    truth, made_of = known.labels, (known.scores >= 0.5).astype(float)
+    truth, made_of = known.labels, known.chosen
     if measure == "accuracy_difference":
         frame = MetricFrame(
             metrics=accuracy_score, y_true=truth, y_pred=made_of, sensitive_features=known.groups
@@ -74,7 +75,7 @@ def test_every_one_of_the_last_windows_must_show_the_gap():
         return People(
             *(
                 np.concatenate([getattr(first, name), getattr(second, name)])
-                for name in ("scores", "labels", "groups")
+                for name in ("chosen", "labels", "groups", "alone")
             )
         )
 
@@ -107,7 +108,7 @@ def test_groups_that_cannot_be_judged_say_why(measure, known, told):
 def test_a_group_too_small_to_judge_is_left_out_and_named():
     known = made({"f": 0.5, "m": 0.5}, 300)
     known.groups[:20] = "x"
-    known.scores[:20] = 0.0
+    known.chosen[:20] = 0.0
     found = judge_fairness(PARITY, known, 300, 0.05, 1)
     assert found.state == "clear"
     assert found.evidence["not_judged"] == ["x has 20 answers, fewer than 30"]
@@ -115,12 +116,6 @@ def test_a_group_too_small_to_judge_is_left_out_and_named():
     alone = judge_fairness(PARITY, known, 300, 0.05, 1)
     assert alone.state == "not_enough_data"
     assert "fewer than two groups of sex are large enough" in alone.reason
-
-
-def test_numbers_that_decide_nothing_are_not_judged():
-    known = made({"f": 0.5, "m": 0.5}, 300)
-    prices = People(known.scores * 1000, known.labels, known.groups)
-    assert "no chances" in judge_fairness(PARITY, prices, 300, 0.05, 1).reason.replace("not", "no")
 
 
 @pytest.mark.parametrize("sizes", [(50, 50), (30, 500)])
@@ -133,7 +128,7 @@ def test_fair_traffic_alarms_no_more_often_than_stated(sizes):
         held = False
         for look in range(1, 6):
             scores = (random.random(count) < rates).astype(float)
-            known = People(scores, np.full(count, math.nan), names)
+            known = People(scores, np.full(count, math.nan), names, ALONE[:count])
             held |= judge_fairness(PARITY, known, count, 0.05, look).state == "holds"
         alarms += held
     assert alarms <= 50
@@ -165,7 +160,7 @@ def test_groups_come_from_feedback_or_else_from_the_inputs_that_were_recorded():
         "sex",
     )
     assert found.groups.tolist() == ["f", "m", "1", "not stated", "True"]
-    assert found.scores.tolist() == [0.9, 0.2, 0.7, 0.2, 0.4]
+    assert found.chosen.tolist() == [1, 0, 1, 0, 0]
     assert found.labels[:3].tolist() == [1, 0, 0]
     assert np.isnan(found.labels[3:]).all()
 
@@ -183,3 +178,39 @@ def test_a_monitor_shows_each_group_with_its_rates_and_intervals():
     low, high = rows["m"]["selection_rate_interval"]
     assert low < rows["m"]["selection_rate"] < high
     assert groups_view(people([], "p", "y", "sex")) == []
+
+
+def test_numbers_that_decide_nothing_are_not_judged():
+    prices = [outcome({"sex": "fm"[n % 2]}, [{"p": 100.0 * n}]) for n in range(300)]
+    found = judge_fairness(PARITY, people(prices, "p", "y", "sex"), 300, 0.05, 1)
+    assert found.state == "not_enough_data"
+    assert "not chances" in found.reason
+    row = groups_view(people(prices[2:], "p", "y", "sex"))[0]
+    assert (row["rows"], row["selection_rate"]) == (149, None)
+
+
+def test_what_turned_out_about_a_request_counts_once_however_many_records_it_had():
+    single = [outcome({"sex": "fm"[n % 2], "y": 1}, [{"p": 0.9}]) for n in range(400)]
+    batch = outcome({"sex": "f", "y": 1}, [{"p": 0.1}] * 4_000 + [{"p": 0.9}] * 1_000)
+    known = people([*single, batch], "p", "y", "sex")
+    assert len(known) == 401
+    for measure in ("demographic_parity", "equal_opportunity", "accuracy"):
+        condition = parse_condition(f"{measure}_difference > 0.2 on sex", "fairness")
+        found = judge_fairness(condition, known, 401, 0.05, 1)
+        assert (found.state, found.evidence["answers"]) == ("clear", 401)
+        assert found.score == pytest.approx(1 - 200.2 / 201)
+    two = outcome({"y": 1}, [{"p": 0.9}, {"p": 0.1}, {"p": 0.9}], [{"sex": s} for s in "fmf"])
+    known = people([two], "p", "y", "sex")
+    assert (known.groups.tolist(), known.chosen.tolist()) == (["f", "m"], [1.0, 0.0])
+
+
+def test_requests_about_several_groups_widen_the_bound():
+    def lower(alone):
+        known = made({"f": 0.0, "m": 1.0}, 900)
+        known = People(known.chosen, known.labels, known.groups, np.full(900, alone))
+        return judge_fairness(PARITY, known, 900, 0.05, 1).evidence["lower"]
+
+    assert 1 - lower(False) == pytest.approx(math.sqrt(2) * (1 - lower(True)), rel=0.02)
+    mixed = outcome({"y": 1}, [{"p": 0.9}, {"p": 0.1}], [{"sex": "f"}, {"sex": "m"}])
+    known = people([mixed, outcome({"sex": "f"}, [{"p": 1.0}])], "p", "y", "sex")
+    assert known.alone.tolist() == [False, False, True]
