@@ -13,7 +13,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats.contingency import association
 
 from aios.errors import UsageError
-from aios.monitoring.conditions import FAIRNESS, parse_condition
+from aios.monitoring.conditions import ERROR_DRIFT, FAIRNESS, parse_condition
 from aios.monitoring.drift import DRIFT, differ, score, spent
 from aios.monitoring.judging import Seen, judge_windows
 from aios.telemetry import Summary
@@ -303,5 +303,5 @@ def test_no_text_makes_the_parser_raise_anything_but_a_usage_error(text, family)
         condition = parse_condition(text, family)
     except UsageError:
         return
-    assert condition.limit > 0 or condition.measure == "adwin"
+    assert condition.limit > 0 or condition.measure == ERROR_DRIFT
     assert parse_condition(condition.text, family) == condition
