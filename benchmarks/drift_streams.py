@@ -42,7 +42,8 @@ from numpy.typing import NDArray
 
 from aios.kernel.watcher import STREAM_LABELS
 from aios.monitoring.conditions import parse_condition
-from aios.monitoring.judging import Labelled, Seen, judge_feedback, judge_windows
+from aios.monitoring.judging import Seen, judge_windows
+from aios.monitoring.labelled import Labelled, judge_feedback
 from aios.monitoring.multivariate import Rows, compare_rows, judge_rows
 from aios.records.watching import Condition
 from aios.telemetry import Summary

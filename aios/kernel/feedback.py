@@ -9,7 +9,7 @@ import numpy as np
 from aios.clock import Clock
 from aios.errors import AiosError
 from aios.monitoring.conditions import FAIRNESS
-from aios.monitoring.judging import Labelled
+from aios.monitoring.labelled import Labelled
 from aios.records.watching import Outcome
 from aios.registry import Observed
 

@@ -17,7 +17,8 @@ from aios.kernel.runs import check_spec
 from aios.kernel.watcher import Watcher, as_seen
 from aios.monitoring.conditions import ERROR_DRIFT, ESTIMATED, FAIRNESS, LABELLED, reread
 from aios.monitoring.fairness import groups_view, people
-from aios.monitoring.judging import Seen, measured, measures
+from aios.monitoring.judging import Seen
+from aios.monitoring.labelled import measured, measures
 from aios.monitoring.view import fields_view, windows_view
 from aios.monitoring.watching import Resolved, next_time
 from aios.records import Record

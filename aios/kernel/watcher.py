@@ -19,7 +19,8 @@ from aios.kernel.retraining import Retrains, StartRun
 from aios.kernel.row_watching import RowComparisons
 from aios.monitoring.conditions import DOMAIN, ERROR_DRIFT, FAIRNESS, LABELLED
 from aios.monitoring.fairness import judge_fairness, people
-from aios.monitoring.judging import Seen, judge_feedback, judge_windows
+from aios.monitoring.judging import Seen, judge_windows
+from aios.monitoring.labelled import judge_feedback
 from aios.monitoring.multivariate import judge_rows
 from aios.monitoring.watching import (
     Raised,

@@ -28,7 +28,8 @@ from aios.governance.measures import NOT_STATED, group_name
 from aios.governance.statistics import wilson
 from aios.monitoring.bounds import Numbers
 from aios.monitoring.drift import spent
-from aios.monitoring.judging import THRESHOLD, State, is_beyond, otherwise
+from aios.monitoring.judging import State, is_beyond, otherwise
+from aios.monitoring.labelled import THRESHOLD
 from aios.records.watching import Condition, Finding, Outcome
 
 LEAST_OF_GROUP = 30

@@ -10,7 +10,7 @@ from aios.errors import UsageError
 from aios.kernel.feedback import paired
 from aios.monitoring.bounds import growth, lower_mean
 from aios.monitoring.conditions import parse_condition, reread
-from aios.monitoring.judging import Labelled, judge_feedback, measured, measures
+from aios.monitoring.labelled import Labelled, judge_feedback, measured, measures
 from aios.records.watching import Outcome
 
 RANDOM = np.random.default_rng(7)
