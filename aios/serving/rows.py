@@ -96,15 +96,18 @@ class _Made:
             return *self._texts(rows), rows
         except (orjson.JSONEncodeError, ValueError):
             # One of many cannot be encoded, or arrays do not fit together: find out which.
-            found: tuple[list[bytes], list[bytes], list[Row]] = ([], [], [])
+            inputs: list[bytes] = []
+            outputs: list[bytes] = []
+            whole: list[Row] = []
             for row in rows:
                 try:
-                    inputs, outputs = self._texts([row])
+                    made = self._texts([row])
                 except (orjson.JSONEncodeError, ValueError):
                     continue
-                for side, more in zip(found, (inputs, outputs, [row]), strict=True):
-                    side.extend(more)  # type: ignore[arg-type]
-            return found
+                inputs += made[0]
+                outputs += made[1]
+                whole.append(row)
+            return inputs, outputs, whole
 
     def _texts(self, rows: list[Row]) -> tuple[list[bytes], list[bytes]]:
         arrays = map(np.concatenate, zip(*(row[10] for row in rows), strict=True))
@@ -176,7 +179,7 @@ def _batch(
     told = [at_s, request_id, keys, number, version, arm, degraded, latency_s, inputs, outputs]
     if sealer is not None:
         for place, name in ((2, "key"), (8, "inputs"), (9, "outputs")):
-            texts = [key.encode() for key in keys] if place == 2 else told[place]
+            texts = [(key or "").encode() for key in keys] if place == 2 else told[place]
             told[place] = [
                 sealer.seal(text, context(endpoint, request, row, name))
                 for text, request, row in zip(texts, request_id, number, strict=True)

@@ -86,8 +86,8 @@ def test_rows_older_than_they_are_kept_leave_and_feedback_with_them(log, ring):
     write(log, "old", ago_s=91 * DAY_S)
     write(log, "new", ago_s=89 * DAY_S)
     given = [
-        {"request_id": "old-0-0", "at_s": time.time() - 91 * DAY_S, "given": {"p": 1}},
-        {"request_id": "new-0-0", "at_s": time.time(), "given": {"p": 1}},
+        {"seq": 1, "request_id": "old-0-0", "at_s": time.time() - 91 * DAY_S, "given": {"p": 1}},
+        {"seq": 2, "request_id": "new-0-0", "at_s": time.time(), "given": {"p": 1}},
     ]
     write_feedback(log, "loan", given, ring)
     done = tidy(log, "loan", 90, ring)
@@ -130,7 +130,8 @@ def test_rows_in_the_clear_and_under_old_keys_come_under_the_newest(log, ring):
     write(log, "plain", ago_s=3 * DAY_S, flushes=2)
     write(log, "first", ago_s=2 * DAY_S, ring=first, flushes=2)
     write(log, "second", ago_s=DAY_S, ring=second)
-    entry = {"request_id": "first-0-1", "at_s": time.time() - DAY_S, "given": {"p": 1}}
+    entry = {"seq": 1, "request_id": "first-0-1", "at_s": time.time() - DAY_S}
+    entry["given"] = {"p": 1}
     write_feedback(log, "loan", [entry], first)
     assert keys_in_use(log, ["loan", "other"]) == {"loan": sorted(second.ids), "other": []}
     before = ids(log)
@@ -183,7 +184,7 @@ def test_an_encrypted_log_is_training_data_to_who_has_the_keys(log, ring):
     write(log, "plain", 2)
     write(log, "r", 3, ring=first)
     entries = [
-        {"request_id": f"{name}-0-1", "at_s": time.time(), "given": {"label": 1}}
+        {"seq": 1, "request_id": f"{name}-0-1", "at_s": time.time(), "given": {"label": 1}}
         for name in ("r", "plain")
     ]
     write_feedback(log, "loan", entries, first)
