@@ -231,6 +231,7 @@ class _Act:
         self._console.print(self._rt.assessment(newest.ref))
         self._console.print(lineage)
         self._console.print(self._rt.monitor(ENDPOINT).status())
+        self._console.print(self._rt.cost(by="version"))
         self._rt.monitor(ENDPOINT).report().save(self._out / "loop.html")
         lineage.save(self._out / "loop-lineage.html")
         self._expect(lineage.because is not None, f"{newest.ref} does not say why it exists")
