@@ -259,20 +259,23 @@ class Watcher:
         most = spec.min_labels * max(one.windows for one in conditions)
         if any(one.measure in (ERROR_DRIFT, *FAIRNESS) for one in conditions):
             most = max(most, STREAM_LABELS)
-        outcomes = self._observed.outcomes(spec.endpoint, state.version, most=most)
         output, label = spec.output or "", spec.label or ""
+        about = {one.on if one.measure in FAIRNESS else label for one in conditions}
+        outcomes = self._observed.outcomes(spec.endpoint, state.version, most=most, about=about)
         labelled = paired(outcomes, output, label)
-        update = {"label_seq": last, "label_looks": state.label_looks + 1}
-        state = state.model_copy(update=update)
+        look = state.label_looks + 1
         findings = []
         for one in conditions:
-            told = (spec.min_labels, _alpha(spec), state.label_looks)
+            told = (spec.min_labels, _alpha(spec), look)
             if one.measure in FAIRNESS:
                 known = people(outcomes, output, label, one.on)
                 findings.append(judge_fairness(one, known, *told))
             else:
                 findings.append(judge_feedback(one, labelled, *told))
-        return state, findings
+        # What could not be judged has cost no error probability.
+        judged_any = any(one.state != "not_enough_data" for one in findings)
+        update = {"label_seq": last, "label_looks": look if judged_any else state.label_looks}
+        return state.model_copy(update=update), findings
 
     # -- references -------------------------------------------------------------------
 

@@ -224,9 +224,16 @@ def test_kpi_counts_for_the_era_it_belongs_to() -> None:
     ledger.add(report(1, {"canary": arm(1, 2)}))
     ledger.add_kpi("loan", "r/0", "canary", 5.0)
     ledger.add_kpi("loan", "gone", "canary", 5.0)
+    served = arm(1, 2).version
+    ledger.add_kpi("loan", "r/0", "canary", -100.0, served - 1)  # late, of the canary before
+    ledger.add_kpi("loan", "r/0", "shadow", -100.0, served)
     evidence = ledger.evidence("loan", "r/0")
     assert evidence is not None
     assert evidence.arms["canary"].kpi == Moments(1, 5.0, 25.0)
+    ledger.add_kpi("loan", "r/0", "canary", 7.0, served)
+    again = ledger.evidence("loan", "r/0")
+    assert again is not None
+    assert again.arms["canary"].kpi.count == 2
 
 
 def test_the_ledger_forgets_old_eras_and_silent_processes() -> None:

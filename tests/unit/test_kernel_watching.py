@@ -398,6 +398,23 @@ def test_accuracy_on_feedback_raises_an_alarm(world):
     assert seen["quality"][0]["accuracy"] > 0.8 > seen["quality"][-1]["accuracy"]
 
 
+def test_feedback_that_says_nothing_of_the_label_costs_no_look(world):
+    condition = parse_condition("accuracy < 0.8", "concept")
+    watch(world, conditions=(condition,), then=None, min_labels=200)
+    answers = [{"request_id": f"r{n}", "values": {"kpi": 1.0}} for n in range(300)]
+    world.do("feedback", endpoint="loan", answers=answers)
+    answer = {"version": 1, "arm": "stable", "answered_s": 1.0, "outputs": [{"approve": 0.7}]}
+    world.bench.gives["write_feedback"] = {}
+    world.bench.gives["find_answers"] = {f"r{n}": answer for n in range(300)}
+    world.kernel.watcher.follow_feedback()
+    world.kernel.watcher.look()
+    assert state(world)["findings"][0]["state"] == "not_enough_data"
+    assert state(world)["label_looks"] == 0
+    feed(world, 0.95, 250, start=1000)
+    assert state(world)["findings"][0]["state"] == "clear"
+    assert state(world)["label_looks"] == 1
+
+
 def compared(auc: float) -> dict[str, Any]:
     """What comparing rows of two windows gives."""
     last = ({"auc": auc, "pairs": 400}, {"auc": auc, "pairs": 800})

@@ -129,6 +129,20 @@ def test_feedback_is_kept_with_its_history_and_the_last_one_counts(world):
     }
 
 
+def test_live_quality_is_found_among_other_versions_and_other_feedback(world):
+    observed, _, _ = world
+    entries = [(f"r{n}", {"y": 1} if n < 40 else {"kpi": 3.5}) for n in range(120)]
+    observed.add_feedback("loan", entries, "ann")
+    rows = observed.feedback_to_look_for("loan")
+    answer = {"arm": "stable", "answered_s": 5.0, "outputs": [{"y": 0.7}]}
+    observed.looked_for(
+        {row["seq"]: {**answer, "version": 1 + n % 2} for n, row in enumerate(rows)}
+    )
+    found = observed.outcomes("loan", version=2, most=10, about={"y"})
+    assert [one.request_id for one in found] == [f"r{n}" for n in range(21, 40, 2)]
+    assert len(observed.outcomes("loan", version=2, most=100)) == 60
+
+
 def test_what_waits_is_found_by_index_and_not_by_reading_every_row(world):
     observed, _, _ = world
     observed.add_feedback("loan", [("r1", {"y": 0})], "ann")
@@ -173,6 +187,8 @@ def test_feedback_is_exported_once(world):
         ("r", {"y": float("nan")}),
         ("r", {"y": float("inf")}),
         ("r", {"y": [1]}),
+        ("r", {"y": 2**63}),
+        ("r", {"y": -(10**5000)}),
         ("r", {"y": "x" * 10_001}),
     ],
 )
