@@ -40,7 +40,7 @@ class Retrains:
         """Start what a watch asks for, if it may be started now."""
         spec, then = watch.spec, watch.spec.then
         if then is None or not (state.alarms or spec.schedule is not None):
-            return state
+            return state.model_copy(update={"held_back": None}) if state.held_back else state
         reach_s = spec.budget.per_s
         # A clock that was set back by more than that does not keep the budget spent.
         runs = self._registry.recent_runs(then.model, now_s - reach_s, now_s + reach_s)
