@@ -115,12 +115,18 @@ class Sketch:
 
     @cached_property
     def steps(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The kept values, ascending, and the share of all values at or below each."""
-        pairs = np.fromiter(
-            self._kll, dtype=np.dtype((np.float64, 2)), count=self._kll.num_retained
-        )
-        order = np.argsort(pairs[:, 0], kind="stable")
-        return pairs[order, 0], np.cumsum(pairs[order, 1]) / self.count
+        """The kept values, ascending and each once, and the share of all values at or below each.
+
+        The shares are asked for, and not added up from the weights that iterating gives: these
+        are all 1 where the sketch's lowest level is empty, as it often is after a merge (seen in
+        DataSketches 5.2).
+        """
+        if not self.count:
+            return np.empty(0), np.empty(0)
+        kept = (value for value, _ in self._kll)
+        values = np.unique(np.fromiter(kept, np.float64, count=self._kll.num_retained))
+        cumulative = np.array(self._kll.get_cdf(values.astype(np.float32), True))[:-1]
+        return values, cumulative
 
     def merge(self, other: "Sketch") -> None:
         """Add all that `other` has seen; `other` stays as it is."""

@@ -52,6 +52,27 @@ def test_merging_equals_having_seen_both(left: list[float], right: list[float]) 
         assert merged.quantile(q) == pytest.approx(both.quantile(q), nan_ok=True)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 3000), min_size=2, max_size=6), st.sampled_from([200, 400]))
+def test_merged_sketches_of_any_sizes_keep_all_their_weight(sizes: list[int], k: int) -> None:
+    draws = np.random.default_rng(sum(sizes))
+    merged, every = Sketch(k), []
+    for size in sizes:
+        part, values = Sketch(k), draws.normal(size=size)
+        part.update_many(values)
+        merged.merge(Sketch.from_bytes(part.to_bytes()))
+        every.append(values)
+    whole = np.concatenate(every)
+    values, cumulative = merged.steps
+    assert cumulative[-1] == 1.0
+    assert (np.diff(values) > 0).all()
+    assert (np.diff(cumulative, prepend=0.0) > 0).all()
+    # Of each example with 99 % confidence; twice of that is surely enough.
+    for x in (-1.0, 0.0, 1.5):
+        apart = abs(merged.cdf(x) - np.mean(whole <= x))
+        assert apart <= 3 * merged.rank_error + 1e-9
+
+
 def test_values_that_are_not_finite_are_left_out_and_shapes_flattened() -> None:
     sketch = _sketch(np.array([[1.0, np.nan], [np.inf, 3.0]]))
     assert (sketch.count, sketch.min, sketch.max) == (2, 1.0, 3.0)
