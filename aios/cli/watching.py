@@ -36,6 +36,18 @@ def watches(
 
 
 @commands.command()
+def unwatch(
+    watch: Annotated[str, typer.Argument(help="As `aios watches` shows it.", metavar="WATCH")],
+    home: Home = None,
+    address: Address = None,
+) -> None:
+    """Take a watch off; what it found and started stays."""
+    with lifecycle.connect(address, home=home) as runtime:
+        runtime.get_watch(watch).end()
+    typer.echo(f"{watch} is taken off")
+
+
+@commands.command()
 def monitor(
     endpoint: Annotated[str, typer.Argument(help="Its name.", metavar="ENDPOINT")],
     html: Annotated[Path | None, typer.Option(help="Write a page instead.", metavar="FILE")] = None,

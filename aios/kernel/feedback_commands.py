@@ -32,6 +32,7 @@ from aios.records import Record
 from aios.records.cloudevents import CloudEvent, read_event
 from aios.registry import FeedbackEvent, Observed, Registry, check_given
 
+MOST_KPI = 1e15
 MOST_FEEDBACK = 10_000
 """Entries of one call: what is stored in a few seconds."""
 MOST_TOLD = 2_000
@@ -187,6 +188,12 @@ def _business(answer: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _refuse_unfit(contract: Contract, request_id: str, values: dict[str, Any]) -> None:
     """A label that is named as an output must be something that the output could have been."""
+    kpi = values.get("kpi")
+    if kpi is not None and (isinstance(kpi, bool | str) or abs(kpi) > MOST_KPI):
+        raise UsageError(
+            f"feedback on {request_id[:60]!r}: kpi is {kpi!r:.60}; it is a number of at most "
+            f"{MOST_KPI:g}, the business value of the answer"
+        )
     for name, value in values.items():
         field = contract.outputs.get(name)
         if field is None or value is None:

@@ -138,6 +138,7 @@ class WatchCommands:
                     f"{one.text!r} is about {one.on!r}, and {version.ref} has no such field; there "
                     f"are {', '.join(known)}"
                 )
+            _refuse_unseen(one, contract)
         if spec.schedule is not None:
             next_time(spec.schedule, self._registry.now_s())
         if spec.then is not None:
@@ -220,6 +221,16 @@ def _told_by(watches: Sequence[dict[str, Any]], contract: Contract) -> tuple[str
     specs = [watch["spec"] for watch in watches]
     output = specs[0]["output"] if specs else next(iter(contract.outputs))
     return output, specs[0]["label"] if specs else output
+
+
+def _refuse_unseen(condition: Condition, contract: Contract) -> None:
+    """Of a field that is left out of windows nothing would ever be judged."""
+    field = {**contract.inputs, **contract.outputs}.get(condition.on)
+    if condition.measure not in FAIRNESS and field is not None and field.private == "omit":
+        raise UsageError(
+            f"{condition.text!r} is about {condition.on!r}, which the contract leaves out of all "
+            'that is kept (private="omit"); "hash" keeps enough to watch it'
+        )
 
 
 def _quality(outcomes: Sequence[Outcome], output: str, label: str) -> list[dict[str, Any]]:

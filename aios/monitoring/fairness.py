@@ -115,6 +115,20 @@ def _decided(outcome: Outcome, output: str, attribute: str) -> dict[str, list[fl
     return found
 
 
+def _large_enough(mine: People, size: int, windows: int) -> int:
+    """Twice as many answers to a window as often as it takes until every group that is large
+    enough in all of them is so in the last windows too. Goes by who they are, not how they fare.
+    """
+    every, counts = np.unique(mine.groups.astype(str), return_counts=True)
+    large = every[counts >= LEAST_OF_GROUP]
+    while 2 * size * windows <= len(mine):
+        last = mine.groups[len(mine) - size * windows :].astype(str)
+        if all((last == group).sum() >= LEAST_OF_GROUP for group in large):
+            break
+        size *= 2
+    return size
+
+
 def judge_fairness(
     condition: Condition, known: People, size: int, alpha: float, look: int
 ) -> Finding:
@@ -122,7 +136,8 @@ def judge_fairness(
     the truth.
 
     It holds where one group fares better than another by more than the limit in each of the last
-    windows of `size` answers and, over all of these, also with its lower bound.
+    windows of `size` answers and, over all of these, also with its lower bound. Windows are made
+    larger where that is needed for groups of `LEAST_OF_GROUP`, as far as answers are there.
 
     Args:
         look: how often this condition was judged, this time included.
@@ -130,7 +145,9 @@ def judge_fairness(
     usable = known.groups != NOT_STATED
     if condition.measure not in UNLABELLED:
         usable &= ~np.isnan(known.labels)
-    mine, used = known.some(usable), size * condition.windows
+    mine = known.some(usable)
+    size = _large_enough(mine, size, condition.windows)
+    used = size * condition.windows
     doubt = _doubt(condition, mine, used, len(known))
     if doubt is not None:
         return Finding(condition=condition.text, state="not_enough_data", reason=doubt)

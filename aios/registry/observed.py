@@ -154,7 +154,7 @@ class Observed(FeedbackStore):
         with self._database.transaction() as connection:
             connection.execute(update(t.feedback).where(done).values(exported=True))
 
-    def feedback_to_look_for(self, endpoint: str, most: int = 2_000) -> list[dict[str, Any]]:
+    def feedback_to_look_for(self, endpoint: str, most: int = 20_000) -> list[dict[str, Any]]:
         """Feedback whose answers have not been looked for, as `feedback_to_export` gives it."""
         return self._waiting(endpoint, NOT_LOOKED_FOR, most)
 

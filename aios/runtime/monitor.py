@@ -53,7 +53,7 @@ class MonitorStatus(Shown):
         beside = f"beside {self.normal}" if self.normal else "nothing to compare with yet"
         return (
             f"{self.endpoint} serves {self.version}: {rows:,} rows in {len(self.windows)} windows, "
-            f"{beside}; {self.feedback['joined']:,} answers with feedback"
+            f"{beside}; {self.feedback['joined']:,} pieces of feedback on them"
         )
 
     @property

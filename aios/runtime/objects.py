@@ -1,5 +1,6 @@
 """What the runtime returns and a user calls: answers, endpoints, rollouts."""
 
+import math
 import sys
 import time
 from abc import abstractmethod
@@ -134,6 +135,12 @@ class Endpoint(Live):
     def feedback(self, answer: Answer, kpi: float, **values: Any) -> None:
         """Tell what an answer was worth to the business; more is better. Feeds the abort
         rule `kpi worse` of a running rollout. `values` are kept as `rt.feedback` keeps them."""
+        if not isinstance(answer, Answer) or isinstance(kpi, bool) or not _finite(kpi):
+            raise UsageError(
+                f"an endpoint's feedback is (answer, kpi), an Answer and a finite number, not "
+                f"({answer!r:.40}, {kpi!r:.40}); for labels: rt.feedback(answer.request_id, "
+                "{'approve': 1})"
+            )
         said = {"request_id": answer.request_id, "arm": answer.arm, "version": answer.version}
         entry = {**said, "kpi": kpi, "values": values}
         self._transport.change(
@@ -272,3 +279,7 @@ def spinner(text: str) -> Iterator[Callable[[str], None]]:
 
     with Console(stderr=True).status(text) as status:
         yield status.update
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -8,7 +8,7 @@ from aios.monitoring.conditions import Family
 from aios.runtime.feedback_file import FeedbackReport, Progress, send_file
 from aios.runtime.monitor import Monitor
 from aios.runtime.transport import Transport
-from aios.runtime.watching import Retrain, Watch, Watches, add_watch, send_feedback
+from aios.runtime.watching import Retrain, Watch, Watches, add_watch, find_watch, send_feedback
 
 
 class Watched:
@@ -72,6 +72,14 @@ class Watched:
         return add_watch(
             self._transport, endpoint, families, schedule=schedule, then=then, **settings
         )
+
+    def get_watch(self, watch_id: str) -> Watch:
+        """A watch that somebody began, by the id that `watches` lists; `.end()` takes it off.
+
+        Raises:
+            UsageError: none of this id is active; says which are.
+        """
+        return find_watch(self._transport, watch_id)
 
     def watches(self, endpoint: str | None = None) -> Watches:
         """What is watched, and how each watch stands."""

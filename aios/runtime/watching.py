@@ -1,5 +1,6 @@
 """`rt.watch` and `rt.feedback`, and what they give."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -143,6 +144,21 @@ class Watch(Live):
         return self.status()
 
 
+def _each(texts: Any) -> Sequence[Any]:
+    """One condition or several; what is neither is told by who parses it."""
+    several = isinstance(texts, Sequence) and not isinstance(texts, str)
+    return texts if several else [texts]
+
+
+def find_watch(transport: Transport, watch_id: str) -> Watch:
+    """See `Runtime.get_watch`."""
+    found = {one["id"]: one["spec"]["endpoint"] for one in transport.get("/api/v1/watches")}
+    if watch_id not in found:
+        there = ", ".join(found) or "none"
+        raise UsageError(f"no watch {watch_id!r:.80} is active; there are: {there}")
+    return Watch(transport, watch_id, found[watch_id])
+
+
 class Watches(Shown):
     """All watches of an endpoint, or of all."""
 
@@ -175,9 +191,7 @@ def add_watch(
 ) -> Watch:
     """See `Runtime.watch`."""
     conditions = [
-        parse_condition(text, family)
-        for family, texts in families.items()
-        for text in ([texts] if isinstance(texts, str) else texts)
+        parse_condition(text, family) for family, texts in families.items() for text in _each(texts)
     ]
     if then is not None and not isinstance(then, Retrain):
         raise UsageError(f"then is {then!r:.60}; give aios.Retrain(recipe)")
@@ -224,8 +238,15 @@ def send_feedback(
         every = dict(request_id)
     elif values is None:
         raise UsageError(f"feedback on {request_id!r:.60} needs values, such as {{'approve': 1}}")
+    elif not isinstance(request_id, str):
+        raise UsageError(
+            f"feedback is on the request id of an answer, a text, not on {request_id!r:.60}; for "
+            "an answer give answer.request_id, for many {request id: values}"
+        )
     else:
         every = {request_id: values}
+    for one, given in every.items():
+        _refuse_what_json_changes(one, given)
     name = endpoint or _only_endpoint(transport)
     answers = [{"request_id": one, "values": dict(given)} for one, given in every.items()]
     taken = 0
@@ -236,6 +257,21 @@ def send_feedback(
 
 
 _AT_ONCE = 2_000
+
+
+def _refuse_what_json_changes(request_id: Any, values: Any) -> None:
+    """What would reach the runtime as something else: NaN as null, which would undo a label."""
+    if not isinstance(values, Mapping):
+        raise UsageError(
+            f"feedback on {request_id!r:.60} is an object such as {{'approve': 1}}, not "
+            f"{values!r:.60}"
+        )
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(
+                f"feedback on {request_id!r:.60}: {name!r:.60} is {value}; values are finite "
+                "numbers, texts, true, false or None"
+            )
 
 
 def _only_endpoint(transport: Transport) -> str:

@@ -795,6 +795,8 @@ def test_a_log_that_is_damaged_holds_up_the_feedback_of_no_other_endpoint(world)
         ({"request_id": "r", "values": {"approve": float("nan")}}, "JSON"),
         ({"request_id": "r", "valeus": {"approve": 1}}, "feedback is"),
         ({"values": {"approve": 1}}, "request id"),
+        ({"request_id": "r", "values": {"kpi": "much"}}, "kpi is 'much'"),
+        ({"request_id": "r", "values": {"kpi": 1e300}}, "at most 1e"),
     ],
 )
 def test_feedback_that_cannot_be_kept_is_refused_whole(world, entry, told):

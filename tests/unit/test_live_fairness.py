@@ -67,6 +67,17 @@ def test_a_large_gap_holds_a_smaller_one_is_near_and_none_is_clear():
     assert held.evidence["lower"] > 0.2
 
 
+def test_windows_grow_until_groups_that_can_be_judged_are_judged():
+    condition = parse_condition("demographic_parity_difference > 0.2 on town", "fairness")
+    rates = dict.fromkeys("abcd", 0.5)
+    known = made(rates, 1000, labelled=False)
+    found = judge_fairness(condition, known, 50, 0.05, 1)
+    assert found.state in ("clear", "near"), "judged"
+    assert set(found.evidence["groups"]) == set("abcd")
+    few = made(rates, 90, labelled=False)
+    assert judge_fairness(condition, few, 50, 0.05, 1).state == "not_enough_data"
+
+
 def test_every_one_of_the_last_windows_must_show_the_gap():
     two = parse_condition("demographic_parity_difference > 0.2 on sex for 2 windows", "fairness")
     calm, off = made({"f": 0.5, "m": 0.5}, 1000), made({"f": 0.1, "m": 0.9}, 1000)
