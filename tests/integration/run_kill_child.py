@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
 
 import pandas  # noqa: F401 - loaded once, before the fork
 import sklearn.linear_model  # noqa: F401
-from kernel_fakes import ANN, KEY, FakeServe
+from kernel_fakes import ANN, KEY, FakeServe, FakeWorkbench
 from run_worlds import POLICY, assessed, snapshot
 
 import aios
@@ -47,10 +47,11 @@ class Recipe(aios.Recipe):
         return LogisticRegression(C=config["C"]).fit(frame[train.features], frame[train.label])
 
 
-class Pipeline:
+class Pipeline(FakeWorkbench):
     """The real stages, in this process."""
 
     def __init__(self, home: Path) -> None:
+        super().__init__()
         self._home = home
 
     def workspace(self, run_id: str) -> Workspace:
@@ -61,12 +62,6 @@ class Pipeline:
         self, run_id: str, stage: str, spec: RunSpec, results: dict[str, Any], extra: dict[str, Any]
     ) -> dict[str, Any]:
         return run_stage(stage, spec, results, self.workspace(run_id), extra)
-
-    def trials(self, run_id: str) -> list[dict[str, Any]]:
-        return []
-
-    def cancel(self, run_id: str) -> None:
-        pass
 
 
 class Laid(Pipeline):
