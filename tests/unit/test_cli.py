@@ -497,6 +497,16 @@ def test_metrics_and_watches_print(api: ThreadingHTTPServer) -> None:
     assert run("watches", "loan") == "watches: none\n"
 
 
+def test_a_watch_is_taken_off_by_its_id(
+    capsys: pytest.CaptureFixture[str], api: ThreadingHTTPServer
+) -> None:
+    Api.given["GET /api/v1/watches"] = [{"id": "loan-watch-1", "spec": {"endpoint": "loan"}}]
+    Api.given["DELETE /api/v1/watches/loan-watch-1"] = {"id": "loan-watch-1"}
+    assert run("unwatch", "loan-watch-1") == "loan-watch-1 is taken off\n"
+    assert Api.asked[-1][0] == "DELETE /api/v1/watches/loan-watch-1"
+    assert "there are: loan-watch-1" in refused(capsys, "unwatch", "other")
+
+
 def test_a_monitor_prints_or_is_written(api: ThreadingHTTPServer, tmp_path: Path) -> None:
     Api.given["GET /api/v1/endpoints/loan"] = {"name": "loan"}
     Api.given["GET /api/v1/endpoints/loan/monitor"] = {
