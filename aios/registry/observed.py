@@ -30,9 +30,10 @@ class Observed(FeedbackStore):
     # -- windows ----------------------------------------------------------------------
 
     def add_parts(self, parts: Iterable[WindowPart]) -> None:
-        """Add replicas' parts to the windows that they are of."""
-        with self._database.transaction() as connection:
-            for part in parts:
+        """Add replicas' parts to the windows that they are of, each in a transaction of its own:
+        after an hour without a kernel there are so many that nobody else could write meanwhile."""
+        for part in parts:
+            with self._database.transaction() as connection:
                 _add_part(connection, part)
 
     def windows(
