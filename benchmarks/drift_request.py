@@ -51,7 +51,7 @@ from benchmarks.scorer import OUTPUT
 USUAL = ("sketch add", "sketch fold", "record add", "record flush")
 BUSY, QUIET = 1000, 20
 """Requests a second: with `BUSY` a flush writes 5,000 rows, with `QUIET` 100."""
-ROUNDS = 3
+ROUNDS = 6
 CONNECTIONS = 16
 WARM_UP_S, MEASURE_S = 0.5, 4.0
 STARTUP_S = 60.0
