@@ -31,6 +31,7 @@ from aios.records import (
     Assessment,
     BreakGlass,
     Clearance,
+    CodeSource,
     ColumnProfile,
     DataSource,
     Decision,
@@ -38,7 +39,6 @@ from aios.records import (
     GateResult,
     ModelProfile,
     ModelVersion,
-    RecipeSource,
     RunSpec,
     Serving,
     Snapshot,
@@ -139,7 +139,7 @@ def glass(broken_id: str = "g1", from_s: float = 1000.0, until_s: float = 1900.0
 
 
 def training(run_id: str = "r1", model: str = "loan") -> TrainingRun:
-    recipe = RecipeSource(path="recipe:Loan", text="class Loan: ...", sha256="a" * 64)
+    recipe = CodeSource(path="recipe:Loan", text="class Loan: ...", sha256="a" * 64)
     spec = RunSpec(
         model=model,
         recipe=recipe,

@@ -27,9 +27,9 @@ from aios.kernel.registering import refuse_prohibited, register, void_reason
 from aios.kernel.stages import ASSESSED, REPRODUCED, next_stage, stages_of, status_with
 from aios.kernel.traffic import served
 from aios.records import (
+    CodeSource,
     EndpointSpec,
     ModelVersion,
-    RecipeSource,
     RunSpec,
     RunStatus,
     TrainingRun,
@@ -118,7 +118,7 @@ class Workbench(Protocol):
         ...
 
     def explain(
-        self, run_id: str, version: dict[str, Any], inputs: dict[str, Any], recipe: RecipeSource
+        self, run_id: str, version: dict[str, Any], inputs: dict[str, Any], recipe: CodeSource
     ) -> dict[str, Any]:
         """Why a version answers so, against rows of a run; see `training.explaining.Reasons`."""
         ...

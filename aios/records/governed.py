@@ -268,8 +268,8 @@ class Clearance(Shown, Record):
         return title, ("missing",), [[reason] for reason in self.missing]
 
 
-class RecipeSource(Record):
-    """The code that trains: a class by name in a file whose text travels with it.
+class CodeSource(Record):
+    """Code that users wrote: a class or function by name in a file whose text travels with it.
 
     What runs is this text, so that it can be run again. `path` is `module:Class`; `folder`
     is where its neighbours are imported from, on the machine that sent it.
@@ -325,7 +325,7 @@ class RunSpec(Record):
     """
 
     model: Name
-    recipe: RecipeSource
+    recipe: CodeSource
     data: DataSource
     contract: dict[str, Any]
     search: dict[str, Domain] = {}

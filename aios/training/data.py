@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from aios.errors import AiosError, UsageError
+from aios.packaging import CODE_MODULE
 from aios.training.files import Files, Piece, files_at, open_system
-from aios.training.recipe_source import RECIPE_MODULE
 from aios.training.sources import Rows
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _write_features(features: Callable[[Any], Any], url: str) -> None:
     system, root = open_system(url)
     # What features() calls of its own file is sent along: workers have no such module.
     module = sys.modules.get(features.__module__)
-    if module is not None and module.__name__.startswith(RECIPE_MODULE):
+    if module is not None and module.__name__.startswith(CODE_MODULE):
         import ray
 
         ray.cloudpickle.register_pickle_by_value(module)

@@ -10,7 +10,7 @@ from aios.errors import AiosError, UsageError
 from aios.governance.explanations import Contributions, contributions
 from aios.governance.scoring import score_frame
 from aios.models import load_engine
-from aios.records import ModelVersion, RecipeSource, Record
+from aios.records import CodeSource, ModelVersion, Record
 from aios.store.artifacts import ArtifactStore
 from aios.training.pipeline import BACKGROUND
 from aios.training.recipe_source import load_recipe
@@ -37,7 +37,7 @@ class Reasons(Record):
 def explain_answer(
     version: ModelVersion,
     inputs: Mapping[str, Any],
-    recipe: RecipeSource | None,
+    recipe: CodeSource | None,
     workspace: Workspace,
     seed: int = 0,
 ) -> Reasons:
@@ -103,7 +103,7 @@ def _row(contract: Contract, inputs: Mapping[str, Any]) -> "pd.DataFrame":
     return pd.DataFrame(columns, dtype=object)
 
 
-def _score_of(contract: Contract, recipe: RecipeSource | None) -> str:
+def _score_of(contract: Contract, recipe: CodeSource | None) -> str:
     """Which output is explained: the only one, else the one that the recipe predicts."""
     if len(contract.outputs) == 1 or recipe is None:
         return next(iter(contract.outputs))

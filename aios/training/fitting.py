@@ -21,10 +21,10 @@ from aios.governance.scoring import frame_batch, score_frame
 from aios.models import build, load_engine
 from aios.models.sklearn_conversion import is_estimator
 from aios.models.torch_conversion import answer_module, is_module
-from aios.records import RecipeSource
+from aios.packaging import own_line
+from aios.records import CodeSource
 from aios.training.data import TrainingData
 from aios.training.recipe import Recipe
-from aios.training.recipe_source import own_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ def seed_everything(seed: int) -> None:
 
 def fitted_models(
     recipe: Recipe,
-    source: RecipeSource,
+    source: CodeSource,
     config: Mapping[str, Any],
     train: TrainingData,
     seed: int,
@@ -63,7 +63,7 @@ def fitted_models(
 
 
 def _rounds(
-    recipe: Recipe, source: RecipeSource, config: Mapping[str, Any], train: TrainingData
+    recipe: Recipe, source: CodeSource, config: Mapping[str, Any], train: TrainingData
 ) -> Iterator[Any]:
     with blamed_on(source, "fit"):
         given = recipe.fit(dict(config), train)
@@ -84,7 +84,7 @@ def _rounds(
 
 
 @contextlib.contextmanager
-def blamed_on(source: RecipeSource, doing: str) -> Iterator[None]:
+def blamed_on(source: CodeSource, doing: str) -> Iterator[None]:
     """What the recipe's own code raises becomes a UsageError that names its line."""
     try:
         yield
@@ -106,7 +106,7 @@ def blamed_on(source: RecipeSource, doing: str) -> Iterator[None]:
 
 def measure(
     recipe: Recipe,
-    source: RecipeSource,
+    source: CodeSource,
     model: Any,
     contract: Contract,
     output: str,
@@ -126,7 +126,7 @@ def measure(
 
 
 def own_metrics(
-    recipe: Recipe, source: RecipeSource, model: Any, data: TrainingData
+    recipe: Recipe, source: CodeSource, model: Any, data: TrainingData
 ) -> dict[str, float]:
     """What the recipe's `evaluate` says.
 
@@ -150,7 +150,7 @@ def own_metrics(
     return found
 
 
-def _model(given: Any, source: RecipeSource) -> Any:
+def _model(given: Any, source: CodeSource) -> Any:
     if given is None:
         raise UsageError(
             f"the recipe {source.path}: fit returned nothing; end it with `return model`"

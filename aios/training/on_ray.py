@@ -20,7 +20,7 @@ from aios.errors import (
 )
 from aios.monitoring.recorded import find_answer, find_answers, write_feedback
 from aios.monitoring.tidying import keys_in_use, tidy
-from aios.records import ModelVersion, RecipeSource, Record, RunSpec
+from aios.records import CodeSource, ModelVersion, Record, RunSpec
 from aios.records.cost import Owner
 from aios.records.watching import RowQuestion
 from aios.security.keyring import Keyring
@@ -252,7 +252,7 @@ class Workbench:
         return _asked("compare_rows", compare_recorded, *given)
 
     def explain(
-        self, run_id: str, version: dict[str, Any], inputs: dict[str, Any], recipe: RecipeSource
+        self, run_id: str, version: dict[str, Any], inputs: dict[str, Any], recipe: CodeSource
     ) -> dict[str, Any]:
         """Why a version answers so, against rows of a run, as `training.explaining.Reasons`.
 

@@ -1,37 +1,14 @@
-"""A recipe as text: taken where it was written, made again where it runs.
+"""A recipe as text, and made again of it."""
 
-What runs is the text that is stored, so that a version can be made again later. From a module
-the whole file travels. From a notebook or the running script only the recipe's class and the
-definitions that it needs, as running the rest again would connect, plot or train again.
-"""
-
-import ast
-import hashlib
-import inspect
-import linecache
-import os
-import symtable
-import sys
-import traceback
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from aios.errors import ArtifactRejected, UsageError
-from aios.records import RecipeSource
+from aios.errors import UsageError
+from aios.packaging import code_of, load_code
+from aios.records import CodeSource
 from aios.training.recipe import Recipe, check_recipe
 
-_PURE_CALLS = {"bool", "dict", "float", "frozenset", "int", "len", "list", "max", "min", "range"}
-_PURE_CALLS |= {"set", "slice", "sorted", "str", "sum", "tuple"}
-_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
-
-RECIPE_MODULE = "aios_recipe_"
-"""How the names of the modules begin in which recipes' texts are run."""
-
-
-def recipe_source(recipe: Recipe | type[Recipe]) -> RecipeSource:
+def recipe_source(recipe: Recipe | type[Recipe]) -> CodeSource:
     """The text that makes this recipe again, and where its neighbours are imported from.
 
     Raises:
@@ -48,88 +25,25 @@ def recipe_source(recipe: Recipe | type[Recipe]) -> RecipeSource:
             f"{found.__name__}: {', '.join(sorted(vars(recipe)))} was set on the instance and "
             "does not travel; make it a class attribute, or search over it"
         )
-    if found.__qualname__ != found.__name__:
-        raise UsageError(
-            f"{found.__qualname__} is defined inside a function or class; "
-            "put it at the top of a file or cell"
-        )
+    source = code_of(found, "recipe")
     check_recipe(_made(found))
-    module, folder = found.__module__, str(Path.cwd())
-    if module == "__main__":
-        text = _needed(found.__name__, list(_written_in_main(found)))
-        script = getattr(sys.modules["__main__"], "__file__", None)
-        folder = str(Path(script).resolve().parent) if script else folder
-    else:
-        path = _file_of(found)
-        text = path.read_text("utf-8")
-        # The folder from which `module` is imported lies above one folder for each dot in it.
-        folder = str(path.parents[module.count(".")])
-    return RecipeSource(
-        path=f"{module}:{found.__name__}",
-        text=text,
-        sha256=hashlib.sha256(text.encode()).hexdigest(),
-        folder=folder,
-    )
+    return source
 
 
-def load_recipe(source: RecipeSource) -> Recipe:
+def load_recipe(source: CodeSource) -> Recipe:
     """The recipe that a text describes, made in a fresh module.
 
     Raises:
         ArtifactRejected: the text is not what its digest says.
         UsageError: the text cannot be run here; names the line, and what to do.
     """
-    if hashlib.sha256(source.text.encode()).hexdigest() != source.sha256:
-        raise ArtifactRejected(f"the text of the recipe {source.path} is not what its sha256 says")
-    name, _, class_name = source.path.partition(":")
-    if source.folder and source.folder not in sys.path:
-        sys.path.insert(0, source.folder)
-    module = ModuleType(f"{RECIPE_MODULE}{source.sha256[:16]}")
-    module.__file__ = file_of(source)
-    if "." in name:
-        module.__package__ = name.rpartition(".")[0]
-    lines = source.text.splitlines(keepends=True)
-    # Tracebacks and inspect find the lines here: there is no such file on this machine.
-    linecache.cache[module.__file__] = (len(source.text), None, lines, module.__file__)
-    sys.modules[module.__name__] = module
-    try:
-        exec(compile(source.text, module.__file__, "exec"), module.__dict__)
-    except Exception as error:
-        sys.modules.pop(module.__name__)
-        raise UsageError(_told(source, error)) from error
-    found = getattr(module, class_name, None)
+    found: Any = load_code(source, "recipe")
     if not (isinstance(found, type) and issubclass(found, Recipe)):
-        raise UsageError(f"the text of {source.path} defines no recipe {class_name}")
+        name = source.path.partition(":")[2]
+        raise UsageError(f"the text of {source.path} defines no recipe {name}")
     recipe = _made(found)
     check_recipe(recipe)
     return recipe
-
-
-def file_of(source: RecipeSource) -> str:
-    """The name under which tracebacks know a recipe's text."""
-    return f"<recipe {source.path} {source.sha256[:8]}>"
-
-
-def own_line(error: BaseException, source: RecipeSource) -> str:
-    """Where in the recipe an error arose: `line 12, in fit: model.fit(frame)`; "" if nowhere."""
-    name = file_of(source)
-    if isinstance(error, SyntaxError) and error.filename == name:
-        return f"line {error.lineno}: {(error.text or '').strip()}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == name]
-    if not frames:
-        return ""
-    inside = "" if frames[-1].name == "<module>" else f", in {frames[-1].name}"
-    return f"line {frames[-1].lineno}{inside}: {frames[-1].line}"
-
-
-def _told(source: RecipeSource, error: Exception) -> str:
-    said = f"{type(error).__name__}: {error}"
-    advice = "correct it and send it again"
-    if isinstance(error, ImportError):
-        advice = f"install it where training runs, or put it beside the recipe in {source.folder}"
-    elif isinstance(error, NameError):
-        advice = "import or define it in the recipe's own file or cells"
-    return f"the recipe {source.path} cannot be loaded, {own_line(error, source)}: {said}; {advice}"
 
 
 def _made(found: type[Recipe]) -> Recipe:
@@ -140,120 +54,3 @@ def _made(found: type[Recipe]) -> Recipe:
             f"{found.__name__} must be made without arguments ({error}); "
             "make them class attributes, or search over them"
         ) from None
-
-
-def _file_of(found: type) -> Path:
-    try:
-        path = inspect.getsourcefile(found)
-    except TypeError:
-        path = None
-    if path is None or not os.path.isfile(path):
-        raise UsageError(f"the source of {found.__name__} cannot be found; put it in a file")
-    return Path(path).resolve()
-
-
-def _written_in_main(found: type) -> Iterator[ast.stmt]:
-    """Every statement of the notebook's cells, or of the script, in the order written."""
-    main = sys.modules["__main__"]
-    script = getattr(main, "__file__", None)
-    if "In" in vars(main) and hasattr(main, "get_ipython"):
-        shell = main.get_ipython()
-        texts = [shell.transform_cell(cell) for cell in vars(main)["In"]]
-    elif script and os.path.isfile(script):
-        texts = [Path(script).read_text("utf-8")]
-    else:
-        raise UsageError(f"the source of {found.__name__} cannot be found; put it in a file")
-    for text in texts:
-        try:
-            yield from ast.parse(text).body
-        except SyntaxError:
-            continue  # a cell that never ran
-
-
-def _needed(name: str, statements: list[ast.stmt]) -> str:
-    """The definition of `name` and whatever it needs, in the order written.
-
-    Of two definitions of a name the later counts.
-    """
-    defined = {
-        bound: index for index, one in enumerate(statements) for bound in _bound(one) if bound
-    }
-    if name not in defined:
-        raise UsageError(f"the source of {name} cannot be found; put it in a file")
-    kept, open_names = set(), [name]
-    while open_names:
-        index = defined.get(open_names.pop())
-        if index is None or index in kept:
-            continue
-        kept.add(index)
-        fault = _impure(statements[index])
-        if fault is not None:
-            bound = ", ".join(sorted(_bound(statements[index])))
-            raise UsageError(
-                f"{name} uses {bound}, which is made by `{fault[:80]}`: that does not travel. Make "
-                "it inside fit, or put the recipe in a file"
-            )
-        open_names += _globals_used(ast.unparse(statements[index]))
-    future = {
-        index
-        for index, one in enumerate(statements)
-        if isinstance(one, ast.ImportFrom) and one.module == "__future__"
-    }
-    order = [*sorted(future), *sorted(kept - future)]
-    return "\n\n".join(ast.unparse(statements[index]) for index in order) + "\n"
-
-
-def _bound(statement: ast.stmt) -> set[str]:
-    """The names that a statement defines."""
-    if isinstance(statement, ast.Import | ast.ImportFrom):
-        return {(a.asname or a.name).partition(".")[0] for a in statement.names}
-    if isinstance(statement, _SCOPES):
-        return {statement.name}
-    return {
-        node.id
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    } | {
-        bound
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for bound in _bound(node)
-    }
-
-
-def _impure(statement: ast.stmt) -> str | None:
-    """What of a statement does more than define; None if nothing."""
-    if isinstance(statement, (*_SCOPES, ast.Import, ast.ImportFrom)):
-        return None
-    if isinstance(statement, ast.Assign | ast.AnnAssign):
-        calls = [n for n in ast.walk(statement) if isinstance(n, ast.Call | ast.Await)]
-        pure = all(
-            isinstance(call, ast.Call)
-            and isinstance(call.func, ast.Name)
-            and call.func.id in _PURE_CALLS
-            for call in calls
-        )
-        return None if pure else ast.unparse(statement)
-    if isinstance(statement, ast.Try | ast.If):
-        parts = [*statement.body, *statement.orelse]
-        if isinstance(statement, ast.Try):
-            parts += [part for handler in statement.handlers for part in handler.body]
-        faults = (_impure(part) for part in parts if not isinstance(part, ast.Pass))
-        return next((fault for fault in faults if fault is not None), None)
-    return ast.unparse(statement)
-
-
-def _globals_used(text: str) -> list[str]:
-    """The names that a definition takes from around it."""
-    found: list[str] = []
-    scopes: list[Any] = [symtable.symtable(text, "<recipe>", "exec")]
-    while scopes:
-        scope = scopes.pop()
-        top = scope.get_type() == "module"
-        found += [
-            symbol.get_name()
-            for symbol in scope.get_symbols()
-            if symbol.is_referenced() and (top or symbol.is_global())
-        ]
-        scopes += scope.get_children()
-    return found

@@ -12,7 +12,7 @@ from typing import Any
 from aios.contracts import Contract
 from aios.errors import UsageError
 from aios.governance.candidate import Kind
-from aios.records import Domain, RecipeSource, RunSpec, Trial
+from aios.records import CodeSource, Domain, RunSpec, Trial
 from aios.training.data import TrainingData
 from aios.training.fitting import fitted_models, measure
 from aios.training.recipe import Mode, direction
@@ -24,7 +24,7 @@ from aios.training.workspace import Workspace
 class Task:
     """What every trial does: fit on `train`, measure on `validation`. Picklable."""
 
-    recipe: RecipeSource
+    recipe: CodeSource
     contract: Contract
     output: str
     kind: Kind

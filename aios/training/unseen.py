@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aios.errors import UsageError
-from aios.records import GateResult, ModelVersion, RecipeSource
+from aios.records import CodeSource, GateResult, ModelVersion
 from aios.training.data import TrainingData
 from aios.training.workspace import Workspace
 
@@ -23,7 +23,7 @@ def unseen(
     data: TrainingData,
     workspace: Workspace,
     snapshot: str,
-    recipe: RecipeSource,
+    recipe: CodeSource,
 ) -> "tuple[pd.DataFrame, GateResult | None]":
     """A holdout without the rows that a version was fitted on or chosen by, and what to say of it.
 

@@ -23,7 +23,7 @@ from aios.errors import (
     UsageError,
 )
 from aios.models import build, from_mlflow
-from aios.records import DataSource, GateResult, RecipeSource, RunSpec, Snapshot, Trial
+from aios.records import CodeSource, DataSource, GateResult, RunSpec, Snapshot, Trial
 from aios.runtime.models import Models
 from aios.training.mlflow_tracking import RunFacts, log_run
 from tests.mlflow_server import running_mlflow
@@ -284,7 +284,7 @@ def facts(contract, estimator, frame, tmp_path) -> RunFacts:
     run = hashlib.sha256(str(tmp_path).encode()).hexdigest()[:12]
     spec = RunSpec(
         model=f"loan-{run}",
-        recipe=RecipeSource(
+        recipe=CodeSource(
             path="recipes:Recipe", text=TEXT, sha256=hashlib.sha256(TEXT.encode()).hexdigest()
         ),
         data=DataSource(kind="parquet", location="s3://bucket/loans.parquet?sig=secret"),

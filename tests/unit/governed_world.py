@@ -13,11 +13,11 @@ from aios.kernel.clearing import policy_of
 from aios.records import (
     Artifact,
     Assessment,
+    CodeSource,
     ColumnProfile,
     DataSource,
     GateResult,
     ModelVersion,
-    RecipeSource,
     RunSpec,
     Snapshot,
     TrainingRun,
@@ -65,7 +65,7 @@ def refused(world: World) -> ModelVersion:
 
 def register_trained(world: World, run: str = RUN) -> ModelVersion:
     """A version as the stage `register` makes it."""
-    recipe = RecipeSource(
+    recipe = CodeSource(
         path="recipe:LoanRecipe", text=TEXT, sha256=hashlib.sha256(TEXT.encode()).hexdigest()
     )
     spec = RunSpec(

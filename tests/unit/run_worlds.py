@@ -9,7 +9,7 @@ from kernel_fakes import CONTRACT, QUICK, World
 
 from aios.flows import FlowInterrupted
 from aios.governance import seal
-from aios.records import DataSource, GateResult, RecipeSource, RunSpec, Snapshot
+from aios.records import CodeSource, DataSource, GateResult, RunSpec, Snapshot
 from aios.security import Caller
 
 BOB = Caller("bob", "approver")
@@ -34,7 +34,7 @@ def spec(**fields: Any) -> dict[str, Any]:
     """The specification of a run, as a command takes it."""
     made = RunSpec(
         model=fields.pop("model", "loan"),
-        recipe=RecipeSource(path="recipe:Recipe", text="class Recipe: ...", sha256="c" * 64),
+        recipe=CodeSource(path="recipe:Recipe", text="class Recipe: ...", sha256="c" * 64),
         data=fields.pop("data", DataSource(kind="parquet", location="rows.parquet")),
         contract=fields.pop("contract", CONTRACT).to_json(),
         **fields,

@@ -15,11 +15,11 @@ from markdown_it.token import Token
 from aios.governance import ModelCard, missing_declarations
 from aios.records import (
     Artifact,
+    CodeSource,
     ColumnProfile,
     DataSource,
     GateResult,
     ModelProfile,
-    RecipeSource,
     RunSpec,
     Snapshot,
 )
@@ -37,7 +37,7 @@ def card(text: str = "plain words", **changed: Any) -> ModelCard:
     column = ColumnProfile(dtype="double", nulls=1, distinct=9, low=0.5, high=70.0)
     spec = RunSpec(
         model="loan",
-        recipe=RecipeSource(path="recipes:Loan", text="class Loan: ...", sha256="e" * 64),
+        recipe=CodeSource(path="recipes:Loan", text="class Loan: ...", sha256="e" * 64),
         data=DataSource(kind="parquet", location="loans.parquet"),
         contract={},
         seed=7,

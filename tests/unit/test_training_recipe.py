@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import aios
 from aios.errors import ArtifactRejected, UsageError
-from aios.records import RecipeSource
+from aios.records import CodeSource
 from aios.training import (
     Recipe,
     choice,
@@ -36,12 +36,12 @@ class Plain(Recipe):
         return math.pi
 
 
-def source_of(text: str, name: str = "Mine", folder: str | None = None) -> RecipeSource:
+def source_of(text: str, name: str = "Mine", folder: str | None = None) -> CodeSource:
     import hashlib
 
     text = textwrap.dedent(text)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return RecipeSource(path=f"__main__:{name}", text=text, sha256=digest, folder=folder)
+    return CodeSource(path=f"__main__:{name}", text=text, sha256=digest, folder=folder)
 
 
 def test_a_recipe_of_a_file_travels_with_the_whole_file_and_comes_back() -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 
 import aios
 from aios.governance import default_policy
-from aios.records import DataSource, Domain, ModelProfile, RecipeSource, RunSpec
+from aios.records import CodeSource, DataSource, Domain, ModelProfile, RunSpec
 from aios.training import Recipe, recipe_source
 from aios.training.pipeline import run_stage
 from aios.training.workspace import Workspace
@@ -35,7 +35,7 @@ class Logistic(Recipe):
         return model.fit(frame[train.features], frame[train.label])
 
 
-def spec_of(source: RecipeSource, location: str = "rows.parquet", **more: Any) -> RunSpec:
+def spec_of(source: CodeSource, location: str = "rows.parquet", **more: Any) -> RunSpec:
     """A specification over the data of `make_rows`."""
     given: dict[str, Any] = {
         "model": "toy",
