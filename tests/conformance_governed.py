@@ -4,6 +4,7 @@ Run over SQLite and over PostgreSQL; a test module subclasses the suite and prov
 two fixtures as for `RegistryConformance`.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -178,6 +179,30 @@ class GovernedConformance:
         return registry
 
     # -- facts ------------------------------------------------------------------------
+
+    def test_a_definition_sent_again_is_the_same_version_and_a_changed_one_the_next(
+        self, registry: Registry
+    ):
+        def define(text: str, **facts: Any) -> str:
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            source = CodeSource(path="work:refund", text=text, sha256=digest)
+            with registry.change(subject="refund", **WHO) as change:
+                return change.define("flow", "refund", source, facts, "ana").ref
+
+        assert [define("a"), define("a"), define("b"), define("b", retries=1), define("a")] == [
+            "refund:1",
+            "refund:1",
+            "refund:2",
+            "refund:3",
+            "refund:4",
+        ]
+        assert registry.definition("flow", "refund", 2).source.text == "b"
+        assert registry.definition("flow", "refund").version == 4
+        assert registry.definitions("agent") == []
+        with pytest.raises(UnknownName, match="no version 9; it has 1, 2, 3, 4"):
+            registry.definition("flow", "refund", 9)
+        with pytest.raises(UnknownName, match='no agent "refund"; known: none'):
+            registry.definition("agent", "refund")
 
     def test_a_model_is_undeclared_until_somebody_says_what_it_is_for(self, registry: Registry):
         assert registry.profile("loan") == ModelProfile(name="loan")

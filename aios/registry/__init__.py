@@ -1,5 +1,6 @@
 """What exists and what is wanted: versions, aliases, endpoints, traffic plans, rollouts, keys;
 what rules go by: profiles, policies, assessments, approvals, training runs, servings, watches;
+the flows and agents that users wrote;
 and, beside the log, what endpoints saw and what was fed back (`Observed`), what people are
 to be told (`Outbox`), and what it all cost (`UsageStore`).
 

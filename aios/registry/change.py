@@ -14,6 +14,7 @@ from aios.records.base import NAME_PATTERN
 from aios.registry.alerts import AlertWrites
 from aios.registry.approvals import ApprovalWrites
 from aios.registry.base import listed, shown, valid
+from aios.registry.definitions import DefinitionWrites
 from aios.registry.governed import GovernedWrites
 from aios.registry.observed import forget_observed
 from aios.registry.reads import Reads, newest_revision
@@ -28,7 +29,15 @@ Guard = Callable[[Reads, ModelVersion], Clearance]
 """Says whether a version may become stable now, from what the registry holds."""
 
 
-class Change(GovernedWrites, ApprovalWrites, RunWrites, WatchWrites, AlertWrites, Reads):
+class Change(
+    GovernedWrites,
+    ApprovalWrites,
+    RunWrites,
+    WatchWrites,
+    AlertWrites,
+    DefinitionWrites,
+    Reads,
+):
     """An open change. All reads are here too, and see what the change has written so far.
 
     No other change runs meanwhile, so what was read is still true when the change commits.

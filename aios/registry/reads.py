@@ -9,6 +9,7 @@ from aios.errors import StoreCorrupt, UnknownEndpoint, UnknownRollout, UsageErro
 from aios.records import ModelVersion, TrafficPlan
 from aios.registry.approvals import ApprovalReads
 from aios.registry.base import from_row, listed, record, shown
+from aios.registry.definitions import DefinitionReads
 from aios.registry.governed import GovernedReads
 from aios.registry.references import aliases_of, require_model, version_row
 from aios.registry.rows import ApiKey, AuditEntry, EndpointState, Evidence, RolloutRow
@@ -27,7 +28,7 @@ _ENDPOINTS = select(
 )
 
 
-class Reads(GovernedReads, ApprovalReads, RunReads, ServingReads, WatchReads):
+class Reads(GovernedReads, ApprovalReads, RunReads, ServingReads, WatchReads, DefinitionReads):
     """Everything that can be asked."""
 
     def version(self, reference: str) -> ModelVersion:

@@ -454,3 +454,15 @@ metering = Table(
     Column("sequence", BigInteger, nullable=False),
     Column("content", JsonText, nullable=False),
 )
+
+definitions = Table(
+    "definitions",
+    tables,
+    Column("kind", SafeText, primary_key=True),
+    Column("name", SafeText, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("source", JsonText, nullable=False),
+    Column("facts", JsonText, nullable=False),
+    Column("created_s", Double, nullable=False),
+    Column("created_by", SafeText, nullable=False),
+)
