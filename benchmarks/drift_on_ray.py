@@ -22,6 +22,7 @@ import aios
 from aios.kernel.head import Head, read_head
 from aios.kernel.processes import processes_of
 from aios.serving.features import FeatureWindows
+from aios.serving.heap import settle_heap
 from aios.serving.http import EndpointApp
 from aios.serving.recorder import FLUSH_S, Recorder
 from benchmarks import drift_request as request
@@ -50,6 +51,7 @@ class Replica:
         self._endpoint = request.endpoint(recorder, features)
         self._name = name
         await self._endpoint.reconfigure(request.plan(key, name))
+        settle_heap()  # as aios does
         self._timers = [
             asyncio.create_task(request.again(1.0, lambda: request.fold(features))),
             asyncio.create_task(request.again(FLUSH_S, recorder.flush)),

@@ -38,6 +38,7 @@ from aios.security.keyring import load_keyring
 from aios.security.keys import digest, new_key
 from aios.serving.endpoint import Answer, Endpoint
 from aios.serving.features import FeatureWindows
+from aios.serving.heap import settle_heap
 from aios.serving.http import EndpointApp
 from aios.serving.outliers import Outliers
 from aios.serving.privacy import Privacy
@@ -265,6 +266,7 @@ def serve(port: int, key: str, watched: bool) -> None:
         features = kind("toy", "r1", 60.0)
         used = endpoint(recorder, features)
         await used.reconfigure(plan(key))
+        settle_heap()  # as a replica does
         timers = [
             asyncio.create_task(again(1.0, lambda: fold(features))),
             asyncio.create_task(again(FLUSH_S, recorder.flush)),

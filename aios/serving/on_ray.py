@@ -24,6 +24,7 @@ from aios.serving.calls import Calls
 from aios.serving.challenger import ChallengerReplica, Reply, unpack
 from aios.serving.endpoint import Endpoint
 from aios.serving.features import FeatureWindows
+from aios.serving.heap import settle_heap
 from aios.serving.http import EndpointApp
 from aios.serving.live import ChallengerClient
 from aios.serving.outliers import Outliers
@@ -125,6 +126,7 @@ class EndpointDeployment:
             await self._take_next_plan()
         owner = Owner("endpoint", name, self._endpoint.live.plan.spec.model)
         self._metered = Metered(owner, changing=self._calls.told)
+        settle_heap()
         self._timers = [
             asyncio.create_task(self._follow_forever()),
             asyncio.create_task(self._report_forever()),
@@ -236,6 +238,7 @@ class ChallengerDeployment:
         loaded = _load(settings, version, settings["max_rows"], tracer)
         self._replica = ChallengerReplica(loaded, tracer, f"{model}:{version.version}")
         Metered(Owner("endpoint"), app=serve.get_replica_context().app_name)
+        settle_heap()
 
     async def infer(self, batch: Batch, timeout_s: float, traceparent: str | None) -> Reply:
         return await self._replica.infer(batch, timeout_s, traceparent)
