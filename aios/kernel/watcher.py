@@ -18,9 +18,9 @@ from aios.kernel.lineage import made_by
 from aios.kernel.retraining import Retrains, StartRun
 from aios.kernel.row_watching import RowComparisons
 from aios.monitoring.conditions import DOMAIN, ERROR_DRIFT, FAIRNESS, LABELLED
-from aios.monitoring.fairness import judge_fairness, people
+from aios.monitoring.fairness import UNLABELLED, judge_fairness, people
 from aios.monitoring.judging import Seen, judge_windows
-from aios.monitoring.labelled import judge_feedback
+from aios.monitoring.labelled import judge_feedback, never_said
 from aios.monitoring.multivariate import judge_rows
 from aios.monitoring.watching import (
     Raised,
@@ -56,6 +56,8 @@ ROLL_UP_S = 600.0
 STREAM_LABELS = 5_000
 """How much feedback, back from the newest, `error drift` looks at, and fairness at most: not all
 of it says whom it is about."""
+LATELY = 200
+"""Answers with feedback that are asked for its names where nothing could be judged."""
 BASELINE_ROWS = 1000
 """A version without training data is compared with so many of its own first rows."""
 
@@ -274,6 +276,12 @@ class Watcher:
                 findings.append(judge_feedback(one, labelled, *told))
         # What could not be judged has cost no error probability.
         judged_any = any(one.state != "not_enough_data" for one in findings)
+        if not judged_any:
+            lately = self._observed.outcomes(spec.endpoint, state.version, most=LATELY)
+            findings = [
+                never_said(finding, _needed(one, label), lately)
+                for finding, one in zip(findings, conditions, strict=True)
+            ]
         update = {"label_seq": last, "label_looks": look if judged_any else state.label_looks}
         return state.model_copy(update=update), findings
 
@@ -391,6 +399,12 @@ def _told(watch: Watch, action: Told) -> tuple[str, dict[str, Any]]:
     else:
         what, reason = "alarm_over", action.reason
     return what, {"watch": watch.id, "condition": alarm.condition, "reason": reason}
+
+
+def _needed(condition: Condition, label: str) -> list[str]:
+    """The names in feedback that a condition cannot do without."""
+    on = [condition.on] if condition.measure in FAIRNESS else []
+    return on if condition.measure in UNLABELLED else [*on, label]
 
 
 def _alpha(spec: WatchSpec) -> float:

@@ -1,6 +1,7 @@
 """What the newest feedback says about one condition of a watch. Pure."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from aios.monitoring.bounds import LARGEST, Numbers, growth, lower_mean
 from aios.monitoring.conditions import ERROR_DRIFT
 from aios.monitoring.drift import spent
 from aios.monitoring.judging import State, is_beyond, mildest, otherwise
-from aios.records.watching import Condition, Finding
+from aios.records.watching import Condition, Finding, Outcome
 
 THRESHOLD = 0.5
 """From this on a chance decides for 1."""
@@ -100,6 +101,18 @@ def judge_feedback(
             "look": look,
         },
     )
+
+
+def never_said(finding: Finding, names: Sequence[str], lately: Sequence[Outcome]) -> Finding:
+    """The finding, which says so if feedback comes but never with one of these names: the watch or
+    whoever gives feedback has it misspelt. A group may also stand in the inputs."""
+    said = {name for one in lately for name in one.given}
+    known = said.union(*(row for one in lately for row in one.inputs))
+    never = [name for name in names if lately and name not in known]
+    if not never:
+        return finding
+    told = f"feedback never says {', '.join(map(repr, never))}, but {', '.join(sorted(said))}"
+    return finding.model_copy(update={"reason": f"{finding.reason}; {told}"})
 
 
 def measures(known: Labelled) -> tuple[str, ...]:

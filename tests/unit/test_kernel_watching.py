@@ -408,7 +408,9 @@ def test_feedback_that_says_nothing_of_the_label_costs_no_look(world):
     world.bench.gives["find_answers"] = {f"r{n}": answer for n in range(300)}
     world.kernel.watcher.follow_feedback()
     world.kernel.watcher.look()
-    assert state(world)["findings"][0]["state"] == "not_enough_data"
+    finding = state(world)["findings"][0]
+    assert finding["state"] == "not_enough_data"
+    assert finding["reason"].endswith("feedback never says 'approve', but kpi")
     assert state(world)["label_looks"] == 0
     feed(world, 0.95, 250, start=1000)
     assert state(world)["findings"][0]["state"] == "clear"
@@ -704,6 +706,8 @@ def test_rows_that_cannot_be_read_are_told_and_other_conditions_go_on(world):
 def test_groups_that_fare_differently_raise_an_alarm_and_are_shown(world):
     condition = parse_condition("demographic_parity_difference > 0.2 on sex", "fairness")
     watch(world, conditions=(condition,), then=None, min_labels=200)
+    misspelt = parse_condition("demographic_parity_difference > 0.2 on gender", "fairness")
+    other = watch(world, conditions=(misspelt,), then=None, min_labels=200)
     answers = {f"r{number}": float(number % 4 == 0) for number in range(400)}
     entries = [
         {"request_id": name, "values": {"sex": "f" if int(name[1:]) % 2 else "m"}}
@@ -718,11 +722,13 @@ def test_groups_that_fare_differently_raise_an_alarm_and_are_shown(world):
     }
     world.kernel.watcher.follow_feedback()
     world.kernel.watcher.look()
-    (alarm,) = state(world)["alarms"]
+    told = {one["id"]: one["state"] for one in world.do("watches")}
+    assert told.pop(other)["findings"][0]["reason"].endswith("never says 'gender', but sex")
+    ((alarm,),) = (one["alarms"] for one in told.values())
     assert alarm["finding"]["subject"] == "sex"
     assert alarm["finding"]["score"] == pytest.approx(0.5, abs=0.05)
     asked = [told["inputs"] for name, told in world.bench.asked if name == "find_answers"]
-    assert asked == [["sex"]]
+    assert {name for names in asked for name in names} == {"gender", "sex"}
     shown = world.do("monitor", endpoint="loan")["groups"]["sex"]
     rates = {row["group"]: (row["rows"], row["selection_rate"]) for row in shown}
     assert rates == {"m": (200, 0.5), "f": (200, 0.0)}
