@@ -1,6 +1,7 @@
 """`rt.watch` and `rt.feedback`, and what they give."""
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ from aios.runtime.objects import Live
 from aios.runtime.tables import Look
 from aios.runtime.training import run_spec
 from aios.runtime.transport import Transport
+
+SUMMARY_CHARACTERS = 100
+"""Of how a watch stands, in a list of them; all of it is in the watch's own table."""
 
 
 class Retrain:
@@ -81,7 +85,9 @@ class WatchStatus(Shown):
             return f"cannot look: {self.problem}"
         state = self.fields["state"]
         looks = state["looks"] + state["row_looks"] + state["label_looks"]
-        told = f"{len(self.alarms)} alarms" if self.alarms else f"calm after {looks} looks"
+        told = f"calm after {looks} looks"
+        if self.alarms:
+            told = f"{len(self.alarms)} alarm{'s' if len(self.alarms) > 1 else ''}"
         run = ""
         if self.last is not None:
             why = f" ({self.last['error']})" if self.last["error"] else ""
@@ -175,9 +181,18 @@ class Watches(Shown):
         return self.rows[index]
 
     def _shown(self) -> Look:
-        rows = [[row.id, row.endpoint, row.summary, row.fields["then"]] for row in self.rows]
+        rows = [
+            [
+                row.id,
+                row.endpoint,
+                "; ".join(one["text"] for one in row.fields["spec"]["conditions"]),
+                textwrap.shorten(row.summary, SUMMARY_CHARACTERS, placeholder=" ..."),
+                row.fields["then"],
+            ]
+            for row in self.rows
+        ]
         told = "watches" if rows else "watches: none"
-        return told, ["watch", "endpoint", "state", "then"], rows
+        return told, ["watch", "endpoint", "rings when", "state", "then"], rows
 
 
 def add_watch(
