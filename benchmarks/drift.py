@@ -44,7 +44,9 @@ from aios.errors import UsageError
 from aios.monitoring.conditions import parse_condition
 from aios.monitoring.judging import Seen, judge_windows
 from aios.telemetry import Summary
-from benchmarks import downloads, drift_request, drift_streams
+from apps import supplies
+from benchmarks import drift_request, drift_streams
+from benchmarks.commands import run
 from benchmarks.machine import describe
 from benchmarks.peers_evidently import forget_peak, peak_mib
 
@@ -122,7 +124,7 @@ def report(cache: Path, rows: int) -> tuple[dict[str, Any], str]:
             python = evidently(cache / "evidently")
             for method in ("preset", "psi"):
                 command = [python, "-W", "ignore", script, str(folder), method]
-                printed = downloads.run(command, "Evidently's report failed")
+                printed = run(command, "Evidently's report failed")
                 found[f"Evidently, {method}"] = json.loads(printed.splitlines()[-1])
         except UsageError as error:
             found["left_out"] = error.message
@@ -153,7 +155,7 @@ def loans(cache: Path) -> "pd.DataFrame":
     import pandas as pd
 
     wanted = [*DOLLARS, *PLAIN, *WORDS, *DAYS, "ApprovalFY"]
-    raw = downloads.read(downloads.LOANS, cache, usecols=wanted, low_memory=False)
+    raw = supplies.read(supplies.LOANS, cache, usecols=wanted, low_memory=False)
     frame = raw[PLAIN].astype(float)
     for name in DOLLARS:
         frame[name] = pd.to_numeric(raw[name].str.replace(r"[$, ]", "", regex=True)).astype(float)
@@ -217,9 +219,9 @@ def evidently(folder: Path) -> str:
     """The interpreter of an environment with Evidently, made if it is not there."""
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
-        downloads.run([sys.executable, "-m", "venv", str(folder)], "no environment can be made")
+        run([sys.executable, "-m", "venv", str(folder)], "no environment can be made")
         pip = [str(python), "-m", "pip", "install", "--quiet", *EVIDENTLY]
-        downloads.run(pip, "Evidently cannot be installed")
+        run(pip, "Evidently cannot be installed")
         (folder / "installed").touch()
     return str(python)
 

