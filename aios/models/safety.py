@@ -20,6 +20,9 @@ MAX_FILE_BYTES = 2**30
 MAX_TENSOR_BYTES = 2**30
 """What all constants of a graph may declare together, whatever the file really holds."""
 ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+ALLOWED_OPERATORS = frozenset({("com.microsoft", "Tokenizer")})
+"""Of other domains only these, which onnxruntime itself brings: words of a text, without which no
+scikit-learn model of texts can be said in ONNX."""
 """Operators of the ONNX standard. Others are native code that some library would bring."""
 
 _ELEMENT_BITS = {
@@ -126,12 +129,14 @@ def _check_operators(model: "onnx.ModelProto", what: str) -> None:
             "first (onnx.inliner.inline_local_functions)",
         )
     allowed = ", ".join(repr(domain) for domain in sorted(ALLOWED_DOMAINS))
+    domains = ALLOWED_DOMAINS | {domain for domain, _ in ALLOWED_OPERATORS}
     for opset in model.opset_import:
-        if opset.domain not in ALLOWED_DOMAINS:
+        if opset.domain not in domains:
             raise _rejected(what, f"imports operators of {opset.domain[:80]!r}; allowed: {allowed}")
     for graph in _graphs(model):
         for node in graph.node:
-            if node.domain not in ALLOWED_DOMAINS:
+            known = (node.domain, node.op_type) in ALLOWED_OPERATORS
+            if node.domain not in ALLOWED_DOMAINS and not known:
                 raise _rejected(
                     what,
                     f"uses the operator {node.op_type[:80]!r} of the domain {node.domain[:80]!r}; "

@@ -66,6 +66,7 @@ def convert_estimator(
     classifies = bool(is_classifier(estimator))
     if not classifies and not is_regressor(estimator):
         raise Unsupported(f"{what} is neither a classifier nor a regressor; {_INSTEAD}")
+    _refuse_lowercase(estimator)
     features = _features(estimator, contract, what)
     sources = _map_outputs(estimator, contract, outputs, classifies, what)
     inputs = _layout(estimator, contract, features)
@@ -83,6 +84,16 @@ def convert_estimator(
         producers=_producers(),
         notes={"features": list(features)},
     )
+
+
+def _refuse_lowercase(estimator: Any) -> None:
+    """ONNX lowers letters by a locale that the next machine may not have."""
+    for name, value in estimator.get_params(deep=True).items():
+        if name.rpartition("__")[2] == "lowercase" and value:
+            raise Unsupported(
+                f"{name}=True depends on the locales of the machine that serves; fit with "
+                "lowercase=False, and lower the texts before they are sent if that matters"
+            )
 
 
 def _last_step(estimator: Any) -> Any:

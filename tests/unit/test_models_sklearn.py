@@ -15,6 +15,7 @@ from sklearn.ensemble import (
     IsolationForest,
     RandomForestClassifier,
 )
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -280,3 +281,22 @@ def test_outputs_can_be_chosen(frame: pandas.DataFrame, tmp_path: Path) -> None:
     assert found["decision"].tolist() == [1]
     with pytest.raises(UsageError, match="no output 'value'; there are label, probabilities"):
         build(estimator, contract, frame, tmp_path, outputs={**chosen, "decision": "value"})
+
+
+def words(lowercase: bool) -> Any:
+    """A fitted classifier of texts."""
+    texts = pandas.DataFrame({"text": ["late fee on card", "late card", "house loan", "loan due"]})
+    vectorizer = TfidfVectorizer(lowercase=lowercase, token_pattern="[a-zA-Z]+")
+    columns = ColumnTransformer([("words", vectorizer, "text")])
+    return make_pipeline(columns, LogisticRegression()).fit(texts, ["card", "card", "loan", "loan"])
+
+
+def test_a_classifier_of_texts_splits_them_into_words(tmp_path: Path) -> None:
+    contract = Contract(
+        inputs={"text": Text(max_length=100)}, outputs={"about": Category(["card", "loan"])}
+    )
+    records = [{"text": "a card, and a fee"}, {"text": "loan? loan!"}, {"text": ""}]
+    built = build(words(False), contract, records, tmp_path)
+    assert answers(built, contract, records)["about"].tolist()[:2] == ["card", "loan"]
+    with pytest.raises(Unsupported, match="lowercase=True depends on the locales"):
+        build(words(True), contract, records, tmp_path)
