@@ -86,6 +86,10 @@ def _told(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     return {"result": found.model_dump(mode="json") if isinstance(found, Record) else found}
 
 
+_ASKED = ray.remote(num_cpus=0, max_retries=1)(_told)
+"""Made once: each one that is made stays in Ray's control store."""
+
+
 @dataclass
 class _Process:
     """A run's actor, and whether somebody ended it."""
@@ -312,8 +316,7 @@ def _asked(
         ModelFailed: its process died.
         DeadlineExceeded: it takes longer than `timeout_s`; it is ended.
     """
-    task = ray.remote(_told).options(name=name, num_cpus=0, max_retries=1)
-    pending = task.remote(function, *arguments)
+    pending = _ASKED.options(name=name).remote(function, *arguments)
     try:
         answer = ray.get(pending, timeout=timeout_s)
     except ray.exceptions.GetTimeoutError:
