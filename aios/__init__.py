@@ -11,10 +11,12 @@
 Importing does nothing but import: no logging set up, no environment read, no Ray.
 """
 
+from aios.agents import ChildFailed, Context, agent, tool
 from aios.contracts import Boolean, Category, Contract, Integer, Number, Tensor, Text
 from aios.errors import (
     AiosError,
     ArtifactRejected,
+    BudgetExceeded,
     ClusterUnavailable,
     ContractViolation,
     DeadlineExceeded,
@@ -32,9 +34,11 @@ from aios.errors import (
 )
 from aios.models import PythonModel
 from aios.records import Autoscale, Cached, DataSource, Default, GateResult, Rule
+from aios.records.agents import Budget, Restarts
 from aios.records.alerts import EmailAlert, SlackAlert, WebhookAlert
 from aios.records.watching import RetrainBudget
 from aios.rollout import BlueGreen, Canary, Shadow
+from aios.runtime.agents import Agent
 from aios.runtime.lifecycle import connect, local
 from aios.runtime.monitor import Monitor
 from aios.runtime.objects import Answer, Endpoint, Rollout
@@ -45,16 +49,21 @@ from aios.training.recipe import Recipe, choice, integers, loguniform, uniform
 from aios.training.torch_recipe import TorchRecipe
 
 __all__ = [
+    "Agent",
     "AiosError",
     "Answer",
     "ArtifactRejected",
     "Autoscale",
     "BlueGreen",
     "Boolean",
+    "Budget",
+    "BudgetExceeded",
     "Cached",
     "Canary",
     "Category",
+    "ChildFailed",
     "ClusterUnavailable",
+    "Context",
     "Contract",
     "ContractViolation",
     "DataSource",
@@ -74,6 +83,7 @@ __all__ = [
     "PermanentError",
     "PythonModel",
     "Recipe",
+    "Restarts",
     "Retrain",
     "RetrainBudget",
     "Rollout",
@@ -92,10 +102,12 @@ __all__ = [
     "UsageError",
     "Watch",
     "WebhookAlert",
+    "agent",
     "choice",
     "connect",
     "integers",
     "local",
     "loguniform",
+    "tool",
     "uniform",
 ]

@@ -10,6 +10,7 @@
      |   |- PayloadTooLarge    the body or batch is over its limit
      |   |- NotAllowed         this address does not take this HTTP method
      |   |- NotApproved, Forbidden, Unauthenticated
+     |   |- BudgetExceeded     an agent has spent what it may spend
      |- TemporaryError   try again later
      |   |- ClusterUnavailable, StoreUnavailable, Overloaded(retry_after_s)
      |   |- NotEnoughEvidence, DeadlineExceeded
@@ -115,6 +116,10 @@ class Unauthenticated(UsageError):
 
 class Forbidden(UsageError):
     """The key is valid and may not do this."""
+
+
+class BudgetExceeded(UsageError):
+    """An agent has spent what it may spend; give it more, or leave it."""
 
 
 class ClusterUnavailable(TemporaryError):

@@ -18,6 +18,7 @@ from starlette.routing import Match, Route
 from aios.contracts.problems import problem
 from aios.errors import AiosError, Malformed, NotAllowed, UnknownName, UsageError
 from aios.kernel import (
+    agent_routes,
     cost_routes,
     endpoint_routes,
     governance_routes,
@@ -42,6 +43,7 @@ ROUTERS = (
     status_routes.router,
     protocol_routes.router,
     watch_routes.router,
+    agent_routes.router,
     cost_routes.router,
 )
 

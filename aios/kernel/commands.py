@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -51,8 +52,9 @@ class Asked:
         )
 
 
-Command = Callable[[Any, Asked], dict[str, Any]]
-"""Carries out a request of the record type beside it in a table of commands."""
+Command = Callable[[Any, Asked], dict[str, Any] | Future[dict[str, Any]]]
+"""Carries out a request of the record type beside it in a table of commands. What is done together
+with other things a moment later gives a future; so may a query that waits."""
 Commands = dict[str, tuple[type[Record], Command]]
 Queries = dict[str, tuple[type[Record], Callable[..., Any]]]
 """A query is called with its request's fields as arguments."""

@@ -15,15 +15,11 @@ from uuid import uuid4
 from aios.clock import Clock
 from aios.config import Settings
 from aios.contracts import Contract
-from aios.errors import (
-    Forbidden,
-    IllegalTransition,
-    NotApproved,
-    UnknownName,
-)
+from aios.errors import Forbidden, IllegalTransition, NotApproved, UnknownName
 from aios.flows import Flows
 from aios.kernel import metrics, requests, serve_config, views
 from aios.kernel.access import Access
+from aios.kernel.agent_commands import AgentCommands
 from aios.kernel.alerts import Alerts
 from aios.kernel.checks import (
     refuse_other_model,
@@ -107,6 +103,7 @@ class Kernel:
         self.log = LogCommands(
             settings, self.registry, observed, workbench, clock, self.reconciler.changed
         )
+        self.agents = AgentCommands(self.registry, self._database, clock, self.reconciler.changed)
         told = (CostMetrics(self.metering), self.log.metrics)
         seen = (self._observations, observed, self.watcher, self.alerts, *told)
         keys = KeyCommands(self.registry, self.reconciler.changed)
@@ -116,6 +113,7 @@ class Kernel:
             **self.log.commands,
             **governed.commands,
             **watching.commands,
+            **self.agents.commands,
             "register": (requests.Register, self._register),
             "deploy": (requests.Deploy, self._deploy),
             "remove": (requests.OfName, self._remove),
@@ -128,6 +126,7 @@ class Kernel:
             **self.log.queries,
             **governed.queries,
             **watching.queries,
+            **self.agents.queries,
             **costs.queries,
             "explain": (ExplainQuery, Explaining(self.registry, workbench).explain),
             "models": (requests.MaybeName, self._models),
@@ -160,9 +159,11 @@ class Kernel:
         self.watcher.start()
         self.log.housekeeping.start()
         self.alerts.start()
+        self.agents.start()
 
     def close(self) -> None:
         """Stop looking and deciding. Rollouts in the middle are left for the next kernel."""
+        self.agents.close()
         self.log.housekeeping.close()
         self.watcher.close()
         self.alerts.close()
@@ -485,6 +486,7 @@ class Kernel:
                 self.log.housekeeping.problem,
                 self.watcher.feedback.problem,
                 self._observations.recorder_problem(),
+                self.agents.post.problem,
             ),
         )
 

@@ -5,13 +5,15 @@ import logging
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
 
+from aios.agents.on_ray import Hosts
 from aios.clock import SystemClock
 from aios.config import Settings
 from aios.errors import AiosError, ClusterUnavailable, from_problem
@@ -35,6 +37,8 @@ THREADS = 16
 PLAN_WAIT_S = 30.0
 ANSWER_S = 15.0
 """How long a command may take; SQLite and a rollout's decision take milliseconds."""
+FUTURE_S = 10.0
+"""How long a call waits for something that is to come, less than `ANSWER_S`."""
 CONTROL_PLANE = Owner("control plane")
 TYPE_LABELS = ("instance-type", "ray.io/node-group")
 """Labels of a Ray node that say what it costs by the hour, the first that is there."""
@@ -61,6 +65,7 @@ class KernelActor:
                 loaded, client, SystemClock(), api_key, open_flows(loaded), open_workbench(loaded)
             )
         ).result()
+        self._kernel.agents.use_hosts(Hosts(f"http://127.0.0.1:{loaded.http_port}"))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._kernel.on_change(self._announce)
@@ -108,10 +113,23 @@ class KernelActor:
         self, command: str, arguments: dict[str, Any], caller: Caller, operation_id: str | None
     ) -> dict[str, Any]:
         """`{"result": ...}`, or `{"problem": ...}` for an error raised on purpose."""
+        return await self._told(self._kernel.execute, command, arguments, caller, operation_id)
+
+    async def agents(self, epoch: int, what: str, told: Any) -> dict[str, Any]:
+        """What a host of agents asks; see `execute`."""
+        return await self._told(self._kernel.agents.host_asks, epoch, what, told)
+
+    async def _told(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """What a function gives, also where that is a future. None is the result where it takes
+        longer than one call may: ask again."""
+        loop = asyncio.get_running_loop()
         try:
-            result = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._kernel.execute, command, arguments, caller, operation_id
-            )
+            result = await loop.run_in_executor(self._threads, function, *arguments)
+            if isinstance(result, Future):
+                async with asyncio.timeout(FUTURE_S):
+                    result = await asyncio.wrap_future(result)
+        except TimeoutError:
+            return {"result": None}
         except AiosError as error:
             return {"problem": error.to_problem()}
         return {"result": result}

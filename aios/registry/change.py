@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from aios.errors import IllegalTransition, NotApproved, UnknownName, UsageError
 from aios.records import Artifact, Clearance, EndpointSpec, ModelVersion, Serving, TrafficPlan
 from aios.records.base import NAME_PATTERN
+from aios.registry.agents import AgentWrites
 from aios.registry.alerts import AlertWrites
 from aios.registry.approvals import ApprovalWrites
 from aios.registry.base import listed, shown, valid
@@ -36,6 +37,7 @@ class Change(
     WatchWrites,
     AlertWrites,
     DefinitionWrites,
+    AgentWrites,
     Reads,
 ):
     """An open change. All reads are here too, and see what the change has written so far.

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from aios.errors import StoreCorrupt, UnknownEndpoint, UnknownRollout, UsageError
 from aios.records import ModelVersion, TrafficPlan
+from aios.registry.agents import AgentReads
 from aios.registry.approvals import ApprovalReads
 from aios.registry.base import from_row, listed, record, shown
 from aios.registry.definitions import DefinitionReads
@@ -28,7 +29,9 @@ _ENDPOINTS = select(
 )
 
 
-class Reads(GovernedReads, ApprovalReads, RunReads, ServingReads, WatchReads, DefinitionReads):
+class Reads(
+    GovernedReads, ApprovalReads, RunReads, ServingReads, WatchReads, DefinitionReads, AgentReads
+):
     """Everything that can be asked."""
 
     def version(self, reference: str) -> ModelVersion:

@@ -55,9 +55,16 @@ class Transport:
         params = {name: value for name, value in query.items() if value is not None}
         return _result(self._patiently("GET", path, params=params))
 
-    def change(self, method: str, path: str, body: Any = None, content: bytes | None = None) -> Any:
+    def change(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        content: bytes | None = None,
+        operation_id: str | None = None,
+    ) -> Any:
         """Ask for a change. Repeats carry the same operation id, so it happens once."""
-        headers = {"idempotency-key": uuid4().hex}
+        headers = {"idempotency-key": operation_id or uuid4().hex}
         if content is None:
             headers["content-type"] = "application/json"
             content = _encode(body)

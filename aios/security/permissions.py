@@ -5,7 +5,7 @@ Deny by default: a role, permission or command that is not in these tables is ne
 | role | for | may |
 | --- | --- | --- |
 | viewer | a service or a colleague | read, predict |
-| operator | whoever is on call | also explain answers, and stop harm: roll back, abort, cancel |
+| operator | whoever is on call | also explain, tell agents, stop harm: roll back, abort, kill |
 | deployer | a data scientist or a pipeline | also register, train, watch, declare, deploy |
 | approver | who answers for a model | read, predict, explain, approve or reject, verify the log |
 | auditor | who checks all others | read, explain, verify the audit log; no predictions |
@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 Role = Literal["admin", "approver", "auditor", "deployer", "operator", "viewer"]
 Permission = Literal[
+    "act",
     "approve",
     "audit",
     "break_glass",
@@ -38,8 +39,8 @@ ROLES: Mapping[str, frozenset[Permission]] = {
     "admin": frozenset(get_args(Permission)),
     "approver": frozenset({"approve", "audit", "explain", "predict", "read"}),
     "auditor": frozenset({"audit", "explain", "read"}),
-    "deployer": frozenset({"explain", "predict", "read", "stop", *_DEPLOYING}),
-    "operator": frozenset({"explain", "predict", "read", "stop"}),
+    "deployer": frozenset({"explain", "predict", "read", "stop", "act", *_DEPLOYING}),
+    "operator": frozenset({"act", "explain", "predict", "read", "stop"}),
     "viewer": frozenset({"predict", "read"}),
 }
 """What each role may do. An approver cannot also change what is approved, nor an auditor
@@ -47,8 +48,16 @@ anything that is audited. An explanation shows what somebody asked, so a viewer 
 
 COMMANDS: Mapping[str, Permission] = {
     "add_key": "keys",
+    "agent": "read",
+    "agent_hosts": "read",
+    "agent_log": "read",
+    "agent_plans": "read",
+    "agent_reply": "act",
+    "agents": "read",
+    "answer_call": "approve",
     "approvals": "read",
     "approve": "approve",
+    "ask_agent": "act",
     "assess": "train",
     "assessment": "read",
     "audit": "read",
@@ -60,7 +69,9 @@ COMMANDS: Mapping[str, Permission] = {
     "command_rollout": "rollout",
     "compact_log": "deploy",
     "costs": "read",
+    "dead_mail": "read",
     "declare": "declare",
+    "define_agent": "train",
     "deploy": "deploy",
     "endpoint": "read",
     "endpoints": "read",
@@ -68,8 +79,10 @@ COMMANDS: Mapping[str, Permission] = {
     "explain": "explain",
     "feedback": "predict",
     "feedback_events": "predict",
+    "grant_agent": "train",
     "history": "read",
     "keys": "keys",
+    "kill_agent": "stop",
     "lineage": "read",
     "log": "read",
     "metrics": "read",
@@ -86,8 +99,12 @@ COMMANDS: Mapping[str, Permission] = {
     "reproduce": "train",
     "reproduction": "read",
     "retire_log_key": "keys",
+    "revive_agent": "act",
+    "revive_mail": "act",
     "revoke_key": "keys",
     "roi": "read",
+    "roll_back_agent": "stop",
+    "roll_out_agent": "rollout",
     "rollback": "stop",
     "rollout": "read",
     "rollouts": "read",
@@ -96,11 +113,14 @@ COMMANDS: Mapping[str, Permission] = {
     "runs": "read",
     "series": "read",
     "set_policy": "policy",
+    "spawn_agent": "train",
     "start_rollout": "rollout",
     "start_run": "train",
     "status": "read",
+    "tell_agents": "act",
     "unwatch": "stop",
     "upload": "register",
+    "waiting_calls": "read",
     "watch": "train",
     "watches": "read",
 }
@@ -122,10 +142,13 @@ def permits(role: str, permission: str) -> bool:
 def needed(command: str, arguments: Mapping[str, Any]) -> Permission | None:
     """The permission that a command needs; None if there is none that would do.
 
-    To abort a rollout is to stop harm, and easier than to promote one.
+    To abort a rollout is to stop harm, and easier than to promote one. An agent whose class comes
+    along is code that will run; of one that is known already it is only one more.
     """
     if command == "command_rollout" and arguments.get("command") == "abort":
         return "stop"
+    if command == "spawn_agent" and arguments.get("source") is None:
+        return "act"
     return COMMANDS.get(command)
 
 

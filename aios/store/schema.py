@@ -6,7 +6,7 @@ import sqlalchemy
 from sqlalchemy import Connection
 
 from aios.errors import UsageError
-from aios.store.tables import tables
+from aios.store.agent_tables import agents
 
 VERSION_TABLE = "aios_schema"
 """Not Alembic's default name: the database may also hold another program's migrations."""
@@ -43,7 +43,7 @@ def upgrade(connection: Connection, place: str) -> None:
 
 
 def _refuse_foreign_tables(connection: Connection, place: str) -> None:
-    taken = set(sqlalchemy.inspect(connection).get_table_names()) & set(tables.tables)
+    taken = set(sqlalchemy.inspect(connection).get_table_names()) & set(agents.metadata.tables)
     if taken:
         raise UsageError(
             f"the store {place} has tables of another program ({', '.join(sorted(taken))}); "

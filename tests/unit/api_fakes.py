@@ -1,6 +1,7 @@
 """The control API without Ray or a network: the real ASGI application, called in process."""
 
 import asyncio
+from concurrent.futures import Future
 
 import httpx
 from kernel_fakes import World
@@ -13,7 +14,8 @@ def api_of(world: World):
     """The API in front of a world's kernel, with the keys that Serve was told last."""
 
     async def execute(command, arguments, caller, operation_id):
-        return world.kernel.execute(command, arguments, caller, operation_id)
+        found = world.kernel.execute(command, arguments, caller, operation_id)
+        return found.result(timeout=5) if isinstance(found, Future) else found
 
     def identify(header):
         (deployment,) = world.serve.apps["aios--api"]["deployments"]

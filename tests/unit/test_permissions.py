@@ -16,6 +16,7 @@ EXPLAINING = "admin approver auditor deployer operator"
 PREDICTING = "viewer operator deployer approver admin"
 DEPLOYING = "deployer admin"
 STOPPING = "operator deployer admin"
+ACTING = "operator deployer admin"
 APPROVING = "approver admin"
 CHECKING = "approver auditor admin"
 ADMIN = "admin"
@@ -23,6 +24,25 @@ ADMIN = "admin"
 # Written out, not derived: this is what the tables of `security.permissions` are held against.
 EXPECTED = {
     "add_key": ADMIN,
+    "agent": EVERYBODY,
+    "agent_hosts": EVERYBODY,
+    "agent_log": EVERYBODY,
+    "agent_plans": EVERYBODY,
+    "agent_reply": ACTING,
+    "agents": EVERYBODY,
+    "answer_call": APPROVING,
+    "ask_agent": ACTING,
+    "dead_mail": EVERYBODY,
+    "define_agent": DEPLOYING,
+    "grant_agent": DEPLOYING,
+    "kill_agent": STOPPING,
+    "revive_agent": ACTING,
+    "revive_mail": ACTING,
+    "roll_back_agent": STOPPING,
+    "roll_out_agent": DEPLOYING,
+    "spawn_agent": ACTING,
+    "tell_agents": ACTING,
+    "waiting_calls": EVERYBODY,
     "approvals": EVERYBODY,
     "approve": APPROVING,
     "assess": DEPLOYING,
@@ -140,6 +160,25 @@ ROUTES = {
     "GET /api/v1/audit": (None, EVERYBODY),
     "GET /api/v1/audit/verdict": (None, CHECKING),
     "GET /metrics": (None, EVERYBODY),
+    "GET /api/v1/agents": (None, EVERYBODY),
+    "GET /api/v1/agent-hosts": (None, EVERYBODY),
+    "POST /api/v1/agents/{name}": ({"id": "x"}, ACTING),
+    "GET /api/v1/agents/{name}/{agent_id}": (None, EVERYBODY),
+    "GET /api/v1/agents/{name}/{agent_id}/log": (None, EVERYBODY),
+    "POST /api/v1/agents/{name}/{agent_id}/messages": ({"message": 1}, ACTING),
+    "POST /api/v1/agents/{name}/{agent_id}/ask": ({"message": 1}, ACTING),
+    "POST /api/v1/agents/{name}/{agent_id}/kill": ({}, STOPPING),
+    "POST /api/v1/agents/{name}/{agent_id}/revive": ({}, ACTING),
+    "POST /api/v1/agents/{name}/{agent_id}/grant": ({"budget": {}}, DEPLOYING),
+    "POST /api/v1/agent-messages": ({"messages": []}, ACTING),
+    "GET /api/v1/dead-messages": (None, EVERYBODY),
+    "POST /api/v1/dead-messages/{seq}/revive": (None, ACTING),
+    "GET /api/v1/tool-calls": (None, EVERYBODY),
+    "POST /api/v1/tool-calls/answer": ({"key": "x", "answer": "reject"}, APPROVING),
+    "POST /api/v1/agent-versions/{name}": ({"source": {}, "facts": {}}, DEPLOYING),
+    "GET /api/v1/agent-plans": (None, EVERYBODY),
+    "PUT /api/v1/agent-plans/{name}": ({"version": 1, "share": 1}, DEPLOYING),
+    "DELETE /api/v1/agent-plans/{name}": (None, STOPPING),
 }
 
 
@@ -190,6 +229,11 @@ def test_an_unknown_command_is_permitted_to_nobody():
 def test_only_to_abort_a_rollout_is_easier_than_to_command_it(command):
     assert needed("command_rollout", {"command": command}) == "rollout"
     assert needed("command_rollout", {"command": "abort"}) == "stop"
+
+
+def test_an_agent_with_its_text_needs_the_right_to_run_code():
+    assert needed("spawn_agent", {"source": {"text": "x"}}) == "train"
+    assert needed("spawn_agent", {"source": None}) == "act"
 
 
 def test_every_role_on_every_route(world: World):

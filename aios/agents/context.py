@@ -1,0 +1,353 @@
+"""What an agent can do while it handles a message."""
+
+import asyncio
+import hashlib
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from aios.agents.agent import AgentClass
+from aios.agents.budget import Meter
+from aios.agents.tools import Tool
+from aios.errors import (
+    AiosError,
+    DeadlineExceeded,
+    Forbidden,
+    NotApproved,
+    UnknownName,
+    UsageError,
+    from_problem,
+)
+from aios.records.agents import CallEnd, Delivery, Entry, Letter
+from aios.records.base import Given
+from aios.store.canonical import canonical
+
+ASK_S = 60.0
+"""How long `ask` waits by default."""
+SHOWN = 400
+"""Characters of an argument or result that the log keeps."""
+
+
+class Kernel(Protocol):
+    """Asks the kernel; raises the AiosError that it raised."""
+
+    def __call__(self, what: str, told: Any) -> Awaitable[Any]: ...
+
+
+Predict = Callable[[str, list[dict[str, Any]], str], Awaitable[dict[str, Any]]]
+"""(endpoint, rows, key) -> what the endpoint's ingress answered."""
+
+
+class ChildFailed(Given):
+    """What `on_child_failed` is told: an agent that this one spawned handles no more messages.
+
+    Attributes:
+        child: its `name/id`.
+        problem: why.
+    """
+
+    child: str
+    problem: str
+
+
+class Clockwork(Protocol):
+    """Stops the seconds of a turn while people are waited for."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class Context:
+    """The second argument of `on_message`.
+
+    Attributes:
+        state: the agent's memory; what is changed in it is stored with the message's end, or
+            not at all.
+        id, name, ref: of this agent; `ref` is `name/id`.
+        message_id: the number of the message; the same when it is handled again.
+        sender: who sent it: a key's identity, or an agent's ref.
+        attempt: 0 at first; more when it failed, or its host died, before.
+        dry: whether this is a shadow: nothing that it does has an effect.
+    """
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        made: AgentClass,
+        meter: Meter,
+        kernel: Kernel,
+        predict: Predict,
+        clockwork: Clockwork,
+    ) -> None:
+        self.state: Any = made.read_state(delivery.state)
+        self.id, self.name, self.ref = delivery.id, delivery.name, delivery.ref
+        self.message_id, self.sender = delivery.seq, delivery.sender
+        self.attempt, self.dry = delivery.attempt, delivery.dry
+        self.parent = delivery.parent
+        self.scopes = delivery.scopes
+        self._delivery = delivery
+        self._made = made
+        self._meter = meter
+        self._kernel = kernel
+        self._predict = predict
+        self._clockwork = clockwork
+        self._calls = 0
+        self.sent: list[Letter] = []
+        self.entries: list[Entry] = []
+        self.ended: list[CallEnd] = []
+
+    @property
+    def remaining(self) -> dict[str, float | None]:
+        """What is left of `usd`, `tokens`, `seconds` and `steps`; None where nothing bounds it."""
+        return self._meter.left()
+
+    def spend(self, *, usd: float = 0.0, tokens: int = 0) -> None:
+        """Count against the budget what a tool or a language model cost.
+
+        Raises:
+            BudgetExceeded: it was more than is left.
+        """
+        self._meter.spend(usd=usd, tokens=tokens)
+
+    def log(self, choice: str, reason: str, **details: Any) -> None:
+        """Keep a decision with its reason: `aios logs` shows it."""
+        kept = _json(details, "the details of a log entry")
+        self.entries.append(
+            Entry(kind="choice", choice=str(choice), reason=str(reason), details=kept)
+        )
+
+    async def predict(
+        self, endpoint: str, rows: Mapping[str, Any] | Sequence[Mapping[str, Any]], key: str = ""
+    ) -> list[dict[str, Any]]:
+        """Ask a model endpoint; one object of outputs for each row.
+
+        Args:
+            key: what decides between stable and canary; by default this agent's ref.
+
+        Raises:
+            AiosError: whatever the endpoint answered.
+        """
+        self._meter.step()
+        asked = [dict(rows)] if isinstance(rows, Mapping) else [dict(row) for row in rows]
+        answer = await self._predict(endpoint, asked, key or self.ref)
+        told = {name: answer.get(name) for name in ("version", "arm", "degraded", "request_id")}
+        shown = _short(answer["outputs"])
+        self.entries.append(Entry(kind="predict", choice=endpoint, reason=shown, details=told))
+        outputs: list[dict[str, Any]] = answer["outputs"]
+        return outputs
+
+    async def tell(self, ref: str, message: Any) -> None:
+        """Send a message to another agent (`name/id`), or to oneself. It leaves when this message
+        is done, in the same transaction; if that fails it was never sent."""
+        self._meter.step()
+        plain = _json(message, "a message")
+        hops = self._delivery.hops + 1
+        self.sent.append(Letter(to=ref, message=plain, sender=self.ref, hops=hops))
+
+    async def ask(self, ref: str, message: Any, timeout_s: float = ASK_S) -> Any:
+        """Send a message to another agent now and wait for its reply. Handled again, this agent
+        asks the same question under the same number, and it is answered once.
+
+        Raises:
+            UnknownName, IllegalTransition: there is no such agent, or it handles no messages.
+            UsageError: it waits for this agent, directly or not, or too many wait for each other.
+            DeadlineExceeded: no reply within `timeout_s`; it may still come.
+            AiosError: what the other agent failed of.
+        """
+        self._meter.step()
+        told = {
+            "to": ref,
+            "message": _json(message, "a message"),
+            "sender": self.ref,
+            "path": (*self._delivery.path, self.ref),
+            "hops": self._delivery.hops + 1,
+            "operation": self._key(),
+        }
+        if self.dry:
+            return None
+        try:
+            async with asyncio.timeout(timeout_s):
+                put = await self._kernel("ask", {"letter": told})
+                answer = put["known"]
+                while answer is None:
+                    answer = await self._kernel("reply", {"seq": put["seq"]})
+        except TimeoutError:
+            raise DeadlineExceeded(f"{ref} has not replied within {timeout_s:g} s") from None
+        if answer.get("problem") is not None:
+            raise from_problem(answer["problem"])
+        return answer["reply"]
+
+    async def spawn(
+        self,
+        name: str,
+        id: str,
+        *,
+        scopes: Sequence[str] = (),
+        state: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Make an agent of a known name below this one; its ref. One that is there stays.
+
+        Args:
+            scopes: of those that this agent has.
+
+        Raises:
+            Forbidden: they are more than this agent has.
+            UnknownName: nobody sent an agent of this name.
+            UsageError: there are too many generations.
+        """
+        self._meter.step()
+        if self.dry:
+            return f"{name}/{id}"
+        told = {
+            "name": name,
+            "id": id,
+            "scopes": list(scopes),
+            "state": None if state is None else _json(dict(state), "a state"),
+            "parent": self.ref,
+        }
+        return str(await self._kernel("spawn", told))
+
+    async def revive(self, ref: str) -> None:
+        """Let an agent below this one that failed handle messages again."""
+        self._meter.step()
+        if not self.dry:
+            await self._kernel("revive", {"ref": ref, "parent": self.ref})
+
+    async def call(self, tool: str | Callable[..., Any], /, **arguments: Any) -> Any:
+        """Call one of this agent's tools, by name or as a function.
+
+        Raises:
+            UnknownName: it has no such tool; lists those that it has.
+            UsageError: the arguments do not fit; names each.
+            Forbidden: the tool needs a scope that this agent was not given.
+            NotApproved: a person said no.
+        """
+        self._meter.step()
+        name = tool if isinstance(tool, str) else getattr(tool, "__name__", str(tool))
+        found = self._made.tools.get(name)
+        if found is None:
+            known = ", ".join(self._made.tools) or "none"
+            raise UnknownName(f"agent {self.name} has no tool {name[:60]!r}; it has {known}")
+        try:
+            read = found.read(arguments)
+        except UsageError as error:
+            self._note(name, arguments, problem=error.message)
+            raise
+        if self.dry:
+            self._note(name, arguments, dry=True)
+            return found.dry_answer(read)
+        plain = _json(arguments, f"the arguments of {name}")
+        key = f"{self._key()}#{_digest([name, plain])}"
+        if found.facts.guarded:
+            return await self._guarded(found, key, plain, read)
+        return await self._carried_out(found, key, plain, read)
+
+    async def _guarded(
+        self, tool: Tool, key: str, plain: dict[str, Any], read: dict[str, Any]
+    ) -> Any:
+        """A call that the kernel lets pass first; one that ended before is not made again."""
+        name = tool.facts.name
+        asked = {"key": key, "agent": self.ref, "message": self.message_id}
+        asked |= {"tool": name, "arguments": plain, "version": self._delivery.version}
+        try:
+            call = await self._kernel("call", asked)
+            self._clockwork.pause()
+            while call["state"] == "waiting":
+                call = await self._kernel("call_answer", {"key": key}) or call
+        except Forbidden as error:
+            self._note(name, plain, problem=error.message)
+            raise
+        finally:
+            self._clockwork.resume()
+        if call["state"] == "rejected":
+            said = f"{call['answered_by']} said no: {call['reason'] or 'no reason given'}"
+            self._note(name, plain, problem=said)
+            raise NotApproved(f"tool {name} of agent {self.ref}: {said}")
+        if call["state"] == "done":
+            self._note(name, plain, result=call["result"], before=True)
+            return call["result"]
+        try:
+            result = await self._carried_out(tool, key, plain, read)
+        except Exception as error:
+            self.ended.append(CallEnd(key=key, problem=_said(error)))
+            raise
+        self.ended.append(CallEnd(key=key, result=_json(result, f"the result of {name}")))
+        return result
+
+    async def _carried_out(
+        self, tool: Tool, key: str, plain: dict[str, Any], read: dict[str, Any]
+    ) -> Any:
+        given = {**read, "idempotency_key": key} if tool.wants_key else read
+        try:
+            if inspect.iscoroutinefunction(tool.function):
+                result = await tool.function(**given)
+            else:
+                # In a thread: what it waits for must not hold up the other agents here.
+                result = await asyncio.to_thread(tool.function, **given)
+        except Exception as error:
+            self._note(tool.facts.name, plain, problem=_said(error))
+            raise
+        self._note(tool.facts.name, plain, result=result)
+        return result
+
+    def _note(self, tool: str, arguments: Mapping[str, Any], **became: Any) -> None:
+        told = {name: _short(value) for name, value in became.items()}
+        reason = told.get("problem") or told.get("result") or ""
+        details = {"arguments": _short(arguments), **told}
+        self.entries.append(Entry(kind="tool", choice=tool, reason=reason, details=details))
+
+    def _key(self) -> str:
+        """The idempotency key of the next call: agent, message, number of the call in it."""
+        self._calls += 1
+        return f"{self.ref}#{self.message_id}#{self._calls}"
+
+
+def _json(value: Any, what: str) -> Any:
+    """A value as it is stored.
+
+    Raises:
+        UsageError: it is not JSON.
+    """
+    try:
+        plain = to_jsonable_python(value, serialize_unknown=False, inf_nan_mode="constants")
+        canonical(plain)
+    except (PydanticSerializationError, UsageError, ValueError) as error:
+        raise UsageError(f"{what} is not JSON: {str(error)[:200]}; use plain values") from None
+    return plain
+
+
+def plain_state(state: BaseModel | None) -> dict[str, Any] | None:
+    """A state as it is stored."""
+    if state is None:
+        return None
+    found: dict[str, Any] = _json(state.model_dump(mode="json"), "the state")
+    return found
+
+
+def plain_reply(reply: Any) -> Any:
+    """A reply as it is stored."""
+    return _json(reply, "the reply")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
+
+
+def _said(error: BaseException) -> str:
+    return error.message if isinstance(error, AiosError) else f"{type(error).__name__}: {error}"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def raised(answer: dict[str, Any]) -> Any:
+    """What the kernel answered, or the error that it told of."""
+    if "problem" in answer:
+        raise from_problem(answer["problem"])
+    return answer["result"]

@@ -1,0 +1,172 @@
+"""Mailboxes inside one open transaction: messages come, are handled once, or are given up."""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+
+from aios.records.agents import AgentRow, CallEnd, Entry, Letter, Mail
+from aios.registry.agents import unknown_agent
+from aios.registry.base import from_row
+from aios.store import agent_tables as t
+
+_M, _A = t.mailbox.c, t.agents.c
+# Made once: building a statement anew costs more than executing it.
+_WAITS = _M.state == literal_column("'waiting'")
+"""Spelled out, as SQLite takes its partial index only then."""
+_BY_OPERATION = select(_M.seq).where(_M.operation == bindparam("operation"))
+_AGENT = select(t.agents).where(_A.ref == bindparam("ref"))
+_ADD = insert(t.mailbox).returning(_M.seq)
+_ONE_MORE = (
+    update(t.agents)
+    .where(_A.ref == bindparam("there"))
+    .values(waiting=_A.waiting + 1, updated_s=bindparam("now_s"))
+)
+_SEQS: BindParameter[Any] = bindparam("seqs", expanding=True)
+_REFS: BindParameter[Any] = bindparam("refs", expanding=True)
+_OLDEST = select(func.min(_M.seq)).where(_WAITS, _M.agent.in_(_REFS)).group_by(_M.agent)
+_MAILS = select(t.mailbox).where(_M.seq.in_(_SEQS))
+_AGENTS = select(t.agents).where(_A.ref.in_(_REFS))
+_PLACE = update(t.agents).where(_A.ref == bindparam("there")).values(epoch=bindparam("host"))
+
+
+class Mailbox:
+    """All mailboxes, in one transaction at one time (Unix seconds)."""
+
+    def __init__(self, connection: Connection, now_s: float) -> None:
+        self._connection = connection
+        self.now_s = now_s
+
+    def known(self, operation: str | None) -> int | None:
+        """The number of the message that came under this operation before."""
+        if operation is None:
+            return None
+        found = self._connection.execute(_BY_OPERATION, {"operation": operation}).scalar()
+        return None if found is None else int(found)
+
+    def agent(self, ref: str) -> AgentRow:
+        """An agent by `name/id`.
+
+        Raises:
+            UnknownName: there is none.
+        """
+        row = self._connection.execute(_AGENT, {"ref": ref}).first()
+        if row is None:
+            name = ref.partition("/")[0]
+            some = select(_A.ref).where(_A.name == name).order_by(_A.updated_s.desc()).limit(21)
+            raise unknown_agent(ref, [one for (one,) in self._connection.execute(some)])
+        return from_row(AgentRow, row)
+
+    def put(self, letter: Letter) -> int:
+        """Add a message at the end of its agent's mailbox; its number."""
+        values = {
+            "agent": letter.to,
+            "kind": letter.kind,
+            "message": letter.message,
+            "sender": letter.sender,
+            "path": list(letter.path),
+            "hops": letter.hops,
+            "operation": letter.operation,
+            "state": "waiting",
+            "attempts": 0,
+            "deaths": 0,
+            "due_s": 0.0,
+            "at_s": self.now_s,
+        }
+        seq = int(self._connection.execute(_ADD, values).scalar_one())
+        self._connection.execute(_ONE_MORE, {"there": letter.to, "now_s": self.now_s})
+        return seq
+
+    def mails(self, seqs: Collection[int]) -> dict[int, Mail]:
+        """Messages by their numbers."""
+        rows = self._connection.execute(_MAILS, {"seqs": list(seqs)})
+        return {row.seq: from_row(Mail, row) for row in rows}
+
+    def agents(self, refs: Collection[str]) -> dict[str, AgentRow]:
+        """Agents by their refs."""
+        rows = self._connection.execute(_AGENTS, {"refs": list(refs)})
+        return {row.ref: from_row(AgentRow, row) for row in rows}
+
+    def oldest(self, refs: Collection[str]) -> list[Mail]:
+        """The oldest message that waits for each of these agents, due or not."""
+        seqs = [seq for (seq,) in self._connection.execute(_OLDEST, {"refs": list(refs)})]
+        return list(self.mails(seqs).values()) if seqs else []
+
+    def waiting_agents(self) -> list[str]:
+        """Every agent for which a message waits."""
+        query = select(_M.agent).where(_WAITS).distinct()
+        return [ref for (ref,) in self._connection.execute(query)]
+
+    def place(self, refs: Iterable[str], epoch: int) -> None:
+        """Let the host of this epoch, and no other, have these agents."""
+        rows = [{"there": ref, "host": epoch} for ref in refs]
+        if rows:
+            self._connection.execute(_PLACE, rows)
+
+    def set_mail(self, seq: int, **values: Any) -> None:
+        """Change a message that waits."""
+        here = update(t.mailbox).where(_M.seq == seq, _WAITS)
+        self._connection.execute(here.values(**values))
+
+    def end_mail(self, mail: Mail, state: str, **values: Any) -> None:
+        """A message is done, or dead; it waits no more."""
+        self.set_mail(mail.seq, state=state, ended_s=self.now_s, **values)
+
+    def set_agent(self, ref: str, **values: Any) -> None:
+        """Change an agent."""
+        here = update(t.agents).where(_A.ref == ref)
+        self._connection.execute(here.values(**values, updated_s=self.now_s))
+
+    def died(self, seqs: Collection[int]) -> None:
+        """The host that had these messages is gone."""
+        here = update(t.mailbox).where(_M.seq.in_(list(seqs)), _WAITS)
+        self._connection.execute(here.values(deaths=_M.deaths + 1))
+
+    def log(self, agent: str, message: int, version: int, entries: Sequence[Entry]) -> None:
+        """Keep what an agent decided and called."""
+        rows = [
+            {
+                "agent": agent,
+                "message": message,
+                "version": version,
+                "at_s": self.now_s,
+                **entry.model_dump(mode="json"),
+            }
+            for entry in entries
+        ]
+        if rows:
+            self._connection.execute(insert(t.agent_log), rows)
+
+    def end_calls(self, calls: Sequence[CallEnd]) -> None:
+        """Keep how guarded tool calls ended, so that they are not made again."""
+        for call in calls:
+            here = update(t.tool_calls).where(t.tool_calls.c.key == call.key)
+            state = "failed" if call.problem is not None else "done"
+            values = {"result": call.result, "problem": call.problem, "ended_s": self.now_s}
+            self._connection.execute(here.values(state=state, **values))
+
+    def open_host(self) -> int:
+        """The epoch of a host that begins now: higher than any before."""
+        made = insert(t.agent_hosts).values(started_s=self.now_s).returning(t.agent_hosts.c.epoch)
+        return int(self._connection.execute(made).scalar_one())
+
+    def close_host(self, epoch: int, problem: str) -> None:
+        """A host is gone, or counts as gone."""
+        here = update(t.agent_hosts).where(t.agent_hosts.c.epoch == epoch)
+        self._connection.execute(here.values(ended_s=self.now_s, problem=problem))
+
+    def remove_old(self, before_s: float) -> int:
+        """Remove messages that were done, or given up, before a time; never the newest one, so
+        that no number is used twice."""
+        newest = select(func.max(_M.seq)).scalar_subquery()
+        old = (_M.state != "waiting") & (_M.ended_s < before_s) & (_M.seq < newest)
+        return self._connection.execute(t.mailbox.delete().where(old)).rowcount

@@ -1,0 +1,321 @@
+"""The part of the runtime that delegates: `rt.spawn`, `rt.agent`, `rt.agents`."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+from uuid import uuid4
+
+from pydantic import BaseModel
+
+from aios.agents import agent_class
+from aios.errors import DeadlineExceeded, UsageError
+from aios.packaging import code_of
+from aios.presentation import Shown
+from aios.records.agents import Budget
+from aios.runtime.objects import Live
+from aios.runtime.tables import Look, Table
+from aios.runtime.transport import Transport
+
+ONE_WAIT_S = 20.0
+"""How long one exchange waits for a reply; longer waits are several."""
+COLUMNS = ("ref", "status", "runs", "waiting", "handled", "problem", "parent")
+
+
+class AgentStatus(Shown):
+    """An agent at one moment.
+
+    Attributes:
+        status: `ready`, `exhausted` (its budget is spent), `failed` or `killed`.
+        problem: why, where it is not ready.
+        waiting, handled: messages in its mailbox, and those that are done.
+        spent, budget: `usd`, `tokens`, `seconds`, `steps`.
+        dead: the newest messages that were given up, with their `problem`.
+        children: the agents below it.
+        fields: all of it, as plain values.
+    """
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.ref: str = fields["ref"]
+        self.status: str = fields["status"]
+        self.problem: str | None = fields["problem"]
+        self.waiting: int = fields["waiting"]
+        self.handled: int = fields["handled"]
+        self.version: int = fields["runs"]
+        self.spent: dict[str, float] = fields["spent"]
+        self.budget: dict[str, float | None] = fields["budget"]
+        self.dead: list[dict[str, Any]] = fields["dead"]
+        self.children: list[str] = fields["children"]
+        self.fields = fields
+
+    def _shown(self) -> Look:
+        title = f"agent {self.ref}, version {self.version}: {self.status}"
+        if self.problem:
+            title += f"\n! {self.problem}"
+        rows: list[list[object]] = [
+            ["waiting", self.waiting],
+            ["handled", self.handled],
+            ["scopes", ", ".join(self.fields["scopes"]) or "none"],
+            ["children", ", ".join(self.children) or "none"],
+        ]
+        for name, limit in self.budget.items():
+            rows.append([f"spent {name}", _of(self.spent[name], limit)])
+        rows += [[f"dead {one['seq']}", one["problem"]["detail"]] for one in self.dead]
+        return title, ["", ""], rows
+
+
+class Agent(Live):
+    """An agent. Holds only its name and id; every call asks the runtime."""
+
+    def __init__(self, transport: Transport, name: str, id: str) -> None:
+        self._transport = transport
+        self.name = name
+        self.id = id
+
+    @property
+    def ref(self) -> str:
+        """`name/id`, as other agents write to it."""
+        return f"{self.name}/{self.id}"
+
+    @property
+    def _path(self) -> str:
+        return f"/api/v1/agents/{self.name}/{self.id}"
+
+    def tell(self, message: Any) -> int:
+        """Put a message into its mailbox; the message's number. It is on disk when this returns.
+
+        Raises:
+            IllegalTransition: the agent was killed, or has failed.
+            BudgetExceeded: it has nothing left to spend.
+            Overloaded: 100,000 messages wait for it.
+        """
+        body = {"message": plain(message)}
+        found = self._transport.change("POST", f"{self._path}/messages", body)
+        return int(found["messages"][0])
+
+    def ask(self, message: Any, timeout_s: float = 60.0) -> Any:
+        """Put a message into its mailbox and wait for the reply.
+
+        Raises:
+            DeadlineExceeded: there is none after `timeout_s`; the message stays.
+            AiosError: what the agent failed of.
+        """
+        body, operation_id = {"message": plain(message)}, uuid4().hex
+        until_s = time.monotonic() + timeout_s
+        while True:
+            left_s = until_s - time.monotonic()
+            waits = {"timeout_s": max(0.001, min(left_s, ONE_WAIT_S))}
+            try:
+                path = f"{self._path}/ask"
+                return self._transport.change(
+                    "POST", path, {**body, **waits}, operation_id=operation_id
+                )["reply"]
+            except DeadlineExceeded:
+                if time.monotonic() >= until_s:
+                    raise
+
+    def state(self, kind: type[BaseModel] | None = None) -> Any:
+        """Its memory after the last message that is done: plain values, or a model of yours."""
+        found = self._transport.get(self._path)["state"]
+        return found if kind is None else kind.model_validate(found or {})
+
+    def status(self) -> AgentStatus:
+        """How it stands."""
+        return AgentStatus(self._transport.get(self._path))
+
+    def log(self, limit: int = 100) -> Table:
+        """What it decided and called, newest first."""
+        found = self._transport.get(f"{self._path}/log", limit=limit)
+        columns = ["at_s", "message", "version", "kind", "choice", "reason"]
+        return Table(f"log of {self.ref}", found, columns)
+
+    def kill(self, reason: str = "") -> None:
+        """End it for good, and all agents below it. What waits for them is given up.
+
+        Raises:
+            IllegalTransition: it was killed before.
+        """
+        self._transport.change("POST", f"{self._path}/kill", {"reason": reason})
+
+    def revive(self, reason: str = "") -> None:
+        """Let an agent that failed too often handle messages again.
+
+        Raises:
+            IllegalTransition: it has not failed.
+        """
+        self._transport.change("POST", f"{self._path}/revive", {"reason": reason})
+
+    def grant(self, budget: Budget) -> None:
+        """Let it spend so much more; one that was stopped for its budget goes on.
+
+        Raises:
+            UsageError: it has no bound on that.
+        """
+        body = {"budget": budget.model_dump(exclude_none=True)}
+        self._transport.change("POST", f"{self._path}/grant", body)
+
+    def _named(self) -> str:
+        return f"agent {self.ref} at {self._transport.address}"
+
+    def _now(self) -> Shown:
+        return self.status()
+
+
+class Delegated:
+    """Agents: spawned, told, asked, killed."""
+
+    _transport: Transport
+
+    def spawn(
+        self,
+        agent: Any,
+        *,
+        id: str,
+        scopes: Sequence[str] = (),
+        state: BaseModel | Mapping[str, Any] | None = None,
+        budget: Budget | None = None,
+    ) -> Agent:
+        """An agent with this id, from now on. One that is there already stays as it is.
+
+        Args:
+            agent: a class with `@aios.agent`, whose text is sent along, or the name of a known one.
+            scopes: the rights that its tools may use; it can give no others to agents below it.
+            state: what it knows at first.
+            budget: instead of that of its class.
+
+        Raises:
+            UsageError: class, id or state cannot be taken.
+            UnknownName: nobody sent an agent of this name.
+            IllegalTransition: the id was killed, or has other scopes.
+        """
+        body: dict[str, Any] = {"id": id, "scopes": list(scopes)}
+        name = agent
+        if not isinstance(agent, str):
+            made = agent_class(agent)
+            made.read_state(None if state is None else plain(state))
+            name = made.name
+            body["source"] = code_of(agent, "agent").model_dump(mode="json")
+            body["facts"] = made.facts.model_dump(mode="json")
+        if state is not None:
+            body["state"] = plain(state)
+        if budget is not None:
+            body["budget"] = budget.model_dump(exclude_none=True)
+        self._transport.change("POST", f"/api/v1/agents/{name}", body)
+        return Agent(self._transport, name, id)
+
+    def agent(self, name: str, id: str) -> Agent:
+        """An agent that is there.
+
+        Raises:
+            UnknownName: it is not; says which are.
+        """
+        found = Agent(self._transport, name, id)
+        self._transport.get(found._path)
+        return found
+
+    def agents(self, name: str | None = None) -> Table:
+        """Agents of one name or of all, the last touched first; up to 1,000."""
+        return Table("agents", self._transport.get("/api/v1/agents", name=name), COLUMNS)
+
+    def tell_agents(self, messages: Iterable[tuple[Agent | str, Any]]) -> list[int]:
+        """Put many messages into mailboxes, up to 1,000 together or none of them.
+
+        Args:
+            messages: (agent or its `name/id`, message).
+        """
+        told = [
+            {"to": to.ref if isinstance(to, Agent) else to, "message": plain(message)}
+            for to, message in messages
+        ]
+        found = self._transport.change("POST", "/api/v1/agent-messages", {"messages": told})
+        return list(found["messages"])
+
+    def agent_hosts(self) -> Table:
+        """The processes that run agents, and what they have in memory."""
+        columns = ("epoch", "pid", "awake", "in_flight")
+        return Table("agent hosts", self._transport.get("/api/v1/agent-hosts"), columns)
+
+    def dead_messages(self, agent: Agent | None = None) -> Table:
+        """Messages that were given up, newest first; `problem` says why."""
+        ref = None if agent is None else agent.ref
+        found = self._transport.get("/api/v1/dead-messages", ref=ref)
+        rows = [{**one, "why": (one["problem"] or {}).get("detail")} for one in found]
+        return Table("dead messages", rows, ("seq", "agent", "sender", "attempts", "why"))
+
+    def revive_message(self, seq: int) -> None:
+        """Let a message that was given up be handled once more, in its old place.
+
+        Raises:
+            IllegalTransition: it is done, or waits.
+        """
+        self._transport.change("POST", f"/api/v1/dead-messages/{seq}/revive")
+
+    def waiting_calls(self) -> Table:
+        """Tool calls of agents that wait for somebody's word, oldest first."""
+        found = self._transport.get("/api/v1/tool-calls")
+        columns = ("at_s", "agent", "tool", "arguments", "approval", "key")
+        return Table("waiting tool calls", found, columns)
+
+    def answer_call(
+        self, key: str, answer: Literal["approve", "reject"], *, reason: str = ""
+    ) -> None:
+        """Say yes or no, with your name, to a tool call that waits.
+
+        Raises:
+            IllegalTransition: it was answered.
+        """
+        body = {"key": key, "answer": answer, "reason": reason}
+        self._transport.change("POST", "/api/v1/tool-calls/answer", body)
+
+    def roll_out_agent(
+        self, agent: Any, *, share: float, version: int | None = None, shadow: bool = False
+    ) -> int:
+        """Let agents of a name run another version from their next message on; the version.
+
+        Args:
+            agent: the new class, whose text is sent along, or a name with `version`.
+            share: of the ids, 0 to 1, by a hash: a growing share only adds agents. With 1 all run
+                it; agents that are spawned later are among them.
+            shadow: the version gets copies of messages instead; its tools answer dry, what it
+                would have done is in the log, and nothing else happens.
+
+        Raises:
+            IllegalTransition: another version is rolled out to a share.
+        """
+        name = agent
+        if not isinstance(agent, str):
+            name, version = self._define(agent)
+        elif version is None:
+            raise UsageError("a name needs the version that is to be rolled out")
+        body = {"version": version, "share": share, "shadow": shadow}
+        return int(self._transport.change("PUT", f"/api/v1/agent-plans/{name}", body)["version"])
+
+    def roll_back_agent(self, name: str) -> None:
+        """Let every agent of a name run the version that it was spawned with, at once.
+
+        Raises:
+            IllegalTransition: nothing is rolled out.
+        """
+        self._transport.change("DELETE", f"/api/v1/agent-plans/{name}")
+
+    def agent_rollouts(self) -> Table:
+        """Which versions are rolled out to which share of agents."""
+        found = self._transport.get("/api/v1/agent-plans")
+        return Table("agent rollouts", found, ("at_s", "name", "version", "share", "shadow", "by"))
+
+    def _define(self, agent: Any) -> tuple[str, int]:
+        made = agent_class(agent)
+        body = {
+            "source": code_of(agent, "agent").model_dump(mode="json"),
+            "facts": made.facts.model_dump(mode="json"),
+        }
+        found = self._transport.change("POST", f"/api/v1/agent-versions/{made.name}", body)
+        return made.name, int(found["version"])
+
+
+def plain(value: Any) -> Any:
+    """A message or state as it travels: models as objects, everything else as it is."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def _of(spent: float, limit: float | None) -> str:
+    return f"{spent:.6g}" if limit is None else f"{spent:.6g} of {limit:.6g}"

@@ -1,0 +1,95 @@
+"""Agents that tests run. Their text is sent to hosts, so they are in a file of their own."""
+
+import asyncio
+
+from pydantic import BaseModel
+
+import aios
+
+CALLS: list[tuple[str, str]] = []
+"""Tool calls that were made, with their idempotency keys, in the module that this text became."""
+
+
+class Memory(BaseModel):
+    """What a clerk knows."""
+
+    seen: list[str] = []
+
+
+def note(text: str, times: int = 1, idempotency_key: str = "") -> str:
+    """Write something down."""
+    CALLS.append((text, idempotency_key))
+    return text * times
+
+
+@aios.tool(scopes="refunds")
+def refund(order: str, idempotency_key: str = "") -> str:
+    """Give money back."""
+    CALLS.append((order, idempotency_key))
+    return f"refunded {order}"
+
+
+@aios.tool(scopes="refunds", approval="support", dry="dry")
+def big_refund(order: str, idempotency_key: str = "") -> str:
+    """Give much money back."""
+    CALLS.append((order, idempotency_key))
+    return f"refunded much of {order}"
+
+
+@aios.agent(
+    state=Memory,
+    tools=[note, refund, big_refund],
+    restarts=aios.Restarts(retries=2, backoff_s=1, limit=1, within_s=1000),
+)
+class Clerk:
+    """Remembers, and does what it is told."""
+
+    async def on_message(self, ctx: aios.Context, message: dict) -> object:
+        do = message.get("do", "remember")
+        ctx.state.seen.append(str(message.get("text", do)))
+        return await getattr(self, f"_{do}")(ctx, message)
+
+    async def on_child_failed(self, ctx: aios.Context, child: aios.ChildFailed) -> None:
+        ctx.state.seen.append(f"failed: {child.child}")
+        await ctx.revive(child.child)
+
+    async def _remember(self, ctx, message):
+        ctx.log("remember", "it was told to")
+        return len(ctx.state.seen)
+
+    async def _fail(self, ctx, message):
+        await ctx.tell(ctx.ref, {"text": "never sent"})
+        raise ValueError("it cannot be done")
+
+    async def _tell(self, ctx, message):
+        await ctx.tell(message["to"], message["message"])
+
+    async def _ask(self, ctx, message):
+        return await ctx.ask(message["to"], message["message"])
+
+    async def _call(self, ctx, message):
+        return await ctx.call(message["tool"], **message["arguments"])
+
+    async def _call_and_fail(self, ctx, message):
+        await ctx.call(message["tool"], **message["arguments"])
+        raise ValueError("after the call")
+
+    async def _predict(self, ctx, message):
+        return await ctx.predict("model", {"a": 1})
+
+    async def _loop(self, ctx, message):
+        for _ in range(1000):
+            await ctx.call("note", text="again")
+
+    async def _sleep(self, ctx, message):
+        await asyncio.sleep(3600)
+
+    async def _spawn(self, ctx, message):
+        return await ctx.spawn("clerk", message["id"], scopes=message.get("scopes", []))
+
+    async def _spend(self, ctx, message):
+        ctx.spend(usd=message["usd"])
+        return ctx.remaining["usd"]
+
+    async def _odd(self, ctx, message):
+        return {1, 2, object()}

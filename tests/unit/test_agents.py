@@ -1,0 +1,504 @@
+"""Agents: messages are handled in order and once, whatever dies; what they may is bounded."""
+
+from pathlib import Path
+from typing import Any
+
+import agent_classes
+import pytest
+from agent_classes import Clerk
+from agent_worlds import AgentWorld, now
+
+from aios.errors import (
+    BudgetExceeded,
+    Forbidden,
+    IllegalTransition,
+    Overloaded,
+    UnknownName,
+    UsageError,
+)
+from aios.records.agents import Budget, Turn
+from aios.store import agent_tables as t
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> AgentWorld:
+    return AgentWorld(tmp_path)
+
+
+@pytest.fixture
+def clerk(world: AgentWorld) -> str:
+    return world.spawn(Clerk, "c-1")
+
+
+def seen(world: AgentWorld, ref: str) -> list[str]:
+    state = world.do("agent", ref=ref)["state"]
+    return [] if state is None else list(state["seen"])
+
+
+def problem(world: AgentWorld, seq: int) -> dict[str, Any]:
+    became = world.became(seq)
+    assert became is not None, "the message still waits"
+    found: dict[str, Any] = became["problem"]
+    return found
+
+
+def settle(world: AgentWorld) -> None:
+    """Let everything be tried again until nothing waits."""
+    for _ in range(10):
+        world.run()
+        world.clock.advance(60)
+
+
+# -- messages ---------------------------------------------------------------------------
+
+
+def test_messages_are_handled_in_order_with_one_memory(world: AgentWorld, clerk: str) -> None:
+    seqs = [world.tell(clerk, {"text": f"m{n}"}) for n in range(5)]
+    assert world.run() == 5
+    assert seen(world, clerk) == [f"m{n}" for n in range(5)]
+    assert [world.became(seq)["reply"] for seq in seqs] == [1, 2, 3, 4, 5]
+
+
+def test_an_agent_has_one_message_at_a_time(world: AgentWorld, clerk: str) -> None:
+    for n in range(3):
+        world.tell(clerk, {"text": f"m{n}"})
+    world.post.once()
+    assert len(world.hosts.take()) == 1
+
+
+def test_a_message_under_one_operation_is_there_once(world: AgentWorld, clerk: str) -> None:
+    first = world.tell(clerk, {"text": "once"}, "op")
+    assert world.tell(clerk, {"text": "once"}, "op") == first
+    world.run()
+    assert world.tell(clerk, {"text": "once"}, "op") == first
+    world.run()
+    assert seen(world, clerk) == ["once"]
+
+
+def test_many_messages_come_together_or_not_at_all(world: AgentWorld, clerk: str) -> None:
+    messages = [{"to": clerk, "message": {"text": "a"}}, {"to": "clerk/none", "message": {}}]
+    with pytest.raises(UnknownName, match="clerk/c-1"):
+        now(world.do("tell_agents", messages=messages))
+    assert world.run() == 0
+
+
+def test_what_an_agent_sends_leaves_with_the_end_of_its_message(
+    world: AgentWorld, clerk: str
+) -> None:
+    other = world.spawn(Clerk, "c-2")
+    told = {"do": "tell", "to": other, "message": {"text": "from c-1"}}
+    world.tell(clerk, told)
+    world.run()
+    assert seen(world, other) == ["from c-1"]
+
+
+def test_a_failed_message_has_sent_nothing_and_left_no_memory(
+    world: AgentWorld, clerk: str
+) -> None:
+    seq = world.tell(clerk, {"do": "fail"})
+    settle(world)
+    assert "it cannot be done" in problem(world, seq)["detail"]
+    assert "_fail" in problem(world, seq)["detail"], "the line of the agent's own code"
+    assert seen(world, clerk) == []
+
+
+def test_an_endpoint_is_asked_with_the_agent_as_key(world: AgentWorld, clerk: str) -> None:
+    world.answers["model"] = {"p": 0.5}
+    seq = world.tell(clerk, {"do": "predict"})
+    world.run()
+    assert world.became(seq)["reply"] == [{"p": 0.5}]
+    (entry,) = (e for e in world.do("agent_log", ref=clerk) if e["kind"] == "predict")
+    assert entry["details"]["request_id"] == clerk
+
+
+# -- what dies --------------------------------------------------------------------------
+
+
+def test_a_host_that_dies_loses_no_message_and_applies_none_twice(
+    world: AgentWorld, clerk: str
+) -> None:
+    for n in range(6):
+        world.tell(clerk, {"text": f"m{n}"})
+    died: list[int] = []
+
+    def dies(delivery: Any) -> bool:
+        if delivery.seq % 2 or delivery.seq in died:
+            return False
+        died.append(delivery.seq)
+        return True
+
+    assert world.run(dies=dies) == 9
+    assert len(died) == 3
+    assert seen(world, clerk) == [f"m{n}" for n in range(6)]
+
+
+def test_a_frozen_host_that_wakes_does_no_harm(world: AgentWorld, clerk: str) -> None:
+    seq = world.tell(clerk, {"text": "slow"})
+    world.post.once()
+    ((epoch, _delivery),) = world.hosts.take()
+    world.hosts.ended(epoch, "it has not answered for 10 s")
+    late = Turn(agent=clerk, seq=seq, attempt=0, version=1, state={"seen": ["late"]}, reply="late")
+    assert world.run() == 1, "the message went to another host"
+    assert world.host_says(epoch, "done", [late.model_dump()]) == [False]
+    assert seen(world, clerk) == ["slow"]
+    assert world.became(seq)["reply"] == 1
+
+
+def test_a_late_answer_does_not_count_while_the_new_host_is_at_it(
+    world: AgentWorld, clerk: str
+) -> None:
+    seq = world.tell(clerk, {"text": "slow"})
+    world.post.once()
+    ((epoch, _),) = world.hosts.take()
+    world.hosts.ended(epoch, "frozen")
+    world.post.once()
+    world.hosts.take()
+    late = Turn(agent=clerk, seq=seq, attempt=0, version=1, reply="late").model_dump()
+    assert world.host_says(epoch, "done", [late]) == [False]
+    assert world.became(seq) is None
+
+
+def test_a_turn_counts_once(world: AgentWorld, clerk: str) -> None:
+    seq = world.tell(clerk, {"text": "m"})
+    world.post.once()
+    ((epoch, _delivery),) = world.hosts.take()
+    turn = Turn(agent=clerk, seq=seq, attempt=0, version=1, state={"seen": ["m"]}).model_dump()
+    assert world.host_says(epoch, "done", [turn, turn]) == [True, False]
+    assert world.do("agent", ref=clerk)["handled"] == 1
+
+
+def test_a_kernel_that_dies_goes_on_from_its_rows(world: AgentWorld, clerk: str) -> None:
+    world.tell(clerk, {"text": "a"})
+    world.run()
+    world.tell(clerk, {"text": "b"})
+    world.post.once()
+    ((epoch, delivery),) = world.hosts.take()
+    world.restart()
+    world.post.look_at([clerk])
+    assert world.run() == 1
+    turn = Turn(agent=clerk, seq=delivery.seq, attempt=0, version=1).model_dump()
+    assert world.host_says(epoch, "done", [turn]) == [False], "a host of the kernel before"
+    assert seen(world, clerk) == ["a", "b"]
+
+
+def test_a_message_under_which_hosts_die_again_and_again_is_given_up(
+    world: AgentWorld, clerk: str
+) -> None:
+    seq = world.tell(clerk, {"text": "poison"})
+    for _ in range(40):
+        world.clock.advance(60)
+        world.run(dies=lambda delivery: True)
+    assert "its process ended" in problem(world, seq)["detail"]
+    world.tell(clerk, {"text": "good"})
+    world.clock.advance(60)
+    world.run()
+    assert seen(world, clerk) == ["good"]
+
+
+# -- failures ---------------------------------------------------------------------------
+
+
+def test_a_message_is_tried_again_with_backoff_then_given_up(world: AgentWorld, clerk: str) -> None:
+    seq = world.tell(clerk, {"do": "fail"})
+    assert world.run() == 1
+    assert world.run() == 0, "the next attempt is a second away"
+    world.clock.advance(1)
+    assert world.run() == 1
+    world.clock.advance(1)
+    assert world.run() == 0, "the pause has doubled"
+    world.clock.advance(1)
+    assert world.run() == 1
+    assert world.became(seq) is not None
+    (dead,) = world.do("dead_mail", ref=clerk)
+    assert (dead["seq"], dead["attempts"]) == (seq, 2)
+
+
+def test_later_messages_wait_for_one_that_is_tried_again(world: AgentWorld, clerk: str) -> None:
+    world.tell(clerk, {"do": "fail"})
+    world.tell(clerk, {"text": "next"})
+    assert world.run() == 1
+    settle(world)
+    assert seen(world, clerk) == ["next"]
+
+
+def test_what_the_caller_did_wrong_is_not_tried_again(world: AgentWorld, clerk: str) -> None:
+    for wrong, told in (
+        ("no dictionary", "dictionary"),
+        ({"do": "odd"}, "the reply is not JSON"),
+        ({"do": "tell", "to": "clerk/none", "message": {}}, "no agent"),
+    ):
+        other = world.spawn(Clerk, f"w-{len(told)}")
+        seq = world.tell(other, wrong)
+        assert world.run() == 1
+        assert told in problem(world, seq)["detail"]
+
+
+def test_an_agent_that_fails_too_often_is_stopped_and_its_parent_told(
+    world: AgentWorld, clerk: str
+) -> None:
+    world.tell(clerk, {"do": "spawn", "id": "child", "text": "spawn"})
+    world.run()
+    for _ in range(2):
+        world.tell("clerk/child", {"do": "fail"})
+    settle(world)
+    assert "failed: clerk/child" in seen(world, clerk)
+    assert world.do("agent", ref="clerk/child")["status"] == "ready", "its parent revived it"
+
+
+def test_an_agent_without_a_parent_that_fails_too_often_takes_no_more(
+    world: AgentWorld, clerk: str
+) -> None:
+    for _ in range(2):
+        world.tell(clerk, {"do": "fail"})
+    settle(world)
+    with pytest.raises(IllegalTransition, match=r"is failed.*2 of its messages died"):
+        world.tell(clerk, {"text": "more"})
+    world.do("revive_agent", ref=clerk)
+    world.tell(clerk, {"text": "more"})
+    world.run()
+    assert seen(world, clerk) == ["more"]
+
+
+def test_a_dead_message_is_handled_after_all(world: AgentWorld, clerk: str) -> None:
+    world.answers["model"] = ValueError("down")
+    seq = world.tell(clerk, {"do": "predict"})
+    settle(world)
+    assert "down" in problem(world, seq)["detail"]
+    world.answers["model"] = {"p": 1}
+    world.do("revive_mail", seq=seq)
+    world.run()
+    assert world.became(seq)["reply"] == [{"p": 1}]
+    with pytest.raises(IllegalTransition, match="is done, not dead"):
+        world.do("revive_mail", seq=seq)
+
+
+def test_a_killed_agent_takes_its_children_and_messages_with_it(
+    world: AgentWorld, clerk: str
+) -> None:
+    world.tell(clerk, {"do": "spawn", "id": "child"})
+    world.run()
+    seq = world.tell("clerk/child", {"text": "never"})
+    world.post.once()
+    ((epoch, _delivery),) = world.hosts.take()
+    world.do("kill_agent", ref=clerk, reason="enough")
+    assert world.hosts.cancelled == [seq]
+    assert "enough" in problem(world, seq)["detail"]
+    turn = Turn(agent="clerk/child", seq=seq, attempt=0, version=1).model_dump()
+    assert world.host_says(epoch, "done", [turn]) == [False]
+    for ref in (clerk, "clerk/child"):
+        with pytest.raises(IllegalTransition, match="is killed"):
+            world.tell(ref, {})
+    with pytest.raises(IllegalTransition, match="use another id"):
+        world.spawn(Clerk, "c-1")
+
+
+# -- limits -----------------------------------------------------------------------------
+
+
+def test_a_full_mailbox_says_so(world: AgentWorld, clerk: str) -> None:
+    with world.kernel.registry._database.transaction() as connection:
+        connection.execute(t.agents.update().values(waiting=100_000))
+    with pytest.raises(Overloaded, match="100,000 messages wait for agent clerk/c-1"):
+        world.tell(clerk, {})
+
+
+def test_an_agent_cannot_wait_for_itself(world: AgentWorld, clerk: str) -> None:
+    seq = world.tell(clerk, {"do": "ask", "to": clerk, "message": {}})
+    assert world.run() == 1
+    assert "would wait for itself: clerk/c-1 -> clerk/c-1" in problem(world, seq)["detail"]
+
+
+def test_two_agents_that_answer_each_other_for_ever_are_stopped(
+    world: AgentWorld, clerk: str
+) -> None:
+    world.spawn(Clerk, "c-2")
+    ping: dict[str, Any] = {"text": "end"}
+    for n in range(120):
+        to = "clerk/c-2" if n % 2 else "clerk/c-1"
+        ping = {"do": "tell", "to": to, "message": ping}
+    world.tell(clerk, ping)
+    world.run(rounds=300)
+    (dead,) = world.do("dead_mail")
+    assert "go round in a circle" in dead["problem"]["detail"]
+
+
+def test_a_budget_stops_an_agent_in_the_middle_of_its_loop(world: AgentWorld) -> None:
+    ref = world.spawn(Clerk, "b-1", budget={"steps": 7})
+    agent_classes.CALLS.clear()
+    seq = world.tell(ref, {"do": "loop"})
+    assert world.run() == 1, "it is not tried again"
+    assert "has used 8 of its 7 steps" in problem(world, seq)["detail"]
+    notes = [e for e in world.do("agent_log", ref=ref) if e["kind"] == "tool"]
+    assert len(notes) == 7
+    with pytest.raises(BudgetExceeded, match="7 steps"):
+        world.tell(ref, {"text": "more"})
+    world.do("grant_agent", ref=ref, budget={"steps": 10})
+    world.tell(ref, {"text": "more"})
+    world.run()
+    assert seen(world, ref) == ["more"]
+
+
+def test_a_budget_of_seconds_ends_a_message_that_waits_for_ever(world: AgentWorld) -> None:
+    ref = world.spawn(Clerk, "b-2", budget={"seconds": 0.05})
+    seq = world.tell(ref, {"do": "sleep"})
+    world.run()
+    assert "0.05 seconds" in problem(world, seq)["detail"]
+
+
+def test_what_is_spent_is_counted_over_messages(world: AgentWorld) -> None:
+    ref = world.spawn(Clerk, "b-3", budget={"usd": 1.0})
+    left = world.tell(ref, {"do": "spend", "usd": 0.75})
+    over = world.tell(ref, {"do": "spend", "usd": 0.5})
+    world.run()
+    assert world.became(left)["reply"] == 0.25
+    assert "1.25 of its 1 usd" in problem(world, over)["detail"]
+    with pytest.raises(UsageError, match="no bound on tokens"):
+        world.do("grant_agent", ref=ref, budget=Budget(tokens=5).model_dump(exclude_none=True))
+
+
+# -- tools ------------------------------------------------------------------------------
+
+
+def test_arguments_that_do_not_parse_are_told_to_the_agent(world: AgentWorld, clerk: str) -> None:
+    told = {"do": "call", "tool": "note", "arguments": {"text": "x", "times": "often"}}
+    seq = world.tell(clerk, told)
+    world.run()
+    assert "tool note: times: Input should be a valid integer" in problem(world, seq)["detail"]
+
+
+def test_an_unknown_tool_lists_those_that_there_are(world: AgentWorld, clerk: str) -> None:
+    seq = world.tell(clerk, {"do": "call", "tool": "rm", "arguments": {}})
+    world.run()
+    assert "it has note, refund, big_refund" in problem(world, seq)["detail"]
+
+
+def test_a_tool_needs_the_scope_that_the_agent_was_spawned_with(
+    world: AgentWorld, clerk: str
+) -> None:
+    call = {"do": "call", "tool": "refund", "arguments": {"order": "o-1"}}
+    seq = world.tell(clerk, call)
+    world.run()
+    assert problem(world, seq)["code"] == "Forbidden"
+    assert world.kernel.registry.audit(1)[0].action == "denied"
+    ref = world.spawn(Clerk, "c-2", scopes=["refunds"])
+    seq = world.tell(ref, call)
+    world.run()
+    assert world.became(seq)["reply"] == "refunded o-1"
+    (entry,) = (e for e in world.kernel.registry.audit(5) if e.action == "tool")
+    assert (entry.actor, entry.details["arguments"]) == ("agent clerk/c-2", {"order": "o-1"})
+
+
+def test_a_guarded_call_that_ended_is_not_made_again(world: AgentWorld) -> None:
+    ref = world.spawn(Clerk, "c-3", scopes=["refunds"])
+    world.tell(ref, {"do": "call_and_fail", "tool": "refund", "arguments": {"order": "o"}})
+    settle(world)
+    calls = [e for e in world.kernel.registry.audit(50) if e.action == "tool"]
+    assert len(calls) == 1
+    notes = [e["details"] for e in world.do("agent_log", ref=ref) if e["kind"] == "tool"]
+    assert [("before" in one) for one in notes] == [True, True, False], "newest first"
+
+
+def test_a_tool_gets_the_same_idempotency_key_each_time(world: AgentWorld, clerk: str) -> None:
+    seq = world.tell(clerk, {"do": "call_and_fail", "tool": "note", "arguments": {"text": "x"}})
+    settle(world)
+    module = __import__("sys").modules
+    made = [
+        m for name, m in module.items() if name.startswith("aios_code_") and m.__dict__.get("CALLS")
+    ]
+    keys = {key for one in made for text, key in one.CALLS if f"#{seq}#" in key and text == "x"}
+    assert len(keys) == 1
+
+
+def test_an_agent_gives_no_rights_that_it_has_not(world: AgentWorld, clerk: str) -> None:
+    told = {"do": "spawn", "id": "child", "scopes": ["refunds"]}
+    seq = world.tell(clerk, told)
+    world.run()
+    assert "may not give refunds" in problem(world, seq)["detail"]
+    boss = world.spawn(Clerk, "boss", scopes=["refunds"])
+    world.tell(boss, told)
+    world.run()
+    child = world.do("agent", ref="clerk/child")
+    assert (child["scopes"], child["parent"], child["depth"]) == (["refunds"], boss, 1)
+
+
+# -- versions ---------------------------------------------------------------------------
+
+
+def rolled_out(world: AgentWorld, share: float, shadow: bool = False) -> None:
+    known = world.kernel.registry.definition("agent", "clerk")
+    facts = {**known.facts, "description": "another text"}
+    source = known.source.model_dump(mode="json")
+    made = world.do("define_agent", name="clerk", source=source, facts=facts)
+    told = {"version": made["version"], "share": share, "shadow": shadow}
+    world.do("roll_out_agent", name="clerk", **told)
+
+
+def versions(world: AgentWorld) -> dict[str, int]:
+    return {one["id"]: one["runs"] for one in world.do("agents", name="clerk")}
+
+
+def test_a_growing_share_only_adds_agents_and_a_rollback_returns_all(world: AgentWorld) -> None:
+    for n in range(40):
+        world.spawn(Clerk, f"c-{n}")
+    rolled_out(world, 0.3)
+    few = {name for name, version in versions(world).items() if version == 2}
+    assert 4 <= len(few) <= 20
+    rolled_out(world, 0.7)
+    more = {name for name, version in versions(world).items() if version == 2}
+    assert few < more
+    rolled_out(world, 1.0)
+    assert set(versions(world).values()) == {2}
+    world.tell("clerk/c-1", {"text": "x"})
+    world.run()
+    world.do("roll_back_agent", name="clerk")
+    assert set(versions(world).values()) == {1}
+    world.tell("clerk/c-1", {"text": "y"})
+    world.run()
+    ran = [entry["version"] for entry in world.do("agent_log", ref="clerk/c-1")]
+    assert ran == [1, 2]
+    assert seen(world, "clerk/c-1") == ["x", "y"]
+
+
+def test_a_shadow_has_no_effect(world: AgentWorld) -> None:
+    ref = world.spawn(Clerk, "c-1", scopes=["refunds"])
+    world.spawn(Clerk, "c-2")
+    rolled_out(world, 1.0, shadow=True)
+    world.tell(ref, {"do": "tell", "to": "clerk/c-2", "message": {"text": "hello"}})
+    call = {"do": "call", "tool": "refund", "arguments": {"order": "o"}}
+    asked = world.tell(ref, call)
+    world.run()
+    assert seen(world, "clerk/c-2") == ["hello"], "once"
+    assert world.became(asked)["reply"] == "refunded o"
+    assert len([e for e in world.kernel.registry.audit(50) if e.action == "tool"]) == 1
+    shadows = [e for e in world.do("agent_log", ref=ref) if e["kind"] == "shadow"]
+    assert len(shadows) == 2
+    assert shadows[1]["details"]["sent"] == ["clerk/c-2: {'text': 'hello'}"]
+
+
+# -- approvals --------------------------------------------------------------------------
+
+
+def test_a_call_that_needs_a_person_waits_for_one(world: AgentWorld) -> None:
+    ref = world.spawn(Clerk, "c-1", scopes=["refunds"])
+    told = {"agent": ref, "message": 1, "tool": "big_refund", "version": 1}
+    told |= {"key": f"{ref}#1#1#abc", "arguments": {"order": "o"}}
+    epoch = 1
+    assert world.host_says(epoch, "call", told)["state"] == "waiting"
+    waiting = world.kernel.agents.host_asks(epoch, "call_answer", {"key": told["key"]})
+    assert not waiting.done()
+    (shown,) = world.do("waiting_calls")
+    assert (shown["tool"], shown["approval"]) == ("big_refund", "support")
+    world.do("answer_call", key=told["key"], answer="approve", reason="fine")
+    assert waiting.result()["state"] == "started"
+    with pytest.raises(IllegalTransition, match="waits for nobody"):
+        world.do("answer_call", key=told["key"], answer="reject")
+    again = {**told, "key": f"{ref}#1#2#abc"}
+    world.host_says(epoch, "call", again)
+    world.do("answer_call", key=again["key"], answer="reject", reason="no")
+    assert world.host_says(epoch, "call", again)["state"] == "rejected"
+
+
+def test_unscoped_hosts_cannot_call_what_the_agent_may_not(world: AgentWorld, clerk: str) -> None:
+    told = {"agent": clerk, "message": 1, "tool": "refund", "version": 1}
+    with pytest.raises(Forbidden, match="needs refunds"):
+        world.host_says(1, "call", {**told, "key": "k", "arguments": {}})
