@@ -11,7 +11,7 @@
 Importing does nothing but import: no logging set up, no environment read, no Ray.
 """
 
-from aios.agents import ChildFailed, Context, agent, tool
+from aios.agents import ChildFailed, Context, agent, mcp_tool, tool
 from aios.contracts import Boolean, Category, Contract, Integer, Number, Tensor, Text
 from aios.errors import (
     AiosError,
@@ -108,6 +108,7 @@ __all__ = [
     "integers",
     "local",
     "loguniform",
+    "mcp_tool",
     "tool",
     "uniform",
 ]

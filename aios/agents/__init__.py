@@ -11,6 +11,7 @@ reached the kernel, or which process it is in.
 from aios.agents.agent import AgentClass, agent, agent_class
 from aios.agents.context import ChildFailed, Context
 from aios.agents.host import AgentHost
+from aios.agents.mcp import mcp_tool
 from aios.agents.tools import tool, tool_of
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Context",
     "agent",
     "agent_class",
+    "mcp_tool",
     "tool",
     "tool_of",
 ]

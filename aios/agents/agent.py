@@ -103,8 +103,8 @@ def agent(
             raise UsageError(f"@aios.agent stands before a class, not before {marked!r:.60}")
         chosen = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", marked.__name__).lower()
         told = _Marked(chosen, state, tuple(tools), budget or Budget(), restarts or Restarts())
+        _read(marked, told)
         setattr(marked, _MARK, told)
-        agent_class(marked)
         return marked
 
     return mark if made is None else mark(made)
@@ -119,6 +119,10 @@ def agent_class(found: Any) -> AgentClass:
     told: _Marked | None = vars(found).get(_MARK) if inspect.isclass(found) else None
     if told is None:
         raise UsageError(f"{found!r:.80} is no agent: put @aios.agent before a class")
+    return _read(found, told)
+
+
+def _read(found: type, told: _Marked) -> AgentClass:
     _check(found, told)
     tools = [tool_of(one) for one in told.tools]
     named = {one.facts.name: one for one in tools}

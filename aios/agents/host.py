@@ -11,6 +11,7 @@ from typing import Any
 from aios.agents.agent import AgentClass, agent_class
 from aios.agents.budget import Meter
 from aios.agents.context import ChildFailed, Context, Kernel, Predict, plain_reply, plain_state
+from aios.agents.watchdog import LoopBlocked
 from aios.errors import AiosError, BudgetExceeded, PermanentError, TemporaryError, UsageError
 from aios.packaging import load_code, own_line
 from aios.records import CodeSource
@@ -245,11 +246,13 @@ def _problem(error: Exception, source: CodeSource | None) -> dict[str, Any]:
     """An error as a turn tells it: what a caller did wrong is not tried again."""
     if isinstance(error, AiosError):
         told = error
+    elif isinstance(error, LoopBlocked):
+        told = UsageError(str(error))
     else:
         where = "" if source is None else own_line(error, source)
         told = PermanentError(f"{type(error).__name__}: {error}" + (f" ({where})" if where else ""))
     return {
         "problem": told.to_problem(),
-        "retry": not isinstance(error, UsageError),
+        "retry": not isinstance(told, UsageError),
         "exhausted": isinstance(error, BudgetExceeded),
     }

@@ -1,8 +1,10 @@
 """Thin Ray shells: a host of agents as an actor, and how the kernel starts, feeds and ends them."""
 
 import asyncio
+import contextlib
 import logging
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -108,6 +110,7 @@ class Hosts:
         self._hosts: dict[int, _Host] = {}
         self._ended: Callable[[int, str], None] = lambda _epoch, _why: None
         self._watching = False
+        self._deaths: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
 
     def on_end(self, ended: Callable[[int, str], None]) -> None:
         """Call `ended(epoch, why)`, from any thread, when a host is gone."""
@@ -127,7 +130,8 @@ class Hosts:
                 self._watching = True
                 threading.Thread(target=self._watch, name="aios-agent-hosts", daemon=True).start()
         life = actor.life.remote().future()
-        life.add_done_callback(lambda done: self._gone(epoch, _why(done)))
+        # In a thread of Ray's own, which must not wait for Ray.
+        life.add_done_callback(lambda done: self._deaths.put((epoch, _why(done))))
 
     def deliver(self, epoch: int, deliveries: list[dict[str, Any]]) -> None:
         """Send messages to a host; nobody waits for this."""
@@ -161,9 +165,14 @@ class Hosts:
             self._ended(epoch, why)
 
     def _watch(self) -> None:
-        """Find hosts that are there and do not answer."""
+        """Tell of hosts that ended, and find those that are there and do not answer."""
+        next_s = 0.0
         while True:
-            time.sleep(PING_S)
+            with contextlib.suppress(queue.Empty):
+                self._gone(*self._deaths.get(timeout=PING_S))
+            if time.monotonic() < next_s:
+                continue
+            next_s = time.monotonic() + PING_S
             with self._lock:
                 hosts = list(self._hosts.items())
             for epoch, host in hosts:

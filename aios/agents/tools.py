@@ -76,18 +76,28 @@ def tool(
     Raises:
         UsageError: a scope is not spelled as one.
     """
-    named = (scopes,) if isinstance(scopes, str) else tuple(scopes)
-    for scope in named:
-        if not isinstance(scope, str) or not _SCOPE.fullmatch(scope):
-            raise UsageError(f"{scope!r:.80} is no scope; one looks like `refunds` or `crm:write`")
-    if approval is not None and not (isinstance(approval, str) and approval.strip()):
-        raise UsageError("approval= names who must agree, such as approval='support'")
+    named = check_policy(scopes, approval)
 
     def mark(marked: Callable[..., Any]) -> Callable[..., Any]:
         setattr(marked, _MARK, _Marked(named, approval, dry))
         return marked
 
     return mark if function is None else mark(function)
+
+
+def check_policy(scopes: Any, approval: Any) -> tuple[str, ...]:
+    """The scopes of a tool.
+
+    Raises:
+        UsageError: one is not spelled as one, or `approval` names nobody.
+    """
+    named = (scopes,) if isinstance(scopes, str) else tuple(scopes)
+    for scope in named:
+        if not isinstance(scope, str) or not _SCOPE.fullmatch(scope):
+            raise UsageError(f"{scope!r:.80} is no scope; one looks like `refunds` or `crm:write`")
+    if approval is not None and not (isinstance(approval, str) and approval.strip()):
+        raise UsageError("approval= names who must agree, such as approval='support'")
+    return named
 
 
 def tool_of(function: Any) -> Tool:

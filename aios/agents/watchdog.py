@@ -12,8 +12,6 @@ import logging
 import threading
 from collections.abc import Callable
 
-from aios.errors import UsageError
-
 LIMIT_S = 10.0
 """How long an agent may go without an `await`."""
 GIVE_UP_S = 10.0
@@ -22,12 +20,13 @@ GIVE_UP_S = 10.0
 logger = logging.getLogger("aios.agents")
 
 
-class LoopBlocked(UsageError):
-    """An agent computed, or waited without `await`, for longer than others can wait."""
+class LoopBlocked(Exception):
+    """Raised in an agent that computed, or waited without `await`, for longer than others can
+    wait. It is raised as a class, so it has no message of its own."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            f"the agent held up its process for {LIMIT_S:.0f} s without an await: put what takes "
+    def __str__(self) -> str:
+        return (
+            f"the agent held up its process for {LIMIT_S:.0f} s without an await; put what takes "
             "long into a tool, which runs in a thread of its own"
         )
 

@@ -8,6 +8,7 @@ from aios.cli.terminal import Address, Home, show
 from aios.errors import UsageError
 from aios.runtime import lifecycle
 from aios.runtime.agents import Agent
+from aios.runtime.mcp_server import serve_stdio
 from aios.runtime.runtime import Runtime
 
 commands = typer.Typer()
@@ -51,6 +52,13 @@ def kill(
     with lifecycle.connect(address, home=home) as runtime:
         _agent(runtime, ref).kill(reason)
     typer.echo(f"{ref} is killed")
+
+
+@commands.command()
+def mcp(home: Home = None, address: Address = None) -> None:
+    """Offer endpoints and agents as tools to an MCP client, over standard input and output."""
+    with lifecycle.connect(address, home=home) as runtime:
+        serve_stdio(runtime)
 
 
 def _agent(runtime: Runtime, ref: str) -> Agent:

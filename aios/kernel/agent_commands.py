@@ -127,6 +127,7 @@ class AgentCommands:
         self.queries: Queries = {
             "agents": (MaybeName, self._list),
             "agent": (OfAgent, self._view),
+            "agent_counts": (Nothing, self._registry.agent_counts),
             "agent_log": (AgentLog, self._log),
             "agent_reply": (OfMessage, self.reply),
             "dead_mail": (DeadMail, self._dead),

@@ -8,7 +8,7 @@ from pydantic import Field
 from aios.errors import IllegalTransition
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.mailroom import version_of
-from aios.kernel.requests import Nothing, OfName
+from aios.kernel.requests import MaybeName, Nothing, OfName
 from aios.records import CodeSource, Record
 from aios.records.agents import AgentFacts, AgentPlan, AgentRow
 from aios.records.base import Name
@@ -43,7 +43,10 @@ class AgentPlans:
             "roll_out_agent": (RollOut, self._roll_out),
             "roll_back_agent": (OfName, self._roll_back),
         }
-        self.queries: Queries = {"agent_plans": (Nothing, self._list)}
+        self.queries: Queries = {
+            "agent_plans": (Nothing, self._list),
+            "agent_versions": (MaybeName, self._versions),
+        }
 
     def all(self) -> list[AgentPlan]:
         """The plans in force."""
@@ -103,6 +106,12 @@ class AgentPlans:
             change.remember(plan.model_dump(mode="json"))
         self._known = None
         return plan.model_dump(mode="json")
+
+    def _versions(self, name: str | None = None) -> list[dict[str, Any]]:
+        if name is not None:
+            self._registry.definition("agent", name)
+        found = self._registry.definitions("agent", name)
+        return [one.model_dump(mode="json", exclude={"source"}) for one in found]
 
     def _list(self) -> list[dict[str, Any]]:
         return [plan.model_dump(mode="json") for plan in self.all()]

@@ -76,6 +76,11 @@ async def agents(request: Request, name: str | None = None) -> Any:
     return await call(request, "agents", name=name)
 
 
+@router.get("/agent-counts")
+async def counts(request: Request) -> Any:
+    return await call(request, "agent_counts")
+
+
 @router.get("/agent-hosts")
 async def hosts(request: Request) -> Any:
     return await call(request, "agent_hosts")
@@ -165,6 +170,11 @@ async def answer_call(request: Request, body: AnswerBody) -> Any:
 @router.post("/agent-versions/{name}", status_code=201)
 async def define(request: Request, name: str, body: VersionBody) -> Any:
     return await call(request, "define_agent", name=name, **body.model_dump())
+
+
+@router.get("/agent-versions")
+async def versions(request: Request, name: str | None = None) -> Any:
+    return await call(request, "agent_versions", name=name)
 
 
 @router.get("/agent-plans")

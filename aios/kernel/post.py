@@ -69,7 +69,9 @@ class Post:
     def start(self) -> None:
         """Begin, with what an earlier kernel left."""
         with self._database.reading() as connection:
-            self.look_at(Mailbox(connection, 0.0).waiting_agents())
+            left = Mailbox(connection, 0.0).waiting_agents()
+        if left:
+            self.look_at(left)
         self._thread = threading.Thread(target=self._run, name="aios-post", daemon=True)
         self._thread.start()
 

@@ -34,6 +34,26 @@ class AgentReads(Reading):
         with self._reading() as connection:
             return [from_row(AgentRow, row) for row in connection.execute(query.limit(limit))]
 
+    def agent_counts(self) -> list[dict[str, Any]]:
+        """By name and status: how many agents, messages that wait, messages that are done."""
+        table = t.agents.c
+        query = (
+            select(
+                table.name,
+                table.status,
+                func.count().label("agents"),
+                func.sum(table.waiting).label("waiting"),
+                func.sum(table.handled).label("handled"),
+            )
+            .group_by(table.name, table.status)
+            .order_by(table.name, table.status)
+        )
+        with self._reading() as connection:
+            return [
+                {**row._asdict(), "waiting": int(row.waiting), "handled": int(row.handled)}
+                for row in connection.execute(query)
+            ]
+
     def agents_below(self, ref: str) -> list[AgentRow]:
         """The agents that this one spawned, theirs, and so on."""
         found: list[AgentRow] = []

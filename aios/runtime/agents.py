@@ -216,6 +216,11 @@ class Delegated:
         """Agents of one name or of all, the last touched first; up to 1,000."""
         return Table("agents", self._transport.get("/api/v1/agents", name=name), COLUMNS)
 
+    def agent_counts(self) -> Table:
+        """By name and status: how many agents, messages that wait, messages that are done."""
+        columns = ("name", "status", "agents", "waiting", "handled")
+        return Table("agents", self._transport.get("/api/v1/agent-counts"), columns)
+
     def tell_agents(self, messages: Iterable[tuple[Agent | str, Any]]) -> list[int]:
         """Put many messages into mailboxes, up to 1,000 together or none of them.
 
@@ -296,6 +301,11 @@ class Delegated:
             IllegalTransition: nothing is rolled out.
         """
         self._transport.change("DELETE", f"/api/v1/agent-plans/{name}")
+
+    def agent_versions(self, name: str | None = None) -> Table:
+        """Versions of agents that were sent, oldest first; `facts` has tools, scopes and budget."""
+        found = self._transport.get("/api/v1/agent-versions", name=name)
+        return Table("agent versions", found, ("name", "version", "created_by"))
 
     def agent_rollouts(self) -> Table:
         """Which versions are rolled out to which share of agents."""

@@ -49,10 +49,12 @@ anything that is audited. An explanation shows what somebody asked, so a viewer 
 COMMANDS: Mapping[str, Permission] = {
     "add_key": "keys",
     "agent": "read",
+    "agent_counts": "read",
     "agent_hosts": "read",
     "agent_log": "read",
     "agent_plans": "read",
     "agent_reply": "act",
+    "agent_versions": "read",
     "agents": "read",
     "answer_call": "approve",
     "approvals": "read",

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-RAY_SHELLS = ("on_ray.py", "drift_on_ray.py", "peers_on_ray.py", "torch_on_ray.py")
+RAY_SHELLS = (
+    "on_ray.py",
+    "agents_on_ray.py",
+    "drift_on_ray.py",
+    "peers_on_ray.py",
+    "torch_on_ray.py",
+)
 RAY_ROOMS = ("aios/training/data.py", "aios/training/search.py")
 """Ray Data and Ray Tune are what these two are about."""
 

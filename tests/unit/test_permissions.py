@@ -25,10 +25,12 @@ ADMIN = "admin"
 EXPECTED = {
     "add_key": ADMIN,
     "agent": EVERYBODY,
+    "agent_counts": EVERYBODY,
     "agent_hosts": EVERYBODY,
     "agent_log": EVERYBODY,
     "agent_plans": EVERYBODY,
     "agent_reply": ACTING,
+    "agent_versions": EVERYBODY,
     "agents": EVERYBODY,
     "answer_call": APPROVING,
     "ask_agent": ACTING,
@@ -161,6 +163,7 @@ ROUTES = {
     "GET /api/v1/audit/verdict": (None, CHECKING),
     "GET /metrics": (None, EVERYBODY),
     "GET /api/v1/agents": (None, EVERYBODY),
+    "GET /api/v1/agent-counts": (None, EVERYBODY),
     "GET /api/v1/agent-hosts": (None, EVERYBODY),
     "POST /api/v1/agents/{name}": ({"id": "x"}, ACTING),
     "GET /api/v1/agents/{name}/{agent_id}": (None, EVERYBODY),
@@ -177,6 +180,7 @@ ROUTES = {
     "POST /api/v1/tool-calls/answer": ({"key": "x", "answer": "reject"}, APPROVING),
     "POST /api/v1/agent-versions/{name}": ({"source": {}, "facts": {}}, DEPLOYING),
     "GET /api/v1/agent-plans": (None, EVERYBODY),
+    "GET /api/v1/agent-versions": (None, EVERYBODY),
     "PUT /api/v1/agent-plans/{name}": ({"version": 1, "share": 1}, DEPLOYING),
     "DELETE /api/v1/agent-plans/{name}": (None, STOPPING),
 }

@@ -1,0 +1,133 @@
+"""Agents on real Ray: hosts are killed and frozen, and no message is lost or counts twice."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import aios
+from aios.errors import PermanentError, UnknownName
+from tests.integration.agent_classes import Counter, Desk
+
+AGENTS = 5
+MESSAGES = 40
+
+
+@pytest.fixture(scope="module")
+def agents_rt(
+    toy_contract: aios.Contract, toy_frame: Any, toy_model: Any
+) -> Iterator[aios.Runtime]:
+    with aios.local() as runtime:
+        runtime.models.register("toy", toy_model, contract=toy_contract, sample=toy_frame)
+        yield runtime
+
+
+def until(holds: Callable[[], Any], what: str, limit_s: float = 60) -> Any:
+    give_up_s = time.monotonic() + limit_s
+    while not (found := holds()):
+        assert time.monotonic() < give_up_s, what
+        time.sleep(0.05)
+    return found
+
+
+def hosts(rt: aios.Runtime) -> list[int]:
+    """The pids of the hosts that are up."""
+    return [one["pid"] for one in rt.agent_hosts() if one.get("pid")]
+
+
+def test_no_host_is_there_before_the_first_agent(agents_rt: aios.Runtime) -> None:
+    assert list(agents_rt.agent_hosts()) == []
+
+
+@pytest.mark.timeout(200)
+def test_killed_and_frozen_hosts_lose_nothing_and_repeat_nothing(agents_rt: aios.Runtime) -> None:
+    counters = [agents_rt.spawn(Counter, id=f"k-{n}") for n in range(AGENTS)]
+    assert counters[0].ask(-1) == [-1]
+    before = until(lambda: len(hosts(agents_rt)) == 2 and hosts(agents_rt), "two hosts")
+    told: list[str] = []
+
+    def tell() -> None:
+        for number in range(MESSAGES):
+            agents_rt.tell_agents([(one, number) for one in counters])
+        told.append("all")
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    until(lambda: counters[0].state()["numbers"][-1:] > [2], "the first messages are handled")
+    os.kill(before[0], signal.SIGKILL)
+    frozen = psutil.Process(before[1])
+    frozen.suspend()
+    teller.join(timeout=60)
+    assert told == ["all"]
+    for counter in counters:
+        until(lambda one=counter: one.status().waiting == 0, "all are handled", 90)
+        numbers = [number for number in counter.state()["numbers"] if number >= 0]
+        assert numbers == list(range(MESSAGES)), "in order, each once"
+    until(lambda: not frozen.is_running(), "the frozen one was ended")
+    assert not set(before) & set(hosts(agents_rt))
+    assert list(agents_rt.dead_messages()) == []
+
+
+def test_an_agent_decides_by_an_endpoint_and_says_why(agents_rt: aios.Runtime) -> None:
+    agents_rt.deploy("toy", "toy:1")
+    desk = agents_rt.spawn(Desk, id="d-1")
+    assert desk.ask({"do": "predict", "row": {"id": "x", "a": 50, "b": 50}}) == "good"
+    entries = {entry["kind"]: entry for entry in desk.log()}
+    assert entries["choice"]["choice"] == "good"
+    assert entries["predict"]["details"]["version"] == 1
+
+
+def test_agents_ask_each_other_and_cannot_wait_in_a_circle(agents_rt: aios.Runtime) -> None:
+    desk = agents_rt.spawn(Desk, id="d-1")
+    agents_rt.spawn(Desk, id="d-2")
+    counter = agents_rt.spawn(Counter, id="asked")
+    told = {"do": "ask", "to": "counter/asked", "message": 7}
+    assert desk.ask({"do": "ask", "to": "desk/d-2", "message": told}) == [7]
+    assert counter.state()["numbers"] == [7]
+    with pytest.raises(aios.UsageError, match="desk/d-1 -> desk/d-2 -> desk/d-1"):
+        desk.ask({"do": "ring", "to": "desk/d-2"})
+
+
+def test_a_payment_waits_for_a_person_and_is_made_once(
+    agents_rt: aios.Runtime, tmp_path: Path
+) -> None:
+    file = tmp_path / "payments"
+    desk = agents_rt.spawn(Desk, id="d-3", scopes=["payments"])
+    seq = desk.tell({"do": "pay", "path": str(file), "amount": 5.0})
+    (waiting,) = until(lambda: list(agents_rt.waiting_calls()), "the call waits")
+    assert (waiting["tool"], waiting["approval"], file.exists()) == ("pay", "finance", False)
+    pids = hosts(agents_rt)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    agents_rt.answer_call(waiting["key"], "approve", reason="it is owed")
+    until(lambda: desk.status().handled == 1, "it is paid", 90)
+    assert file.read_text().split() == [waiting["key"], "5.0"]
+    assert waiting["key"].startswith(f"desk/d-3#{seq}#1#")
+    actions = [entry["action"] for entry in agents_rt.audit(20, "desk/d-3")]
+    assert actions.count("approve_call") == 1
+
+
+def test_an_agent_that_spins_is_stopped_and_others_go_on(agents_rt: aios.Runtime) -> None:
+    desk = agents_rt.spawn(Desk, id="spins")
+    with pytest.raises(aios.UsageError, match="held up its process"):
+        desk.ask({"do": "spin"}, timeout_s=60)
+    assert agents_rt.spawn(Counter, id="other").ask(1) == [1]
+
+
+def test_mistakes_are_told_to_who_made_them(agents_rt: aios.Runtime) -> None:
+    desk = agents_rt.spawn(Desk, id="d-4")
+    with pytest.raises(PermanentError, match=r"ValueError: cannot fly.*raise ValueError"):
+        desk.ask({"do": "fly"})
+    with pytest.raises(aios.UsageError, match="valid dictionary"):
+        desk.ask("no dictionary")
+    with pytest.raises(UnknownName, match='no agent "desk/none"'):
+        agents_rt.agent("desk", "none")
+    desk.kill("done with it")
+    with pytest.raises(aios.IllegalTransition, match=r"is killed.*done with it"):
+        desk.tell({"do": "x"})
