@@ -11,6 +11,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from aios.agents.agent import AgentClass
 from aios.agents.budget import Meter
+from aios.agents.deciding import ByModel, ByRule, Layer, first_sure
 from aios.agents.tools import Tool
 from aios.errors import (
     AiosError,
@@ -119,6 +120,40 @@ class Context:
         self.entries.append(
             Entry(kind="choice", choice=str(choice), reason=str(reason), details=kept)
         )
+
+    async def decide(self, *layers: Layer, otherwise: str) -> str:
+        """The choice of the first layer that is sure, else `otherwise`; kept with its reason.
+
+        Args:
+            layers: `ctx.rule(...)`, `ctx.model(...)`, or functions without arguments, async or not,
+                that give (choice, reason), or None where they cannot tell.
+        """
+        choice, reason, passed = await first_sure(layers, otherwise)
+        told = {"passed": passed, "of": len(layers)}
+        self.entries.append(Entry(kind="choice", choice=choice, reason=reason, details=told))
+        return choice
+
+    def rule(self, holds: bool, choice: str, reason: str) -> Layer:
+        """A layer of `decide`: the choice where something holds."""
+        return ByRule(bool(holds), choice, reason)
+
+    def model(
+        self,
+        endpoint: str,
+        row: Mapping[str, Any],
+        *,
+        output: str,
+        confidence: str | None = None,
+        at_least: float = 0.5,
+    ) -> Layer:
+        """A layer of `decide`: what an endpoint answers.
+
+        Args:
+            output: its output that is the choice.
+            confidence: its output that says how sure it is; without one it always is.
+            at_least: it cannot tell where it is less sure.
+        """
+        return ByModel(self, endpoint, dict(row), output, confidence, at_least)
 
     async def predict(
         self, endpoint: str, rows: Mapping[str, Any] | Sequence[Mapping[str, Any]], key: str = ""

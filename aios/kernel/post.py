@@ -20,6 +20,9 @@ from aios.store.database import Database
 MOST_AT_ONCE = 500
 """Orders of one transaction; other writers wait for it."""
 LOOK_S = 1.0
+TIDY_S = 3_600.0
+KEEP_S = 30 * 86_400.0
+"""How long messages that are done, or were given up, and what agents decided stay."""
 
 Order = Callable[[Mailroom], Any]
 
@@ -60,6 +63,7 @@ class Post:
         self._ready: dict[str, None] = {}
         self._early: list[tuple[float, str]] = []
         self._lost: list[tuple[int, int | None, str]] = []
+        self._next_tidy_s = 0.0
 
     def use_hosts(self, hosts: Hosts) -> None:
         """What runs agents. Without it messages wait."""
@@ -141,6 +145,16 @@ class Post:
             _settle(future, result, failure)
         self.replies.tell(room.news.replies)
 
+    def tidy(self) -> None:
+        """Once an hour: messages that ended long ago leave."""
+        now_s = self._clock.monotonic_s()
+        if now_s < self._next_tidy_s:
+            return
+        self._next_tidy_s = now_s + TIDY_S
+        with self._database.transaction() as connection:
+            wall_s = self._clock.now_s()
+            Mailbox(connection, wall_s).remove_old(wall_s - KEEP_S)
+
     def hire(self) -> None:
         """Start the hosts that are missing, once there are agents."""
         while self._staff.short(self._clock.monotonic_s()):
@@ -209,6 +223,7 @@ class Post:
             except queue.Empty:
                 pass
             try:
+                self.tidy()
                 self.hire()
                 self.once()
                 self.problem = self._staff.problem

@@ -165,8 +165,9 @@ class Mailbox:
         self._connection.execute(here.values(ended_s=self.now_s, problem=problem))
 
     def remove_old(self, before_s: float) -> int:
-        """Remove messages that were done, or given up, before a time; never the newest one, so
-        that no number is used twice."""
+        """Remove messages that were done, or given up, before a time, and what was logged before
+        it; never the newest message, so that no number is used twice. How many messages."""
+        self._connection.execute(t.agent_log.delete().where(t.agent_log.c.at_s < before_s))
         newest = select(func.max(_M.seq)).scalar_subquery()
         old = (_M.state != "waiting") & (_M.ended_s < before_s) & (_M.seq < newest)
         return self._connection.execute(t.mailbox.delete().where(old)).rowcount

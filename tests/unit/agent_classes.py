@@ -77,6 +77,15 @@ class Clerk:
     async def _predict(self, ctx, message):
         return await ctx.predict("model", {"a": 1})
 
+    async def _decide(self, ctx, message):
+        text = message["text"]
+        return await ctx.decide(
+            ctx.rule("refund" in text, "billing", "it says refund"),
+            ctx.model("topics", {"text": text}, output="topic", confidence="p", at_least=0.8),
+            lambda: ("long", "it is long") if len(text) > 20 else None,
+            otherwise="person",
+        )
+
     async def _loop(self, ctx, message):
         for _ in range(1000):
             await ctx.call("note", text="again")

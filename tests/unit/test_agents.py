@@ -111,6 +111,28 @@ def test_an_endpoint_is_asked_with_the_agent_as_key(world: AgentWorld, clerk: st
     assert entry["details"]["request_id"] == clerk
 
 
+def test_rules_decide_first_then_a_model_then_others_and_each_says_why(
+    world: AgentWorld, clerk: str
+) -> None:
+    sure, unsure = {"topic": "shipping", "p": 0.9}, {"topic": "shipping", "p": 0.7}
+    for text, answer, choice, reason in (
+        ("refund me", ValueError("not asked"), "billing", "it says refund"),
+        ("where is it", sure, "shipping", "topics says so, p 0.9"),
+        ("a text of many, many words", unsure, "long", "it is long"),
+        ("hm", unsure, "person", "no layer was sure"),
+    ):
+        world.answers["topics"] = answer
+        seq = world.tell(clerk, {"do": "decide", "text": text})
+        world.run()
+        assert world.became(seq) == {"reply": choice}
+        entry = next(e for e in world.do("agent_log", ref=clerk) if e["kind"] == "choice")
+        assert (entry["choice"], entry["reason"]) == (choice, reason)
+    world.answers["topics"] = {"label": 1}
+    seq = world.tell(clerk, {"do": "decide", "text": "x"})
+    world.run()
+    assert "answers label, and no 'topic'" in problem(world, seq)["detail"]
+
+
 # -- what dies --------------------------------------------------------------------------
 
 
@@ -193,6 +215,23 @@ def test_a_message_under_which_hosts_die_again_and_again_is_given_up(
     world.clock.advance(60)
     world.run()
     assert seen(world, clerk) == ["good"]
+
+
+def test_messages_that_ended_long_ago_leave_and_their_numbers_stay_used(
+    world: AgentWorld, clerk: str
+) -> None:
+    first = world.tell(clerk, {"text": "old"})
+    last = world.tell(clerk, {"text": "old too"})
+    world.run()
+    world.clock.advance(31 * 86_400)
+    waiting = world.tell(clerk, {"text": "new"})
+    world.post.tidy()
+    for gone in (first, last):
+        with pytest.raises(UnknownName, match="old ones are removed"):
+            world.became(gone)
+    assert world.run() == 1
+    assert world.became(waiting)["reply"] == 3
+    assert world.tell(clerk, {"text": "next"}) > waiting
 
 
 # -- failures ---------------------------------------------------------------------------
