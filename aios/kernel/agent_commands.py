@@ -20,6 +20,7 @@ from aios.records.base import Name
 from aios.registry import Change, Registry
 from aios.security import Caller
 from aios.security.keys import key_id, new_key
+from aios.store.canonical import canonical
 from aios.store.database import Database
 
 HOSTS = "agents"
@@ -140,7 +141,7 @@ class AgentCommands:
         """What a host asks; it may give a future."""
         if what == "done":
             turns = [Turn.model_validate(one) for one in told]
-            return self.post.order(lambda room: [room.finish(epoch, turn) for turn in turns])
+            return self.post.order(lambda room: room.finish_all(epoch, turns))
         if what == "stuck":
             seq = str(told["task"]).rpartition("#")[2]
             culprit = int(seq) if seq.isdecimal() else None
@@ -205,31 +206,11 @@ class AgentCommands:
         return result
 
     def _tell(self, request: Messages, asked: Asked) -> Any:
-        letters = [
-            Letter(
-                to=one.to,
-                message=one.message,
-                sender=asked.actor,
-                operation=_operation(asked, number),
-            )
-            for number, one in enumerate(request.messages)
-        ]
-
-        def put(room: Mailroom) -> dict[str, Any]:
-            for letter in letters:
-                if room.box.known(letter.operation) is None:
-                    room.refuse_unfit(letter)
-            return {"messages": [room.put(letter) for letter in letters]}
-
-        return self.post.order(put)
+        letters = [_letter(one, asked, number) for number, one in enumerate(request.messages)]
+        return self.post.order(lambda room: {"messages": room.put_all(letters)})
 
     def _ask(self, request: Message, asked: Asked) -> Any:
-        letter = Letter(
-            to=request.to,
-            message=request.message,
-            sender=asked.actor,
-            operation=_operation(asked, 0),
-        )
+        letter = _letter(request, asked, 0)
         return self.post.order(lambda room: {"message": room.put(letter)})
 
     def _asking(self, letter: Letter) -> Callable[[Mailroom], dict[str, Any]]:
@@ -386,5 +367,12 @@ def _revive(change: Change, ref: str) -> None:
     change.set_agent(ref, restarts=[])
 
 
-def _operation(asked: Asked, number: int) -> str | None:
-    return None if asked.operation_id is None else f"{asked.operation_id}>{number}"
+def _letter(message: Message, asked: Asked, number: int) -> Letter:
+    """A message as it is put.
+
+    Raises:
+        UsageError: it cannot be stored as JSON. Later it would spoil a transaction of others.
+    """
+    canonical(message.message)
+    operation = None if asked.operation_id is None else f"{asked.operation_id}>{number}"
+    return Letter(to=message.to, message=message.message, sender=asked.actor, operation=operation)

@@ -1,6 +1,6 @@
 """What is done with agents' messages inside one transaction: put, handled, failed, handed out."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from aios.records.agents import (
     Entry,
     Letter,
     Mail,
+    Spent,
     Turn,
 )
 from aios.registry.mailbox import Mailbox
@@ -68,6 +69,20 @@ class Mailroom:
         self.refuse_unfit(letter)
         return self._add(letter)
 
+    def put_all(self, letters: Sequence[Letter]) -> list[int]:
+        """Put messages together, or none of them; see `put`."""
+        self.box.agents([letter.to for letter in letters])
+        new = [letter for letter in letters if self.box.known(letter.operation) is None]
+        for letter in new:
+            self.refuse_unfit(letter)
+        return [self.put(letter) for letter in letters]
+
+    def finish_all(self, epoch: int, turns: Sequence[Turn]) -> list[bool]:
+        """Take what became of deliveries; see `finish`."""
+        self.box.mails([turn.seq for turn in turns if not turn.dry])
+        self.box.agents([turn.agent for turn in turns])
+        return [self.finish(epoch, turn) for turn in turns]
+
     def refuse_unfit(self, letter: Letter) -> None:
         """Raise why a message cannot be put, if it cannot."""
         fault = unfit(self.box.agent(letter.to), letter)
@@ -88,7 +103,7 @@ class Mailroom:
             return False
         self.news.over.append(turn.seq)
         self.news.work.append(turn.agent)
-        spent = agent.spent.plus(turn.spent).model_dump()
+        spent = agent.spent.plus(turn.spent)
         self.box.log(turn.agent, turn.seq, turn.version, turn.entries)
         self.box.end_calls(turn.calls)
         fault = None if turn.problem else self._undeliverable(turn)
@@ -98,7 +113,7 @@ class Mailroom:
         if turn.problem is not None:
             self._fail(mail, agent, turn, turn.problem, spent)
             return True
-        self.box.end_mail(mail, "done", reply=turn.reply, version=turn.version)
+        self.box.end_mail(mail, "done", turn.version, reply=turn.reply)
         left = {"waiting": agent.waiting - 1, "handled": agent.handled + 1, "spent": spent}
         self.box.set_agent(turn.agent, state=turn.state, **left)
         for number, letter in enumerate(turn.sent):
@@ -130,7 +145,7 @@ class Mailroom:
                 retry=mail.seq == culprit,
             )
             problem = PermanentError(told).to_problem()
-            self._fail(mail, agent, turn, problem, agent.spent.model_dump())
+            self._fail(mail, agent, turn, problem, agent.spent)
 
     def hand_out(
         self, refs: Collection[str], epoch: int, plans: Mapping[str, AgentPlan]
@@ -168,7 +183,7 @@ class Mailroom:
         return None
 
     def _fail(
-        self, mail: Mail, agent: AgentRow, turn: Turn, problem: dict[str, Any], spent: Any
+        self, mail: Mail, agent: AgentRow, turn: Turn, problem: dict[str, Any], spent: Spent
     ) -> None:
         """A message could not be handled: again, or to the dead ones, and maybe the agent stops."""
         facts = self._facts(agent.name, agent.version)
@@ -178,12 +193,10 @@ class Mailroom:
         )
         became = after_failure(mail, agent, facts.restarts, retry=turn.retry, now_s=self.box.now_s)
         if not isinstance(became, Bury):
-            self.box.set_mail(
-                mail.seq, attempts=mail.attempts + 1, due_s=became.due_s, problem=problem
-            )
+            self.box.try_again(mail, became.due_s, problem)
             self.box.set_agent(agent.ref, spent=spent)
             return
-        self.box.end_mail(mail, "dead", problem=problem, version=turn.version)
+        self.box.end_mail(mail, "dead", turn.version, problem=problem)
         self.news.replies[mail.seq] = {"problem": problem}
         values = {"waiting": agent.waiting - 1, "spent": spent, "restarts": became.restarts}
         if turn.exhausted:

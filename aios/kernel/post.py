@@ -133,6 +133,7 @@ class Post:
                         self._give_up(room, *gone)
                     done = [_attempted(order, room) for order, _ in orders]
                     handed, looked = self._hand_out(room)
+                    room.box.flush()
             except Exception as error:
                 for _, future in orders:
                     _settle(future, None, error)

@@ -24,6 +24,15 @@ class Counter:
         return ctx.state.numbers
 
 
+@aios.agent(restarts=aios.Restarts(limit=50))
+class Relay:
+    """Passes messages on."""
+
+    async def on_message(self, ctx, message: dict) -> None:
+        await asyncio.sleep(0.005)
+        await ctx.tell(message["to"], message["message"])
+
+
 @aios.tool(scopes="payments", approval="finance", dry="not paid")
 def pay(path: str, amount: float, idempotency_key: str) -> str:
     """Pay, which is one line in a file."""

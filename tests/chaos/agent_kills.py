@@ -1,0 +1,109 @@
+"""Agents under random kills of their hosts: no message lost, none applied twice, all in order.
+
+Every agent gets the numbers 0, 1, 2, ... while, at random instants, a host is killed, or frozen and
+woken later. An agent's memory is the list of numbers that it handled: it must be 0 to n-1. Some
+messages pass through two agents, which shows that what a message sent left once.
+
+    python -m tests.chaos.agent_kills [--kills 100] [--agents 20] [--seed 0]
+"""
+
+import argparse
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter as Counted
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+import aios
+from tests.integration.agent_classes import Counter, Relay
+
+PAUSE_S = (0.5, 3.0)
+"""Between two kills. A host needs some seconds to start; kills come sooner, too."""
+FROZEN_SHARE = 0.2
+SETTLE_S = 300.0
+
+
+def main() -> None:
+    """Kill, then count; ends with 1 where a number is missing, twice there, or out of order."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--agents", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    with aios.local() as rt:
+        found = run(rt, given.kills, given.agents, random.Random(given.seed))
+    print(found)
+    if found["wrong"] or found["dead"] or not found["killed"]:
+        raise SystemExit(1)
+
+
+def run(rt: Any, kills: int, agents: int, random_: random.Random) -> dict[str, Any]:
+    """What was sent, how many hosts died, and the agents whose memory is not what it must be."""
+    counters = [rt.spawn(Counter, id=f"c-{n}") for n in range(agents)]
+    relay = rt.spawn(Relay, id="r-1")
+    rt.spawn(Counter, id="relayed")
+    over = threading.Event()
+    sent = [0]
+
+    def send() -> None:
+        while not over.is_set():
+            relayed = {"to": "counter/relayed", "message": sent[0]}
+            rt.tell_agents([*((one, sent[0]) for one in counters), (relay, relayed)])
+            sent[0] += 1
+            time.sleep(0.05)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        struck = Counted(_strike(rt, random_) for _ in range(kills))
+    finally:
+        over.set()
+        sender.join()
+    _settle(rt)
+    wanted = list(range(sent[0]))
+    refs = [*counters, rt.agent("counter", "relayed")]
+    wrong = [one.ref for one in refs if one.state()["numbers"] != wanted]
+    told = {
+        "killed": struck["killed"],
+        "frozen": struck["frozen"],
+        "messages": sent[0] * (agents + 2),
+        "wrong": wrong,
+    }
+    return {**told, "dead": len(rt.dead_messages())}
+
+
+def _strike(rt: Any, random_: random.Random) -> str | None:
+    """Kill or freeze a host that is up: which of the two, once a killed one is proven to be gone."""
+    time.sleep(random_.uniform(*PAUSE_S))
+    pids = [one["pid"] for one in rt.agent_hosts() if one.get("pid")]
+    if not pids:
+        return None
+    pid = random_.choice(pids)
+    with suppress(psutil.NoSuchProcess, ProcessLookupError):
+        process = psutil.Process(pid)
+        if random_.random() < FROZEN_SHARE:
+            process.suspend()
+            time.sleep(random_.uniform(5, 15))  # from 10 s on it counts as dead
+            process.resume()
+            return "frozen"
+        os.kill(pid, signal.SIGKILL)
+        process.wait(timeout=30)
+        return "killed"
+    return None  # it had ended by itself, or was ended as dead while it was frozen
+
+
+def _settle(rt: Any) -> None:
+    give_up_s = time.monotonic() + SETTLE_S
+    while sum(one["waiting"] for one in rt.agent_counts()):
+        if time.monotonic() > give_up_s:
+            raise SystemExit(f"messages still wait: {rt.agent_counts()!r}")
+        time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    main()
