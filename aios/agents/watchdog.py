@@ -12,10 +12,11 @@ import logging
 import threading
 from collections.abc import Callable
 
-LIMIT_S = 10.0
+LIMIT_S = 5.0
 """How long an agent may go without an `await`."""
-GIVE_UP_S = 10.0
-"""How long after that the process is given up."""
+GIVE_UP_S = 3.0
+"""How long after that the process is given up. Together less than what makes the kernel take it for
+frozen (`on_ray.FROZEN_S`), which does not know who held it up."""
 
 logger = logging.getLogger("aios.agents")
 

@@ -78,7 +78,7 @@ def run(rt: Any, kills: int, agents: int, random_: random.Random) -> dict[str, A
 
 
 def _strike(rt: Any, random_: random.Random) -> str | None:
-    """Kill or freeze a host that is up: which of the two, once a killed one is proven to be gone."""
+    """Kill or freeze a host that is up: which of the two, once a killed one is seen to be gone."""
     time.sleep(random_.uniform(*PAUSE_S))
     pids = [one["pid"] for one in rt.agent_hosts() if one.get("pid")]
     if not pids:
