@@ -107,7 +107,7 @@ class AgentCommands:
         facts = FactsOf(lambda name, version: registry.definition("agent", name, version).facts)
         self._facts = facts
         self._plans = AgentPlans(registry)
-        self.post = Post(database, clock, facts, self._plans.all, self._make_key)
+        self.post = Post(database, clock, facts, self._plans.all, self._plans.worse, self._make_key)
         self._calls = AgentCalls(registry, facts)
         self.start, self.close, self.use_hosts = (
             self.post.start,

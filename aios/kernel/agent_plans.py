@@ -1,5 +1,6 @@
 """Versions of agents, rolled out by key: a share of the ids, shadows, and back."""
 
+from collections import Counter
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +14,9 @@ from aios.records import CodeSource, Record
 from aios.records.agents import AgentFacts, AgentPlan, AgentRow
 from aios.records.base import Name
 from aios.registry import Registry
+
+MOST_WORSE = 3
+"""One may have failed of something that has passed since; three times is no accident."""
 
 
 class RollOut(Record):
@@ -38,6 +42,7 @@ class AgentPlans:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._known: list[AgentPlan] | None = None
+        self._worse: Counter[tuple[str, int]] = Counter()
         self.commands: Commands = {
             "define_agent": (Define, self._define),
             "roll_out_agent": (RollOut, self._roll_out),
@@ -53,6 +58,24 @@ class AgentPlans:
         if self._known is None:
             self._known = self._registry.agent_plans()
         return self._known
+
+    def worse(self, name: str, version: int) -> None:
+        """A version on trial failed a message that the agent's own version then handled. Some of
+        them end the trial."""
+        self._worse[name, version] += 1
+        plan = next((one for one in self.all() if one.name == name), None)
+        if plan is None or plan.version != version or self._worse[name, version] < MOST_WORSE:
+            return
+        why = f"it failed {MOST_WORSE} messages that the agents' own version then handled"
+        with self._registry.change(
+            actor="kernel",
+            action="roll_back_agent",
+            subject=name,
+            details={"version": version, "reason": why},
+        ) as change:
+            change.drop_agent_plan(name)
+        del self._worse[name, version]
+        self._known = None
 
     def version_of(self, agent: AgentRow) -> int:
         """The version that an agent runs now."""

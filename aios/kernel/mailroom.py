@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from aios.agents.supervision import MOST_DEATHS, Bury, after_failure, unfit
+from aios.agents.supervision import MOST_DEATHS, Again, Bury, after_failure, unfit
 from aios.errors import AiosError, PermanentError, TemporaryError
 from aios.records.agents import (
     AgentFacts,
@@ -33,11 +33,14 @@ class News:
         replies: what became of messages, by their numbers: `{"reply"}` or `{"problem"}`.
         work: agents for which a message may wait now.
         over: messages that no host handles any more.
+        worse: agents' names and the versions on trial that failed what the agent's own version
+            then handled.
     """
 
     replies: dict[int, dict[str, Any]] = field(default_factory=dict)
     work: list[str] = field(default_factory=list)
     over: list[int] = field(default_factory=list)
+    worse: list[tuple[str, int]] = field(default_factory=list)
 
 
 class Mailroom:
@@ -45,6 +48,7 @@ class Mailroom:
 
     Args:
         facts: gives what was read off an agent's version.
+        plans: by which agents of a name run another version.
     """
 
     def __init__(
@@ -52,10 +56,12 @@ class Mailroom:
         connection: Connection,
         now_s: float,
         facts: "FactsOf",
+        plans: Mapping[str, AgentPlan],
     ) -> None:
         self.box = Mailbox(connection, now_s)
         self.news = News()
         self._facts = facts
+        self._plans = plans
 
     def put(self, letter: Letter) -> int:
         """Put a message into its agent's mailbox; its number, the same if it came before.
@@ -120,6 +126,9 @@ class Mailroom:
             operation = f"{turn.agent}#{turn.seq}>{number}"
             self._add(letter.model_copy(update={"operation": operation}))
         self.news.replies[turn.seq] = {"reply": turn.reply}
+        trial = on_trial(agent, self._plans.get(agent.name))
+        if mail.attempts and trial is not None and trial != turn.version:
+            self.news.worse.append((agent.name, trial))
         return True
 
     def lost(self, seqs: Collection[int], culprit: int | None, why: str) -> None:
@@ -148,7 +157,7 @@ class Mailroom:
             self._fail(mail, agent, turn, problem, agent.spent)
 
     def hand_out(
-        self, refs: Collection[str], epoch: int, plans: Mapping[str, AgentPlan]
+        self, refs: Collection[str], epoch: int
     ) -> tuple[list[Delivery], dict[str, float]]:
         """The oldest message of each of these agents, now in the hands of a host; and those for
         which it is too early, with the time from which on it is not."""
@@ -164,7 +173,7 @@ class Mailroom:
                 continue
             if agent.epoch != epoch:
                 moved.append(agent.ref)
-            found += _deliveries(mail, agent, plans.get(agent.name))
+            found += _deliveries(mail, agent, self._plans.get(agent.name))
         self.box.place(moved, epoch)
         return found, early
 
@@ -191,7 +200,10 @@ class Mailroom:
         self.box.log(
             agent.ref, mail.seq, turn.version, [Entry(kind="failure", choice="", reason=told)]
         )
-        became = after_failure(mail, agent, facts.restarts, retry=turn.retry, now_s=self.box.now_s)
+        now_s = self.box.now_s
+        became = after_failure(mail, agent, facts.restarts, retry=turn.retry, now_s=now_s)
+        if turn.version == on_trial(agent, self._plans.get(agent.name)) and not mail.attempts:
+            became = Again(now_s)  # by the agent's own version: a trial must not hurt
         if not isinstance(became, Bury):
             self.box.try_again(mail, became.due_s, problem)
             self.box.set_agent(agent.ref, spent=spent)
@@ -263,6 +275,13 @@ def version_of(agent: AgentRow, plan: AgentPlan | None) -> int:
     return plan.version
 
 
+def on_trial(agent: AgentRow, plan: AgentPlan | None) -> int | None:
+    """The version that is tried on an agent while a share of all has it; None if none is."""
+    if plan is None or plan.share >= 1 or version_of(agent, plan) == agent.version:
+        return None
+    return plan.version
+
+
 def _attempt(mail: Mail) -> int:
     """Which delivery of a message this is: what an earlier one did does not count."""
     return mail.attempts + mail.deaths
@@ -275,7 +294,9 @@ def _deliveries(mail: Mail, agent: AgentRow, plan: AgentPlan | None) -> list[Del
         include={"ref", "name", "id", "state", "budget", "spent", "scopes", "parent"}
     )
     fields["attempt"] = _attempt(mail)
-    found = [Delivery(**fields, version=version_of(agent, plan))]
+    tried = mail.attempts and on_trial(agent, plan) is not None
+    version = agent.version if tried else version_of(agent, plan)
+    found = [Delivery(**fields, version=version)]
     if plan is not None and plan.shadow and covered(plan.salt, agent.id, plan.share):
         found.append(Delivery(**fields, version=plan.version, dry=True))
     return found

@@ -38,6 +38,7 @@ class Post:
     Args:
         facts: gives what was read off an agent's version.
         plans: gives the plans by which agents run other versions.
+        worse: told of a version on trial that failed what the agent's own version handled.
         new_key: makes an API key for hosts.
     """
 
@@ -47,12 +48,14 @@ class Post:
         clock: Clock,
         facts: FactsOf,
         plans: Callable[[], list[AgentPlan]],
+        worse: Callable[[str, int], None],
         new_key: Callable[[], str],
     ) -> None:
         self._database = database
         self._clock = clock
         self._facts = facts
         self._plans = plans
+        self._worse = worse
         self._staff = Staff(new_key)
         self.problem: str | None = None
         self.replies = Replies()
@@ -126,9 +129,10 @@ class Post:
         """
         with self._once:
             orders, lost = self._taken(), list(self._lost)
+            plans = {plan.name: plan for plan in self._plans()}
             try:
                 with self._database.transaction() as connection:
-                    room = Mailroom(connection, self._clock.now_s(), self._facts)
+                    room = Mailroom(connection, self._clock.now_s(), self._facts, plans)
                     for gone in lost:
                         self._give_up(room, *gone)
                     done = [_attempted(order, room) for order, _ in orders]
@@ -145,6 +149,8 @@ class Post:
         for (_, future), (result, failure) in zip(orders, done, strict=True):
             _settle(future, result, failure)
         self.replies.tell(room.news.replies)
+        for name, version in room.news.worse:
+            self._worse(name, version)
 
     def tidy(self) -> None:
         """Once an hour: messages that ended long ago leave."""
@@ -186,11 +192,11 @@ class Post:
             self._ready.setdefault(heapq.heappop(self._early)[1])
         self._ready |= dict.fromkeys(room.news.work)
         gone = [epoch for epoch, _, _ in self._lost]
-        over, plans = set(room.news.over), {plan.name: plan for plan in self._plans()}
+        over = set(room.news.over)
         handed: dict[int, list[Delivery]] = {}
         looked: dict[str, float] = {}
         for epoch, refs in self._staff.share_out(self._ready, over, gone).items():
-            handed[epoch], early = room.hand_out(refs, epoch, plans)
+            handed[epoch], early = room.hand_out(refs, epoch)
             looked |= dict.fromkeys(refs, 0.0) | early
         return handed, looked
 

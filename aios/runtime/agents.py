@@ -276,6 +276,9 @@ class Delegated:
     ) -> int:
         """Let agents of a name run another version from their next message on; the version.
 
+        A message that the version fails while only a share has it is handled again by the agent's
+        own version; after three such messages the version is taken back, with an audit entry.
+
         Args:
             agent: the new class, whose text is sent along, or a name with `version`.
             share: of the ids, 0 to 1, by a hash: a growing share only adds agents. With 1 all run

@@ -1,5 +1,6 @@
 """Agents: messages are handled in order and once, whatever dies; what they may is bounded."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from aios.errors import (
     UnknownName,
     UsageError,
 )
+from aios.packaging import code_of
 from aios.records.agents import Budget, Turn
 from aios.store import agent_tables as t
 
@@ -496,6 +498,30 @@ def test_a_growing_share_only_adds_agents_and_a_rollback_returns_all(world: Agen
     ran = [entry["version"] for entry in world.do("agent_log", ref="clerk/c-1")]
     assert ran == [1, 2]
     assert seen(world, "clerk/c-1") == ["x", "y"]
+
+
+def test_a_version_on_trial_hurts_no_message_and_is_taken_back(world: AgentWorld) -> None:
+    for n in range(8):
+        world.spawn(Clerk, f"c-{n}")
+    broken = code_of(Clerk, "agent").model_dump(mode="json")
+    broken["text"] = broken["text"].replace("ctx.state.seen.append", "ctx.state.nothing.append")
+    broken["sha256"] = hashlib.sha256(broken["text"].encode()).hexdigest()
+    made = world.do("define_agent", name="clerk", source=broken, facts={})
+    world.do("roll_out_agent", name="clerk", version=made["version"], share=0.99)
+    tried = [f"clerk/{n}" for n, version in versions(world).items() if version == made["version"]]
+    assert len(tried) >= 4
+    for count, ref in enumerate(tried[:3], 1):
+        seq = world.tell(ref, {"text": "x"})
+        world.run()
+        assert world.became(seq) == {"reply": 1}, "by the agent's own version"
+        assert bool(world.do("agent_plans")) == (count < 3)
+    assert set(versions(world).values()) == {1}
+    entry = world.kernel.registry.audit(1)[0]
+    assert (entry.actor, entry.action) == ("kernel", "roll_back_agent")
+    assert "failed 3 messages" in entry.details["reason"]
+    poison = world.tell(tried[3], {"do": "fail"})
+    settle(world)
+    assert "it cannot be done" in problem(world, poison)["detail"]
 
 
 def test_a_shadow_has_no_effect(world: AgentWorld) -> None:
