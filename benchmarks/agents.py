@@ -23,6 +23,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from aios.kernel.processes import processes_of
 from benchmarks.machine import describe
 
 BATCH = 1_000
+SPAWNERS = 8
 STARTUP_S = 120.0
 
 
@@ -71,8 +73,10 @@ def main() -> None:
         counters[0].ask(0)
         _wait_for_hosts(rt)
         rounds = [_round(rt, head, counters, given) for _ in range(given.rounds)]
-        found = {name: _medians([one[name] for one in rounds]) for name in rounds[0]}
-        found |= _ratios(found)
+        found: dict[str, Any] = {}
+        if rounds:
+            found = {name: _medians([one[name] for one in rounds]) for name in rounds[0]}
+            found |= _ratios(found)
         if given.idle:
             found["idle"] = _idle(rt, head, given.idle)
     print(json.dumps({"machine": describe(), **vars(given), **found}))
@@ -123,7 +127,8 @@ def _idle(rt: Any, head: Head, count: int) -> dict[str, Any]:
     """Memory of many agents: before there are any, with all of them awake, and asleep."""
     before = _memory(rt, head)
     begun_s = time.perf_counter()
-    refs = [rt.spawn("counter", id=f"idle-{n}").ref for n in range(count)]
+    with ThreadPoolExecutor(SPAWNERS) as threads:
+        refs = list(threads.map(lambda n: rt.spawn("counter", id=f"idle-{n}").ref, range(count)))
     spawned_s = time.perf_counter() - begun_s
     handled = _handled(rt)
     for start in range(0, count, BATCH):

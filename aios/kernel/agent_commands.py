@@ -9,6 +9,7 @@ from aios.agents.supervision import MOST_GENERATIONS, wider
 from aios.clock import Clock
 from aios.errors import Forbidden, IllegalTransition, UnknownName, UsageError
 from aios.kernel.agent_calls import AgentCalls
+from aios.kernel.agent_metrics import AgentMetrics
 from aios.kernel.agent_plans import AgentPlans
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.mailroom import FactsOf, Mailroom
@@ -108,6 +109,7 @@ class AgentCommands:
         self._facts = facts
         self._plans = AgentPlans(registry)
         self.post = Post(database, clock, facts, self._plans.all, self._plans.worse, self._make_key)
+        self.metrics = AgentMetrics(registry, self.post)
         self._calls = AgentCalls(registry, facts)
         self.start, self.close, self.use_hosts = (
             self.post.start,
@@ -141,7 +143,7 @@ class AgentCommands:
         """What a host asks; it may give a future."""
         if what == "done":
             turns = [Turn.model_validate(one) for one in told]
-            return self.post.order(lambda room: room.finish_all(epoch, turns))
+            return self.post.order(lambda room: self._finished(room, epoch, turns))
         if what == "stuck":
             seq = str(told["task"]).rpartition("#")[2]
             culprit = int(seq) if seq.isdecimal() else None
@@ -159,6 +161,11 @@ class AgentCommands:
         if what == "revive":
             return self._revive_below(told)
         return self._calls.host_asks(what, told)
+
+    def _finished(self, room: Mailroom, epoch: int, turns: list[Turn]) -> list[bool]:
+        counted = room.finish_all(epoch, turns)
+        self.metrics.refused += counted.count(False)
+        return counted
 
     def reply(self, seq: int) -> Any:
         """What became of a message: a future where that is to come."""

@@ -104,7 +104,7 @@ class Kernel:
             settings, self.registry, observed, workbench, clock, self.reconciler.changed
         )
         self.agents = AgentCommands(self.registry, self._database, clock, self.reconciler.changed)
-        told = (CostMetrics(self.metering), self.log.metrics)
+        told = (CostMetrics(self.metering), self.log.metrics, self.agents.metrics)
         seen = (self._observations, observed, self.watcher, self.alerts, *told)
         keys = KeyCommands(self.registry, self.reconciler.changed)
         keys.ensure(*api_key)

@@ -57,7 +57,8 @@ were taken down are gone.
         static_configs: [{targets: ["127.0.0.1:8000"]}]
     rule_files: [aios/telemetry/prometheus/alerts.yaml]
 
-What the cluster costs has a table of its own in `kernel.cost_metrics`.
+What the cluster costs has a table of its own in `kernel.cost_metrics`, agents in
+`kernel.agent_metrics`.
 """
 
 from collections.abc import Iterator

@@ -236,6 +236,27 @@ def test_messages_that_ended_long_ago_leave_and_their_numbers_stay_used(
     assert world.tell(clerk, {"text": "next"}) > waiting
 
 
+def test_agents_have_metrics_by_their_names(world: AgentWorld, clerk: str) -> None:
+    world.spawn(Clerk, "c-2")
+    world.tell(clerk, {"text": "done"})
+    world.run()
+    world.tell(clerk, {"text": "waits"})
+    world.post.once()
+    ((epoch, one),) = world.hosts.take()
+    late = Turn(agent=clerk, seq=one.seq, attempt=7, version=1).model_dump()
+    world.host_says(epoch, "done", [late])
+    text = world.do("metrics")
+    for line in (
+        'aios_agents{agent="clerk",status="ready"} 2.0',
+        'aios_agent_messages_waiting{agent="clerk"} 1.0',
+        'aios_agent_messages_total{agent="clerk"} 1.0',
+        "aios_agent_turns_refused_total 1.0",
+        "aios_agent_hosts 2.0",
+        "aios_agent_tool_calls_waiting 0.0",
+    ):
+        assert line in text
+
+
 # -- failures ---------------------------------------------------------------------------
 
 
