@@ -2,12 +2,10 @@
 
 import asyncio
 
+from agent_notes import CALLS
 from pydantic import BaseModel
 
 import aios
-
-CALLS: list[tuple[str, str]] = []
-"""Tool calls that were made, with their idempotency keys, in the module that this text became."""
 
 
 class Memory(BaseModel):

@@ -4,9 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import agent_classes
 import pytest
 from agent_classes import Clerk
+from agent_notes import CALLS
 from agent_worlds import AgentWorld, now
 
 from aios.errors import (
@@ -24,6 +24,7 @@ from aios.store import agent_tables as t
 
 @pytest.fixture
 def world(tmp_path: Path) -> AgentWorld:
+    CALLS.clear()
     return AgentWorld(tmp_path)
 
 
@@ -386,7 +387,6 @@ def test_two_agents_that_answer_each_other_for_ever_are_stopped(
 
 def test_a_budget_stops_an_agent_in_the_middle_of_its_loop(world: AgentWorld) -> None:
     ref = world.spawn(Clerk, "b-1", budget={"steps": 7})
-    agent_classes.CALLS.clear()
     seq = world.tell(ref, {"do": "loop"})
     assert world.run() == 1, "it is not tried again"
     assert "has used 8 of its 7 steps" in problem(world, seq)["detail"]
@@ -463,12 +463,10 @@ def test_a_guarded_call_that_ended_is_not_made_again(world: AgentWorld) -> None:
 def test_a_tool_gets_the_same_idempotency_key_each_time(world: AgentWorld, clerk: str) -> None:
     seq = world.tell(clerk, {"do": "call_and_fail", "tool": "note", "arguments": {"text": "x"}})
     settle(world)
-    module = __import__("sys").modules
-    made = [
-        m for name, m in module.items() if name.startswith("aios_code_") and m.__dict__.get("CALLS")
-    ]
-    keys = {key for one in made for text, key in one.CALLS if f"#{seq}#" in key and text == "x"}
-    assert len(keys) == 1
+    keys = [key for text, key in CALLS if text == "x"]
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+    assert keys[0].startswith(f"{clerk}#{seq}#1#")
 
 
 def test_an_agent_gives_no_rights_that_it_has_not(world: AgentWorld, clerk: str) -> None:
@@ -552,13 +550,15 @@ def test_a_shadow_has_no_effect(world: AgentWorld) -> None:
     world.tell(ref, {"do": "tell", "to": "clerk/c-2", "message": {"text": "hello"}})
     call = {"do": "call", "tool": "refund", "arguments": {"order": "o"}}
     asked = world.tell(ref, call)
+    world.tell(ref, {"do": "call", "tool": "note", "arguments": {"text": "noted"}})
     world.run()
     assert seen(world, "clerk/c-2") == ["hello"], "once"
+    assert [text for text, _ in CALLS] == ["o", "noted"], "each once"
     assert world.became(asked)["reply"] == "refunded o"
     assert len([e for e in world.kernel.registry.audit(50) if e.action == "tool"]) == 1
     shadows = [e for e in world.do("agent_log", ref=ref) if e["kind"] == "shadow"]
-    assert len(shadows) == 2
-    assert shadows[1]["details"]["sent"] == ["clerk/c-2: {'text': 'hello'}"]
+    assert len(shadows) == 3
+    assert shadows[2]["details"]["sent"] == ["clerk/c-2: {'text': 'hello'}"]
 
 
 # -- approvals --------------------------------------------------------------------------
