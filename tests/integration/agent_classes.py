@@ -24,6 +24,15 @@ class Counter:
         return ctx.state.numbers
 
 
+@aios.agent(name="counter", state=Count, budget=aios.Budget(steps=1))
+class NextCounter:
+    """The next version of the counter."""
+
+    async def on_message(self, ctx, message: int) -> str:
+        ctx.state.numbers.append(message)
+        return f"{len(ctx.state.numbers)} numbers"
+
+
 @aios.agent(restarts=aios.Restarts(limit=50))
 class Relay:
     """Passes messages on."""

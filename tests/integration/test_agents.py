@@ -10,10 +10,12 @@ from typing import Any
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 import aios
+from aios.cli import app
 from aios.errors import PermanentError, UnknownName
-from tests.integration.agent_classes import Counter, Desk
+from tests.integration.agent_classes import Counter, Desk, NextCounter
 
 AGENTS = 5
 MESSAGES = 40
@@ -118,6 +120,34 @@ def test_an_agent_that_spins_is_stopped_and_others_go_on(agents_rt: aios.Runtime
     with pytest.raises(aios.UsageError, match="held up its process"):
         desk.ask({"do": "spin"}, timeout_s=60)
     assert agents_rt.spawn(Counter, id="other").ask(1) == [1]
+
+
+def test_a_version_is_rolled_out_to_agents_that_live_and_back(agents_rt: aios.Runtime) -> None:
+    counter = agents_rt.spawn(Counter, id="v-1")
+    assert counter.ask(1) == [1]
+    agents_rt.roll_out_agent(NextCounter, share=1.0, shadow=True)
+    assert counter.ask(2) == [1, 2]
+    until(lambda: [one for one in counter.log() if one["kind"] == "shadow"], "the shadow answers")
+    version = agents_rt.roll_out_agent(NextCounter, share=1.0)
+    assert counter.ask(3) == "3 numbers"
+    assert counter.status().version == version
+    agents_rt.roll_back_agent("counter")
+    assert counter.ask(4) == [1, 2, 3, 4]
+    assert list(agents_rt.agent_rollouts()) == []
+
+
+def test_the_command_line_lists_logs_and_kills(agents_rt: aios.Runtime) -> None:
+    agents_rt.spawn(Desk, id="cli")
+
+    def run(*words: str) -> Any:
+        told = {"AIOS_KEY": str(agents_rt.key)}
+        return CliRunner().invoke(app, [*words, "--address", agents_rt.address], env=told)
+
+    assert "desk/cli" in run("agents", "desk").output
+    assert "log of desk/cli" in run("logs", "desk/cli").output
+    assert run("kill", "desk/cli", "--reason", "done").output == "desk/cli is killed\n"
+    assert agents_rt.agent("desk", "cli").status().status == "killed"
+    assert "looks like triage/t-42" in str(run("kill", "desk").exception)
 
 
 def test_mistakes_are_told_to_who_made_them(agents_rt: aios.Runtime) -> None:
