@@ -30,11 +30,13 @@ from aios.errors import (
     Unsupported,
     UsageError,
 )
+from aios.flows.writing import ask, flow, operation_id, sleep, step
 from aios.models import PythonModel
 from aios.records import Autoscale, Cached, DataSource, Default, GateResult, Rule
 from aios.records.alerts import EmailAlert, SlackAlert, WebhookAlert
 from aios.records.watching import RetrainBudget
 from aios.rollout import BlueGreen, Canary, Shadow
+from aios.runtime.flows import FlowHandle
 from aios.runtime.lifecycle import connect, local
 from aios.runtime.monitor import Monitor
 from aios.runtime.objects import Answer, Endpoint, Rollout
@@ -62,6 +64,7 @@ __all__ = [
     "Default",
     "EmailAlert",
     "Endpoint",
+    "FlowHandle",
     "Forbidden",
     "GateResult",
     "IllegalTransition",
@@ -92,10 +95,15 @@ __all__ = [
     "UsageError",
     "Watch",
     "WebhookAlert",
+    "ask",
     "choice",
     "connect",
+    "flow",
     "integers",
     "local",
     "loguniform",
+    "operation_id",
+    "sleep",
+    "step",
     "uniform",
 ]

@@ -20,6 +20,7 @@ from aios.errors import AiosError, Malformed, NotAllowed, UnknownName, UsageErro
 from aios.kernel import (
     cost_routes,
     endpoint_routes,
+    flow_routes,
     governance_routes,
     key_routes,
     log_routes,
@@ -43,6 +44,7 @@ ROUTERS = (
     protocol_routes.router,
     watch_routes.router,
     cost_routes.router,
+    flow_routes.router,
 )
 
 

@@ -36,7 +36,9 @@ from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.cost_metrics import CostMetrics
 from aios.kernel.costs import Costs
 from aios.kernel.explaining import Explaining, ExplainQuery
+from aios.kernel.flow_commands import REPEATED, FlowCommands
 from aios.kernel.flow_traces import FlowTraces
+from aios.kernel.flow_workers import Crew
 from aios.kernel.governance_commands import GovernanceCommands
 from aios.kernel.key_commands import KeyCommands, refuse_to_repeat
 from aios.kernel.log_commands import LogCommands
@@ -66,6 +68,7 @@ class Kernel:
         api_key: (identity, digest) of the key that `aios up` made.
         flows: what drives rollouts and training runs durably; see `kernel.opening`.
         workbench: what carries out the stages of training runs.
+        crew: the processes of the workers of users' flows.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Kernel:
         api_key: tuple[str, str],
         flows: Flows,
         workbench: Workbench,
+        crew: Crew,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -107,6 +111,7 @@ class Kernel:
         self.log = LogCommands(
             settings, self.registry, observed, workbench, clock, self.reconciler.changed
         )
+        self.flows = FlowCommands(settings, self.registry, crew)
         told = (CostMetrics(self.metering), self.log.metrics)
         seen = (self._observations, observed, self.watcher, self.alerts, *told)
         keys = KeyCommands(self.registry, self.reconciler.changed)
@@ -116,6 +121,7 @@ class Kernel:
             **self.log.commands,
             **governed.commands,
             **watching.commands,
+            **self.flows.commands,
             "register": (requests.Register, self._register),
             "deploy": (requests.Deploy, self._deploy),
             "remove": (requests.OfName, self._remove),
@@ -129,6 +135,7 @@ class Kernel:
             **governed.queries,
             **watching.queries,
             **costs.queries,
+            **self.flows.queries,
             "explain": (ExplainQuery, Explaining(self.registry, workbench).explain),
             "models": (requests.MaybeName, self._models),
             "model": (
@@ -160,9 +167,11 @@ class Kernel:
         self.watcher.start()
         self.log.housekeeping.start()
         self.alerts.start()
+        self.flows.start()
 
     def close(self) -> None:
         """Stop looking and deciding. Rollouts in the middle are left for the next kernel."""
+        self.flows.close()
         self.log.housekeeping.close()
         self.watcher.close()
         self.alerts.close()
@@ -255,7 +264,7 @@ class Kernel:
 
     def _carried_out(self, command: str, asked: Asked) -> dict[str, Any] | None:
         """The result of the same request before, whatever has become of the world since."""
-        if asked.operation_id is None:
+        if asked.operation_id is None or command in REPEATED:
             return None
         done = self.registry.remembered(asked.operation_id, asked.digest)
         if done is not None and command == "start_rollout":
@@ -485,6 +494,7 @@ class Kernel:
                 self.log.housekeeping.problem,
                 self.watcher.feedback.problem,
                 self._observations.recorder_problem(),
+                self.flows.workers.problem,
             ),
         )
 

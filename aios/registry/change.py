@@ -17,6 +17,7 @@ from aios.registry.base import listed, shown, valid
 from aios.registry.definitions import DefinitionWrites
 from aios.registry.governed import GovernedWrites
 from aios.registry.observed import forget_observed
+from aios.registry.questions import QuestionWrites
 from aios.registry.reads import Reads, newest_revision
 from aios.registry.references import newest_version
 from aios.registry.rows import ApiKey, RolloutRow, RolloutStatus, ServingCause
@@ -36,6 +37,7 @@ class Change(
     WatchWrites,
     AlertWrites,
     DefinitionWrites,
+    QuestionWrites,
     Reads,
 ):
     """An open change. All reads are here too, and see what the change has written so far.
