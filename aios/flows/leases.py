@@ -9,6 +9,7 @@ since it last wrote, the kernel seconds since it last saw something written.
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import sqlalchemy as sa
 
@@ -125,10 +126,8 @@ class Lease:
     def keep(self, lost: Callable[[], None]) -> None:
         """Renew until `end`, in this thread; `lost` is called once when that is over."""
         while not self._ended.wait(RENEW_S):
-            try:
+            with suppress(Exception):  # whatever it was, the lease runs on to its end
                 self.renew()
-            except Exception:  # noqa: BLE001 - whatever it was, the lease runs on to its end
-                pass
             if not self.held:
                 lost()
                 return

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import sys
 import threading
 from typing import Any
 
@@ -11,11 +10,11 @@ import ray
 
 from aios.errors import ClusterUnavailable, DeadlineExceeded, PermanentError
 from aios.errors import from_problem as error_of
-from aios.flows.outcomes import Outcome, Outcomes, told
+from aios.flows.outcomes import Outcome, Outcomes
 from aios.flows.place import Place
+from aios.flows.steps import carry_out_step
 from aios.flows.worker import FlowWorker
-from aios.flows.writing import OPERATION, Step
-from aios.packaging import load_code
+from aios.flows.writing import Step
 from aios.records import CodeSource
 from aios.records.acting import Definition
 
@@ -79,23 +78,6 @@ class KernelHost:
         return answer["result"]
 
 
-@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _carry_out(source: CodeSource, name: str, call: dict[str, Any], outcomes: Outcomes) -> Outcome:
-    """One attempt of a step, in a process of its own."""
-    try:
-        found = load_code(source, "flow")
-        step = getattr(sys.modules[found.function.__module__], name, None)
-        if not isinstance(step, Step):
-            raise PermanentError(f"the text of {source.path} has no step {name!r} at its top")
-        OPERATION.set(call["operation"])
-        result = step.function(*call["args"], **call["kwargs"])
-        if step.asynchronous:
-            result = asyncio.run(result)
-        return outcomes.of(result, f"what step {name!r} returns")
-    except Exception as error:  # noqa: BLE001 - the step's own, told to its flow
-        return {"failed": told(error, source)}
-
-
 async def in_a_task(
     source: CodeSource, step: Step, call: dict[str, Any], outcomes: Outcomes
 ) -> Outcome:
@@ -106,8 +88,8 @@ async def in_a_task(
         PermanentError: its process died.
     """
     options = step.options
-    wanted = _carry_out.options(num_cpus=options.num_cpus, num_gpus=options.num_gpus)
-    task = wanted.remote(source, step.name, call, outcomes)
+    reserved = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus, "max_retries": 0}
+    task = ray.remote(carry_out_step).options(**reserved).remote(source, step.name, call, outcomes)
     try:
         async with asyncio.timeout(options.timeout_s) as bound:
             found: Outcome = await task

@@ -34,7 +34,7 @@ class DefineFlow(Record):
 
 
 class StartFlow(Record):
-    """A flow by name, `refund` or `refund:3`; with `sha256` and `path`, the version of this text."""
+    """A flow by name, `refund` or `refund:3`; with `sha256` and `path`, of this text."""
 
     flow: str
     id: str
