@@ -356,7 +356,9 @@ def shown(found: Any) -> dict[str, Any]:
 
 def _wanted(found: Any) -> str:
     """`name:version` of what runs, of its input."""
-    args = (found.input or {}).get("args") or [""]
+    if not isinstance(found.input, dict):  # it cannot be read, and the flow fails for that
+        return ""
+    args = found.input["args"]
     return str(args[1]["ref"] if found.schedule_name else args[0])
 
 

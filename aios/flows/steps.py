@@ -2,13 +2,26 @@
 
 import asyncio
 import sys
+from types import ModuleType
 from typing import Any
 
 from aios.errors import UsageError
 from aios.flows.outcomes import Outcome, Outcomes, told
-from aios.flows.writing import OPERATION, Step
+from aios.flows.writing import OPERATION, Flow, Step
 from aios.packaging import load_code
 from aios.records import CodeSource
+
+
+def load_module(source: CodeSource) -> ModuleType:
+    """The text of a flow, run.
+
+    Raises:
+        UsageError: it cannot be run here, or defines no flow under its name.
+    """
+    found = load_code(source, "flow")
+    if not isinstance(found, Flow):
+        raise UsageError(f"{source.path} is no flow: put @aios.flow above it")
+    return sys.modules[found.function.__module__]
 
 
 def carry_out_step(
@@ -20,8 +33,7 @@ def carry_out_step(
         call: `args`, `kwargs` and the `operation` id.
     """
     try:
-        found = load_code(source, "flow")
-        step = getattr(sys.modules[found.function.__module__], name, None)
+        step = getattr(load_module(source), name, None)
         if not isinstance(step, Step):
             raise UsageError(f"the text of {source.path} has no step {name!r} at its top")
         OPERATION.set(call["operation"])

@@ -5,22 +5,21 @@ with any flow with the text it began with.
 """
 
 import asyncio
-import sys
 import threading
 from collections.abc import Callable
 from contextvars import Context
 from importlib import import_module
 from typing import Any, Protocol
 
-from aios.errors import PermanentError, TemporaryError, UnknownName, UsageError
+from aios.errors import PermanentError, TemporaryError, UnknownName
 from aios.flows.durable import json_serializer
 from aios.flows.leases import Lease
 from aios.flows.outcomes import Outcome, told
 from aios.flows.place import APPLICATION, FLOW, QUEUE, SCHEDULED, SCHEMA, VERSION, Place
 from aios.flows.requests import options_of
 from aios.flows.running import LOOK_S, DurableRun, Elsewhere
+from aios.flows.steps import load_module
 from aios.flows.writing import Flow
-from aios.packaging import load_code
 from aios.records import CodeSource
 from aios.records.acting import Definition
 from aios.store.database import Database
@@ -72,6 +71,8 @@ class FlowWorker:
         self._lost = lost
         self._database = Database(place.url)
         self.lease = Lease(self._database, worker_id)
+        self._loading = threading.Lock()
+        self._modules: dict[str, Any] = {}
         self._texts: dict[str, tuple[CodeSource, Any]] = {}
         self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._asker: asyncio.Task[None] | None = None
@@ -133,16 +134,19 @@ class FlowWorker:
         return await run.carry_out(call["args"], call["kwargs"])
 
     async def _text(self, ref: str) -> tuple[CodeSource, Any]:
-        """The text of a definition and its module. It is loaded once; what it does at its top
-        happens once per process."""
+        """The text of a definition and its module. What it does at its top happens once."""
         if ref not in self._texts:
-            definition = await self._asked(self._host.definition, ref)
-            found = await asyncio.to_thread(load_code, definition.source, "flow")
-            if not isinstance(found, Flow):
-                raise UsageError(f"{definition.source.path} is no flow: put @aios.flow above it")
-            module = sys.modules[found.function.__module__]
-            self._texts[ref] = (definition.source, module)
+            source = (await self._asked(self._host.definition, ref)).source
+            self._texts[ref] = (source, await asyncio.to_thread(self._module, source))
         return self._texts[ref]
+
+    def _module(self, source: CodeSource) -> Any:
+        with self._loading:
+            known = self._modules.get(source.sha256)
+            if known is None:
+                known = load_module(source)
+                self._modules[source.sha256] = known
+            return known
 
     async def _asked(self, question: Callable[..., Any], *arguments: Any) -> Any:
         """The kernel's answer, however long it is away."""

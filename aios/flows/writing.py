@@ -9,7 +9,8 @@ import asyncio
 import functools
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, overload
@@ -275,7 +276,8 @@ class _Plain:
         except Exception:
             for step, undo in self._undos():
                 _refuse_async(step, "undo")
-                undo()
+                with _in_a_step(f"{self._id}/undo {step.name}"):
+                    undo()
             raise
         finally:
             RUNNING.reset(token)
@@ -285,16 +287,16 @@ class _Plain:
         try:
             return await flow.function(*args, **kwargs)
         except Exception:
-            for _, undo in self._undos():
-                found = undo()
-                if inspect.isawaitable(found):
-                    await found
+            for step, undo in self._undos():
+                with _in_a_step(f"{self._id}/undo {step.name}"):
+                    found = undo()
+                    if inspect.isawaitable(found):
+                        await found
             raise
         finally:
             RUNNING.reset(token)
 
     def _undos(self) -> list[tuple[Step, Callable[[], Any]]]:
-        RUNNING.set(None)
         return [
             (step, functools.partial(step.options.undo, result, *args, **kwargs))
             for step, result, args, kwargs in reversed(self._done)
@@ -303,26 +305,22 @@ class _Plain:
 
     def step(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._steps += 1
-        OPERATION.set(f"{self._id}/{self._steps}")
+        operation = f"{self._id}/{self._steps}"
         if self._asynchronous:
-            return self._step(step, args, kwargs)
+            return self._step(step, args, kwargs, operation)
         _refuse_async(step, "step")
-        token = RUNNING.set(None)
-        try:
+        with _in_a_step(operation):
             result = step.function(*args, **kwargs)
-        finally:
-            RUNNING.reset(token)
         self._done.append((step, result, args, kwargs))
         return result
 
-    async def _step(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        token = RUNNING.set(None)
-        try:
+    async def _step(
+        self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any], operation: str
+    ) -> Any:
+        with _in_a_step(operation):
             result = step.function(*args, **kwargs)
             if inspect.isawaitable(result):
                 result = await result
-        finally:
-            RUNNING.reset(token)
         self._done.append((step, result, args, kwargs))
         return result
 
@@ -346,6 +344,16 @@ class _Plain:
             return asking.otherwise
 
         return self._awaited(answer) if self._asynchronous else answer()
+
+
+@contextmanager
+def _in_a_step(operation: str) -> Iterator[None]:
+    running, named = RUNNING.set(None), OPERATION.set(operation)
+    try:
+        yield
+    finally:
+        RUNNING.reset(running)
+        OPERATION.reset(named)
 
 
 def _refuse_async(step: Step, what: str) -> None:

@@ -168,8 +168,9 @@ class FlowWorkers:
             logger.warning(
                 "flow worker %s is gone or silent; others go on with its flows", worker_id
             )
-            leases.take(worker_id)
+            # First of all: frozen in the middle of a transaction, it holds SQLite's lock.
             self._crew.end(worker_id)
+            leases.take(worker_id)
             self.fenced += 1
         # Always, and not only after a death: what a worker took that was fenced is found too.
         self.moved += self._client.take_over(set(verdict.alive))

@@ -1,0 +1,235 @@
+"""Users' flows when workers die or freeze, and on a real runtime.
+
+The first part runs workers as plain processes, so that a test can kill or freeze one at a chosen
+instant. Classes named after an issue of DBOS keep out what that was about.
+"""
+
+import os
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+
+import sample_flows as sample
+from flow_worlds import FlowWorld
+
+import aios
+from aios.errors import FlowDiverged, IllegalTransition, StoreUnavailable, from_problem
+from aios.flows.leases import LEASE_S, Lease
+from aios.store.database import Database
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[FlowWorld]:
+    world = FlowWorld(tmp_path)
+    yield world
+    world.close()
+
+
+def kill(world: FlowWorld, number: int = 0) -> None:
+    world.children[number].kill()
+    world.children[number].wait()
+
+
+class TestWorkers:
+    def test_a_flow_goes_on_elsewhere_and_repeats_no_step_that_was_done(
+        self, world: FlowWorld
+    ) -> None:
+        world.worker("one")
+        world.begin(sample.order, "kill-1", world.ledger, "k1", 2.0)
+        world.wait_step("kill-1", 2)
+        kill(world)
+        world.worker("two")
+        assert world.take_over("one", "two") == 1
+        assert world.wait("kill-1")["value"][0] == "receipt-k1"
+        assert len(world.lines("charge-k1")) == 1
+        assert world.client.view("kill-1")["lives"] == 2
+
+    def test_a_frozen_worker_that_wakes_does_no_harm(self, world: FlowWorld) -> None:
+        """It is stopped in a step, its flow is given to another, and it wakes: it finishes the
+        function it was in, writes nothing down and begins nothing."""
+        frozen = world.worker("one")
+        world.begin(sample.counted, "frozen-1", world.ledger, "f1", 1, 3.0)
+        world.wait_step("frozen-1", 1)
+        world.freeze(frozen)
+        time.sleep(LEASE_S + 0.5)
+        world.worker("two")
+        assert world.take_over("one", "two") == 1
+        found = world.wait("frozen-1")["value"]
+        steps = world.client.steps("frozen-1")
+        world.begin(sample.order, "after-1", world.ledger, "a1")
+        world.wait("after-1")
+        world.begin(sample.order, "after-2", world.ledger, "a2", 2.0)
+        os.kill(frozen.pid, signal.SIGCONT)
+        assert world.wait("after-2")["status"] == "finished"
+        time.sleep(2.0)
+        assert "lost" in (world.folder / "one.out").read_text()
+        assert world.client.steps("frozen-1") == steps
+        assert world.wait("frozen-1")["value"] == found
+        by = {line.split()[2] for line in world.lines() if "a1" in line or "a2" in line}
+        assert by == {str(world.children[1].pid)}
+        # The step it was frozen in may end there, as often as at all once in each process.
+        operations = [tuple(line.split()[1:]) for line in world.lines("ship-f1")]
+        assert len(operations) == len(set(operations)) <= 2
+
+    def test_a_worker_whose_lease_is_taken_stops_at_its_next_step(self, world: FlowWorld) -> None:
+        world.worker("one")
+        world.begin(sample.order, "fenced-1", world.ledger, "g1", 3.0)
+        world.wait_step("fenced-1", 1)
+        world.client.leases.take("one")
+        time.sleep(4.5)
+        assert world.lines("ship-g1") == []
+        assert world.client.view("fenced-1")["status"] == "running"  # for others to go on with
+
+    def test_code_that_does_other_things_the_second_time_is_found_out(
+        self, world: FlowWorld
+    ) -> None:
+        """Also when the flow swallows the error."""
+        marker = world.folder / "marker"
+        world.worker("one")
+        world.begin(sample.swallowing, "diverged-1", world.ledger, str(marker))
+        world.wait_step("diverged-1", 1)
+        kill(world)
+        marker.touch()
+        world.worker("two")
+        world.take_over("one", "two")
+        error = from_problem(world.wait("diverged-1")["problem"])
+        assert isinstance(error, FlowDiverged)
+        assert (error.details["step"], error.details["expected"], error.details["found"]) == (
+            1,
+            "charge",
+            "number_of",
+        )
+        assert world.lines("number") == []
+
+    def test_undoing_goes_on_after_a_kill(self, world: FlowWorld) -> None:
+        """However often: each step is taken back once."""
+        world.worker("one")
+        for number in range(5):
+            world.begin(sample.broken, f"saga-{number}", world.ledger, f"u{number}")
+        world.wait_for("give-back")
+        kill(world)
+        world.worker("two")
+        world.take_over("one", "two")
+        for number in range(5):
+            problem = world.wait(f"saga-{number}")["problem"]
+            assert problem["details"]["undone"] == ["charge (3)", "charge (1)"]
+        for number in range(5):
+            lines = world.lines(f"give-back-receipt-u{number}")
+            assert len({line.split()[1] for line in lines}) == 2  # by operation
+
+
+class TestIssue716:
+    """A database that went away while flows were taken over lost them for good."""
+
+    def test_what_could_not_be_moved_is_moved_by_the_next_look(
+        self, world: FlowWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.worker("one")
+        for number in range(3):
+            world.begin(sample.order, f"i-{number}", world.ledger, f"i{number}", 2.0)
+            world.wait_step(f"i-{number}", 1)
+        kill(world)
+        client = world.client.open()
+        move, calls = client._sys_db.reenqueue_for_recovery, []
+
+        def away(*arguments: object) -> bool:
+            calls.append(arguments)
+            if len(calls) == 2:
+                raise StoreUnavailable("the database is away")
+            return bool(move(*arguments))
+
+        monkeypatch.setattr(client._sys_db, "reenqueue_for_recovery", away)
+        with pytest.raises(StoreUnavailable):
+            world.client.take_over({"two"})
+        world.worker("two")
+        assert world.client.take_over({"two"}) == 2
+        for number in range(3):
+            assert world.wait(f"i-{number}")["status"] == "finished"
+
+
+class TestIssue742:
+    """Who had an old list of what was pending ran a flow that somebody else had taken."""
+
+    def test_an_old_list_moves_nothing_that_was_claimed_since(self, world: FlowWorld) -> None:
+        world.worker("one")
+        world.begin(sample.order, "stale-1", world.ledger, "s1", 2.0)
+        world.wait_step("stale-1", 1)
+        kill(world)
+        world.worker("two")
+        assert world.take_over("one", "two") == 1
+        while world.client.view("stale-1")["worker"] != "two":
+            time.sleep(0.02)
+        database = world.client.open()._sys_db
+        assert not database.reenqueue_for_recovery("stale-1", ["one"], "aios")
+        world.wait("stale-1")
+        assert world.client.view("stale-1")["lives"] == 2
+        assert len(world.lines("ship-s1-a")) == 1
+
+
+class TestIssue759:
+    """A flow with an empty id was begun again and again."""
+
+    @pytest.mark.parametrize("flow_id", ["", " ", "\t"])
+    def test_no_such_flow_is_begun(self, world: FlowWorld, flow_id: str) -> None:
+        with pytest.raises(aios.UsageError, match="is no id of a flow"):
+            world.begin(sample.sized, flow_id, 1)
+        assert world.client.flows() == []
+
+
+class TestIssue804:
+    """A process that was leaving claimed what its successor, of the same name, had just taken
+    over, and nobody looked again."""
+
+    def test_a_name_is_used_once(self, world: FlowWorld) -> None:
+        world.worker("one")
+        with pytest.raises(IllegalTransition, match="was there before"):
+            Lease(Database(world.place.url), "one").take()
+
+    def test_what_a_fenced_worker_claims_is_found_by_the_next_look(self, world: FlowWorld) -> None:
+        world.worker("one")
+        assert world.take_over("one") == 0  # its process is still there, and still claims
+        world.begin(sample.order, "claimed-1", world.ledger, "c1")
+        while world.client.view("claimed-1")["worker"] != "one":
+            time.sleep(0.02)
+        kill(world)
+        world.worker("two")
+        assert world.client.take_over({"two"}) == 1
+        assert world.wait("claimed-1")["status"] == "finished"
+
+
+class TestIssue805:
+    """A flow that was taken over stood still between two steps and blocked a queue of one."""
+
+    def test_the_queue_goes_on_behind_it(self, world: FlowWorld) -> None:
+        world.client.register_queue("one-by-one", global_concurrency=1)
+        world.worker("one")
+        for number in range(3):
+            more = {"queue": "one-by-one"}
+            world.begin(sample.order, f"q-{number}", world.ledger, f"q{number}", 1.0, **more)
+        world.wait_step("q-0", 1)
+        kill(world)
+        world.worker("two")
+        world.take_over("one", "two")
+        for number in range(3):
+            assert world.wait(f"q-{number}")["status"] == "finished"
+        assert len(world.lines("charge-q0")) == 1
+
+
+class TestDatabase:
+    def test_no_row_can_run_code(self, world: FlowWorld) -> None:
+        """What is in the database is JSON or nothing: a pickle that was put there is an error."""
+        world.begin(sample.order, "row-1", world.ledger, "r1")
+        connection = sqlite3.connect(world.folder / "user-flows.db")
+        connection.execute("UPDATE workflow_input SET inputs = 'gASVJAAAAAAAAACMBXBvc2l4'")
+        connection.commit()
+        connection.close()
+        world.worker("one")
+        assert world.wait("row-1")["status"] == "failed"
+        assert world.lines() == []
