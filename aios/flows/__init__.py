@@ -7,20 +7,14 @@ JSON, never a pickle; a flow id runs once; a flow goes on with the text it began
 no lease begins no step and writes nothing down. Must not know: what the flows do.
 """
 
-from aios.flows.client import FlowClient
 from aios.flows.durable import FlowEngine, FlowInterrupted, Flows
-from aios.flows.place import Place
-from aios.flows.worker import FlowWorker
 from aios.flows.writing import Flow, Step, ask, flow, operation_id, sleep, step
 
 __all__ = [
     "Flow",
-    "FlowClient",
     "FlowEngine",
     "FlowInterrupted",
-    "FlowWorker",
     "Flows",
-    "Place",
     "Step",
     "ask",
     "flow",

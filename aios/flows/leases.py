@@ -6,11 +6,14 @@ worker's flows to others. Neither compares clocks of two machines: the worker co
 since it last wrote, the kernel seconds since it last saw something written.
 """
 
+import socket
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple, Self
 
+import psutil
 import sqlalchemy as sa
 
 from aios.errors import IllegalTransition
@@ -27,7 +30,32 @@ workers = sa.Table(
     sa.Column("id", sa.String(80), primary_key=True),
     sa.Column("beat", sa.BigInteger, nullable=False),
     sa.Column("taken", sa.Boolean, nullable=False),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.BigInteger, nullable=False),
+    sa.Column("started_s", sa.Double, nullable=False),
 )
+
+
+class Process(NamedTuple):
+    """Where a worker runs; with `started_s` it is not mistaken for another of the same pid."""
+
+    host: str
+    pid: int
+    started_s: float
+
+    @classmethod
+    def here(cls) -> Self:
+        own = psutil.Process()
+        return cls(socket.gethostname(), own.pid, own.create_time())
+
+    def kill(self) -> None:
+        """SIGKILL, which also reaches a frozen process; one of another machine is left."""
+        if self.host != socket.gethostname():
+            return
+        with suppress(psutil.NoSuchProcess):
+            found = psutil.Process(self.pid)
+            if found.create_time() == self.started_s:
+                found.kill()
 
 
 class Leases:
@@ -50,6 +78,12 @@ class Leases:
         with self._database.reading() as connection:
             found = sa.select(workers.c.id, workers.c.beat).where(sa.not_(workers.c.taken))
             return {row.id: row.beat for row in connection.execute(found)}
+
+    def processes(self) -> dict[str, Process]:
+        """Where each worker runs, also those whose lease is taken."""
+        columns = (workers.c.id, workers.c.host, workers.c.pid, workers.c.started_s)
+        with self._database.reading() as connection:
+            return {row[0]: Process(*row[1:]) for row in connection.execute(sa.select(*columns))}
 
     def take(self, worker_id: str) -> None:
         """From now on it cannot renew; what is left of its time is for the caller to wait."""
@@ -94,7 +128,7 @@ class Lease:
             known = sa.select(workers.c.id).where(workers.c.id == self.worker_id)
             if connection.execute(known).first() is not None:
                 raise IllegalTransition(f"worker {self.worker_id} was there before")
-            row = {"id": self.worker_id, "beat": 0, "taken": False}
+            row = {"id": self.worker_id, "beat": 0, "taken": False, **Process.here()._asdict()}
             connection.execute(sa.insert(workers).values(**row))
         self._until_s = begun_s + LEASE_S
 

@@ -7,8 +7,7 @@ from pydantic import Field
 
 from aios.config import Settings
 from aios.errors import Forbidden, IllegalTransition, UnknownName, UsageError
-from aios.flows import FlowClient
-from aios.flows.client import ENDED, check_id
+from aios.flows.client import ENDED, FlowClient, check_id
 from aios.flows.place import QUEUE
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.flow_workers import Crew, FlowWorkers
@@ -202,7 +201,7 @@ class FlowCommands:
         return {"id": found, "ref": definition.ref}
 
     def _cancel(self, request: OfId, asked: Asked) -> dict[str, Any]:
-        view = self.client.view(request.id)
+        view = self._flow(request.id)
         if view["status"] in ENDED:
             raise IllegalTransition(f"flow {request.id!r} has ended already: {view['status']}")
         with asked.change(self._registry, "cancel_flow", view["flow"], flow=request.id) as change:
@@ -215,7 +214,7 @@ class FlowCommands:
         return {"id": request.id}
 
     def _fork(self, request: ForkFlow, asked: Asked) -> dict[str, Any]:
-        view = self.client.view(request.id)
+        view = self._flow(request.id)
         told = {"flow": request.id, "from_step": request.from_step}
         with asked.change(self._registry, "fork_flow", view["flow"], **told) as change:
             if change.done is not None:
@@ -274,6 +273,8 @@ class FlowCommands:
         return {"name": request.name}
 
     def _end_schedule(self, request: OfId, asked: Asked) -> dict[str, Any]:
+        if request.id not in {one["name"] for one in self._schedules()}:
+            raise UnknownName(f"no schedule {request.id[:60]!r}; rt.schedules() lists them")
         with asked.change(self._registry, "end_schedule", request.id) as change:
             if change.done is None:
                 change.remember({"name": request.id})

@@ -10,10 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import uuid4
 
-from aios.flows import FlowClient
+from aios.flows.client import FlowClient
 from aios.flows.leases import TAKE_S
 
 LOOK_S = 0.5
@@ -136,9 +136,28 @@ class FlowWorkers:
         if self._thread is not None:
             self._thread.join(timeout=5)
 
-    @property
-    def alive(self) -> list[str]:
-        return sorted(self._watched.workers)
+    def processes(self) -> list[dict[str, Any]]:
+        """The workers as rows of `rt.ps()`."""
+        if self._thread is None or not self._watched.workers:
+            return []
+        found = self._client.leases.processes()
+        rows = []
+        for worker_id in sorted(self._watched.workers):
+            process = found.get(worker_id)
+            rows.append(
+                {
+                    "role": "flow worker",
+                    "name": worker_id,
+                    "version": None,
+                    "pid": None if process is None else process.pid,
+                    "node": None if process is None else process.host,
+                    "state": "STARTING" if process is None else "RUNNING",
+                    "started_s": None if process is None else process.started_s,
+                    "in_flight": None,
+                    "revision": None,
+                }
+            )
+        return rows
 
     def _keep(self) -> None:
         found = False
@@ -164,11 +183,15 @@ class FlowWorkers:
     def _look(self, dead: set[str]) -> None:
         leases = self._client.leases
         verdict = self._watched.look(leases.beats(), dead, self._monotonic())
+        processes = leases.processes() if verdict.fence else {}
         for worker_id in verdict.fence:
             logger.warning(
                 "flow worker %s is gone or silent; others go on with its flows", worker_id
             )
-            # First of all: frozen in the middle of a transaction, it holds SQLite's lock.
+            # First of all: frozen in the middle of a transaction, it holds SQLite's lock. By its
+            # pid, as what it runs under may ask it to end itself, which the frozen never do.
+            if worker_id in processes:
+                processes[worker_id].kill()
             self._crew.end(worker_id)
             leases.take(worker_id)
             self.fenced += 1

@@ -137,7 +137,7 @@ class Kernel:
             **costs.queries,
             **self.flows.queries,
             "explain": (ExplainQuery, Explaining(self.registry, workbench).explain),
-            "models": (requests.MaybeName, self._models),
+            "models": (requests.MaybeName, partial(views.models, self.registry)),
             "model": (
                 requests.OfReference,
                 lambda ref: self.registry.version(ref).model_dump(mode="json"),
@@ -148,8 +148,8 @@ class Kernel:
             "rollout": (requests.OfId, self._rollout_status),
             "evidence": (requests.OfId, self._evidence),
             "series": (requests.OfEndpoint, self._observations.series),
-            "plans": (requests.OfEndpoint, self._plans),
-            "audit": (requests.AuditQuery, self._audit),
+            "plans": (requests.OfEndpoint, partial(views.plans, self.registry)),
+            "audit": (requests.AuditQuery, partial(views.audit, self.registry)),
             "audit_verify": (requests.Nothing, self._sealing.verify),
             "status": (requests.Nothing, self._status),
             "ps": (requests.Nothing, self._ps),
@@ -444,9 +444,6 @@ class Kernel:
 
     # -- queries ----------------------------------------------------------------------
 
-    def _models(self, name: str | None = None) -> list[dict[str, Any]]:
-        return [version.model_dump(mode="json") for version in self.registry.versions(name)]
-
     def _endpoint(self, name: str) -> dict[str, Any]:
         state = self.registry.endpoint(name)
         return views.endpoint(
@@ -472,14 +469,6 @@ class Kernel:
         self.registry.rollout(id)
         return [item.model_dump(mode="json") for item in self.registry.evidence(id)]
 
-    def _plans(self, endpoint: str) -> list[dict[str, Any]]:
-        plans = self.registry.plans(endpoint)
-        return [plan.model_dump(mode="json", exclude={"keys"}) for plan in plans]
-
-    def _audit(self, limit: int, subject: str | None) -> list[dict[str, Any]]:
-        entries = self.registry.audit(limit, subject)
-        return [entry.model_dump(mode="json") for entry in entries]
-
     def _status(self) -> dict[str, Any]:
         return views.status(
             self.registry,
@@ -499,10 +488,11 @@ class Kernel:
         )
 
     def _ps(self) -> list[dict[str, Any]]:
-        return views.processes(
+        found = views.processes(
             self._started_s,
             os.getpid(),
             self.reconciler.statuses(),
             self.registry,
             self._observations,
         )
+        return found + self.flows.workers.processes()

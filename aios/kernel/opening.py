@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from aios.config import Settings
-from aios.flows import FlowEngine, Place
+from aios.flows import FlowEngine
+from aios.flows.place import Place
 from aios.store.database import Database
 
 

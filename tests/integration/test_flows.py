@@ -233,3 +233,93 @@ class TestDatabase:
         world.worker("one")
         assert world.wait("row-1")["status"] == "failed"
         assert world.lines() == []
+
+
+class TestRuntime:
+    """On a real runtime, with the kernel's own workers."""
+
+    def workers(self, rt: aios.Runtime) -> dict[str, int]:
+        rows = (row for row in rt.ps() if row["role"] == "flow worker")
+        return {row["name"]: row["pid"] for row in rows if row["state"] == "RUNNING"}
+
+    def wait_workers(self, rt: aios.Runtime, gone: str | None = None) -> dict[str, int]:
+        give_up_s = time.monotonic() + 120
+        while len(found := self.workers(rt)) < 2 or gone in found:
+            assert time.monotonic() < give_up_s, rt.ps()
+            time.sleep(0.2)
+        return found
+
+    def running_in(self, rt: aios.Runtime, handle: aios.FlowHandle, step: int) -> str:
+        """The worker of a flow, once a step is written down."""
+        give_up_s = time.monotonic() + 60
+        while len(handle.steps()) < step:
+            assert time.monotonic() < give_up_s, handle.status()
+            time.sleep(0.05)
+        return str(handle.status().fields["worker"])
+
+    def test_a_flow_from_start_to_result(self, rt: aios.Runtime, tmp_path: Path) -> None:
+        ledger = str(tmp_path / "ledger")
+        told = {"attributes": {"region": "eu"}, "id": "story-1"}
+        handle = rt.start(sample.order, ledger, "r1", **told)
+        assert handle.result(timeout_s=120)[0] == "receipt-r1"
+        assert rt.start(sample.order, ledger, "r1", **told).result() == handle.result()
+        with pytest.raises(aios.UsageError, match="used already"):
+            rt.start(sample.order, ledger, "r2", id="story-1")
+        assert [row["id"] for row in rt.flows(attributes={"region": "eu"})] == ["story-1"]
+        assert "charge" in repr(handle.steps())
+        with pytest.raises(aios.PermanentError, match="Declined") as caught:
+            rt.start(sample.broken, ledger, "r3").result(timeout_s=60)
+        assert caught.value.details["undone"] == ["charge (3)", "charge (1)"]
+
+    def test_a_killed_worker(self, rt: aios.Runtime, tmp_path: Path) -> None:
+        ledger = str(tmp_path / "ledger")
+        workers = self.wait_workers(rt)
+        handle = rt.start(sample.order, ledger, "k1", 3.0)
+        worker = self.running_in(rt, handle, 2)
+        os.kill(workers[worker], signal.SIGKILL)
+        killed_s = time.monotonic()
+        while handle.status().fields["worker"] == worker:
+            assert time.monotonic() - killed_s < 10, "flows go on within 10 s"
+            time.sleep(0.1)
+        assert handle.result(timeout_s=60)[0] == "receipt-k1"
+        assert Path(ledger).read_text().count("charge-k1") == 1
+        assert handle.status().lives == 2
+        self.wait_workers(rt, gone=worker)
+
+    def test_a_frozen_worker(self, rt: aios.Runtime, tmp_path: Path) -> None:
+        """Whatever it holds: it is ended, and its flows go on."""
+        ledger = str(tmp_path / "ledger")
+        workers = self.wait_workers(rt)
+        handle = rt.start(sample.order, ledger, "z1", 3.0)
+        worker = self.running_in(rt, handle, 2)
+        os.kill(workers[worker], signal.SIGSTOP)
+        frozen_s = time.monotonic()
+        while handle.status().fields["worker"] == worker:
+            assert time.monotonic() - frozen_s < 15
+            time.sleep(0.1)
+        assert handle.result(timeout_s=60)[0] == "receipt-z1"
+        assert Path(ledger).read_text().count("charge-z1") == 1
+        self.wait_workers(rt, gone=worker)
+
+    def test_a_step_with_resources_and_one_that_hangs(self, rt: aios.Runtime) -> None:
+        found = rt.start(sample.elsewhere).result(timeout_s=120)
+        pid, operation, late = found
+        assert pid not in self.workers(rt).values()
+        assert operation.endswith("/1")
+        assert late == "step hangs_in_c took longer than 0.5 s"
+
+    def test_a_person_answers(self, rt: aios.Runtime) -> None:
+        handle = rt.start(sample.asking, id="asked-1")
+        give_up_s = time.monotonic() + 60
+        while not (waiting := [one for one in rt.inbox() if one.flow == "asked-1"]):
+            assert time.monotonic() < give_up_s
+            time.sleep(0.1)
+        with pytest.raises(aios.UsageError, match="approve"):
+            rt.answer(waiting[0], {"note": "?"})
+        with pytest.raises(aios.Forbidden, match="somebody else must approve"):
+            rt.answer(waiting[0], {"approve": True})
+        key = rt.keys.add("bea", role="approver")
+        with aios.connect(rt.address, key=key) as bea:
+            bea.answer(waiting[0], {"approve": True})
+        assert handle.result(timeout_s=60) == ["Decision", True]
+        assert not [one for one in rt.inbox() if one.flow == "asked-1"]

@@ -10,7 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from flow_worlds import Host
 
-from aios.flows import FlowWorker, Place
+from aios.flows.place import Place
+from aios.flows.worker import FlowWorker
 from aios.records.acting import Definition
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from typing import Any
 import sample_flows
 
 from aios.errors import UnknownName
-from aios.flows import Flow, FlowClient, Place
+from aios.flows import Flow
+from aios.flows.client import FlowClient
+from aios.flows.place import Place
 from aios.packaging import code_of
 from aios.records.acting import Definition
 

@@ -181,3 +181,23 @@ async def counted(ledger: str, name: str, steps: int, pause_s: float) -> list[in
     found = [await number_of(ledger) for _ in range(steps)]
     await ship(ledger, name, pause_s)
     return found
+
+
+@aios.step(num_cpus=0.1)
+def far() -> list[object]:
+    return [os.getpid(), aios.operation_id()]
+
+
+@aios.step(timeout_s=0.5)
+def hangs_in_c() -> None:
+    time.sleep(60)
+
+
+@aios.flow
+async def elsewhere() -> list[object]:
+    found = await far()
+    try:
+        await hangs_in_c()
+    except aios.DeadlineExceeded as error:
+        return [*found, str(error)]
+    return found

@@ -250,7 +250,7 @@ def test_unknown_names_list_what_exists(world: World) -> None:
         ("rollout", {"id": "r"}, UnknownRollout, rollout),
         ("evidence", {"id": "r"}, UnknownRollout, rollout),
         ("command_rollout", {"id": "r", "command": "abort"}, UnknownRollout, rollout),
-        ("frobnicate", {}, UnknownName, "there are: add_key, approvals, approve"),
+        ("frobnicate", {}, UnknownName, "there are: add_key, answer, approvals, approve"),
     ):
         with pytest.raises(error, match=told):
             world.do(command, **arguments)

@@ -13,8 +13,8 @@ from flow_worlds import DEFINITIONS, FlowWorld, Host
 
 import aios
 from aios.errors import DeadlineExceeded, IllegalTransition, UnknownName, from_problem
-from aios.flows import FlowWorker
 from aios.flows.outcomes import LARGE_BYTES
+from aios.flows.worker import FlowWorker
 
 
 @pytest.fixture(scope="module")
