@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo loop soak test test-fast lint bench install clean
+.PHONY: demo loop soak chaos test test-fast lint bench install clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,6 +37,9 @@ lint: install
 
 soak: install
 	$(BIN)/python -m benchmarks.soak
+
+chaos: install
+	$(BIN)/python -m tests.chaos.flow_kills --kills 500
 
 bench: install
 	$(BIN)/python -m benchmarks.endpoint

@@ -36,8 +36,18 @@ class Outcomes:
         StoreUnavailable: it is large and the folder cannot be written now.
         """
         text = plain(value, what)
-        if len(text) <= LARGE_BYTES:
-            return {"value": json.loads(text)}
+        return self.small(text) or self.written(text)
+
+    def small(self, text: bytes) -> Outcome | None:
+        """The outcome of a value as `plain` gives it; None if it is large."""
+        return {"value": json.loads(text)} if len(text) <= LARGE_BYTES else None
+
+    def written(self, text: bytes) -> Outcome:
+        """The outcome of a large value.
+
+        Raises:
+            StoreUnavailable: the folder cannot be written now.
+        """
         digest = hashlib.sha256(text).hexdigest()
         name = f"{digest[:2]}/{digest}.json"
         self._write(name, text)

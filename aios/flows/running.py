@@ -397,7 +397,8 @@ class DurableRun:
             raise DeadlineExceeded(
                 f"step {step.name} took longer than {options.timeout_s:g} s"
             ) from None
-        return await asyncio.to_thread(outcomes.of, result, f"what step {step.name!r} returns")
+        text = plain(result, f"what step {step.name!r} returns")
+        return outcomes.small(text) or await asyncio.to_thread(outcomes.written, text)
 
 
 def _unanswered(asking: Asking) -> str:
