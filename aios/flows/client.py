@@ -77,6 +77,7 @@ class FlowClient:
         queue: str = QUEUE,
         attributes: dict[str, Any] | None = None,
         dedup: str | None = None,
+        debounce_s: float | None = None,
         **more: Any,
     ) -> str:
         """Begin a flow, once per id; the id of the flow that runs under this name.
@@ -84,6 +85,7 @@ class FlowClient:
         Args:
             dedup: of two flows in a queue with the same text only the first is begun, and its id
                 is given, until it has ended.
+            debounce_s: begin so long after the last call with the same `dedup`, with its arguments.
             more: `priority`, `queue_partition_key`, `delay_seconds`; None for none.
 
         Raises:
@@ -100,18 +102,24 @@ class FlowClient:
                 f"{MOST_BYTES:,}; write them to a file and give its name"
             )
         client = self.open()
-        facts = {"flow": definition.name, "version": definition.version, "by": by}
+        facts: dict[str, Any] = {"flow": definition.name, "version": definition.version, "by": by}
+        facts["own"] = attributes or {}
+        if queue != QUEUE:
+            self._refuse_unknown_queue(queue)
+        if debounce_s is not None:
+            given = (definition.ref, None, call, by)
+            return self._debounced(
+                options_of(flow_id, facts, queue=queue), dedup, debounce_s, given
+            )
         options = options_of(
             flow_id,
-            {**facts, "own": attributes or {}},
+            facts,
             queue=queue,
             deduplication_id=dedup,
             duplication_policy=None if dedup is None else "return-existing",
             workflow_id_reuse_policy="reject",
             **more,
         )
-        if queue != QUEUE:
-            self._refuse_unknown_queue(queue)
         try:
             handle = client.enqueue(options, definition.ref, None, call, by)
         except faults.DBOSWorkflowIDInUseError:
@@ -120,6 +128,20 @@ class FlowClient:
         except faults.DBOSException as error:
             raise UsageError(f"flow {flow_id!r}: {error}") from None
         return str(handle.workflow_id)
+
+    def _debounced(
+        self, options: dict[str, Any], dedup: str | None, debounce_s: float, given: tuple[Any, ...]
+    ) -> str:
+        from dbos import DebouncerClient
+        from dbos import error as faults
+
+        if dedup is None:
+            raise UsageError('debounce_s needs dedup="...", by which calls belong together')
+        try:
+            found = DebouncerClient(self.open(), options).debounce(dedup, debounce_s, *given)
+        except faults.DBOSQueueDeduplicatedError as error:
+            raise UsageError(f"{dedup!r} is in the queue already, without debounce_s") from error
+        return str(found.workflow_id)
 
     def _refuse_other(self, flow_id: str, definition: Definition, call: dict[str, Any]) -> None:
         known = self._status(flow_id)

@@ -46,6 +46,7 @@ class StartFlow(Record):
     partition: str | None = Field(default=None, min_length=1, max_length=200)
     delay_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     dedup: str | None = Field(default=None, min_length=1, max_length=200)
+    debounce_s: float | None = Field(default=None, gt=0, le=86_400)
     attributes: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -181,6 +182,8 @@ class FlowCommands:
         """Written down first, then begun: beginning is repeated by the caller, and once per id."""
         definition = self._defined(request.flow, request.sha256, request.path)
         check_id(request.id)
+        if request.debounce_s and (request.delay_s or request.priority or request.partition):
+            raise UsageError("debounce_s goes with no delay_s, priority or partition")
         told = {"flow": request.id, "queue": request.queue}
         with asked.change(self._registry, "start_flow", definition.ref, **told) as change:
             if change.done is None:
@@ -196,6 +199,7 @@ class FlowCommands:
             queue_partition_key=request.partition,
             delay_seconds=request.delay_s,
             dedup=request.dedup,
+            debounce_s=request.debounce_s,
             attributes=request.attributes,
         )
         return {"id": found, "ref": definition.ref}

@@ -33,6 +33,7 @@ class FlowBody(Body):
     partition: str | None = None
     delay_s: float | None = None
     dedup: str | None = None
+    debounce_s: float | None = None
     attributes: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -228,6 +228,7 @@ class Acting:
         partition: str | None = None,
         delay_s: float | None = None,
         dedup: str | None = None,
+        debounce_s: float | None = None,
         attributes: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> FlowHandle:
@@ -245,6 +246,8 @@ class Acting:
             delay_s: to begin later.
             dedup: while a flow with this text is in the queue or runs, no other is begun: the
                 handle is that one's.
+            debounce_s: with `dedup`: begin so many seconds after the last of such calls, once, with
+                that call's arguments.
             attributes: to find it by, `rt.flows(attributes={"region": "eu"})`.
 
         Raises:
@@ -261,6 +264,7 @@ class Acting:
             "partition": partition,
             "delay_s": delay_s,
             "dedup": dedup,
+            "debounce_s": debounce_s,
             "attributes": dict(attributes or {}),
         }
         plain(body["attributes"], "attributes")

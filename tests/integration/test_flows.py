@@ -4,6 +4,7 @@ The first part runs workers as plain processes, so that a test can kill or freez
 instant. Classes named after an issue of DBOS keep out what that was about.
 """
 
+import importlib.util
 import os
 import signal
 import sqlite3
@@ -24,6 +25,7 @@ from aios.errors import FlowDiverged, IllegalTransition, StoreUnavailable, from_
 from aios.flows.leases import LEASE_S, Lease
 from aios.store.database import Database
 from tests.chaos import flow_kills
+from tests.postgres_server import running_postgres
 
 
 @pytest.fixture
@@ -31,6 +33,20 @@ def world(tmp_path: Path) -> Iterator[FlowWorld]:
     world = FlowWorld(tmp_path)
     yield world
     world.close()
+
+
+TEXT = """
+import aios
+
+@aios.step
+def answer() -> str:
+    return "ANSWER"
+
+@aios.flow
+async def versioned() -> str:
+    await aios.sleep(3)
+    return await answer()
+"""
 
 
 def kill(world: FlowWorld, number: int = 0) -> None:
@@ -229,6 +245,27 @@ class TestIssue805:
         assert len(world.lines("charge-q0")) == 1
 
 
+class TestPostgres:
+    def test_the_same_on_a_server(self, tmp_path: Path) -> None:
+        """Beside the kernel's own tables in one database, each in its schema."""
+        with running_postgres() as server:
+            world = FlowWorld(tmp_path, url=f"{server}/postgres")
+            try:
+                world.worker("one")
+                world.begin(sample.order, "pg-1", world.ledger, "p1", 1.0, attributes={"a": 1})
+                world.begin(sample.broken, "pg-2", world.ledger, "p2")
+                assert len(world.wait("pg-2")["problem"]["details"]["undone"]) == 2
+                world.wait_step("pg-1", 2)
+                kill(world)
+                world.worker("two")
+                world.take_over("one", "two")
+                assert world.wait("pg-1")["value"][0] == "receipt-p1"
+                assert len(world.lines("charge-p1")) == 1
+                assert [one["id"] for one in world.client.flows(attributes={"a": 1})] == ["pg-1"]
+            finally:
+                world.close()
+
+
 class TestDatabase:
     def test_no_row_can_run_code(self, world: FlowWorld) -> None:
         """What is in the database is JSON or nothing: a pickle that was put there is an error."""
@@ -308,6 +345,30 @@ class TestRuntime:
         assert Path(ledger).read_text().count("charge-z1") == 1
         self.wait_workers(rt, gone=worker)
 
+    def test_a_flow_in_flight_keeps_its_text(self, rt: aios.Runtime, tmp_path: Path) -> None:
+        """A newer text is for newer flows, also when the older one's worker dies in between."""
+        told = {"one": TEXT.replace("ANSWER", "old"), "two": TEXT.replace("ANSWER", "new")}
+        flows = {}
+        for name, text in told.items():
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "versioned.py").write_text(text)
+            spec = importlib.util.spec_from_file_location(
+                "versioned", tmp_path / name / "versioned.py"
+            )
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules["versioned"] = module
+            spec.loader.exec_module(module)
+            flows[name] = rt.start(module.versioned, id=f"versioned-{name}")
+            if name == "one":
+                worker = self.running_in(rt, flows[name], 1)
+        os.kill(self.workers(rt)[worker], signal.SIGKILL)
+        assert flows["one"].result(timeout_s=60) == "old"
+        assert flows["two"].result(timeout_s=60) == "new"
+        assert [flow.status().flow for flow in flows.values()] == ["versioned:1", "versioned:2"]
+        self.wait_workers(rt, gone=worker)
+
     def test_kills_at_random_instants(self, rt: aios.Runtime, tmp_path: Path) -> None:
         """The short form of `make chaos`."""
         found = flow_kills.run(rt, tmp_path, kills=8, seed=int(time.time()), pause_s=2.0)
@@ -333,7 +394,7 @@ class TestRuntime:
         with pytest.raises(aios.Forbidden, match="somebody else must approve"):
             rt.answer(waiting[0], {"approve": True})
         key = rt.keys.add("bea", role="approver")
-        with aios.connect(rt.address, key=key) as bea:
+        with aios.connect(rt.address, key=key.key) as bea:
             bea.answer(waiting[0], {"approve": True})
         assert handle.result(timeout_s=60) == ["Decision", True]
         assert not [one for one in rt.inbox() if one.flow == "asked-1"]

@@ -67,9 +67,9 @@ class Host:
 class FlowWorld:
     """A folder with a place of flows; `begin` and `wait` as the kernel does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str | None = None) -> None:
         self.folder = folder
-        self.place = Place(f"sqlite:///{folder}/user-flows.db", f"{folder}/values")
+        self.place = Place(url or f"sqlite:///{folder}/user-flows.db", f"{folder}/values")
         self.client = FlowClient(self.place)
         self.client.open()
         self.ledger = str(folder / "ledger")

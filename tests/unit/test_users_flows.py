@@ -217,6 +217,14 @@ class TestStarting:
         world.wait("dedup-1")
         assert world.lines("charge-d2") == []
 
+    def test_of_calls_in_quick_succession_the_last_counts(self, world: FlowWorld) -> None:
+        more = {"dedup": "customer-7", "debounce_s": 0.5}
+        ids = {world.begin(sample.sized, f"bounce-{n}", n, **more) for n in (1, 2, 3)}
+        assert ids == {"bounce-1"}
+        assert world.wait("bounce-1")["value"] == "xxx"
+        with pytest.raises(aios.UsageError, match="debounce_s needs dedup"):
+            world.begin(sample.sized, "bounce-4", 1, debounce_s=1.0)
+
     def test_a_queue_runs_as_many_as_it_may(self, world: FlowWorld) -> None:
         world.client.register_queue("narrow", global_concurrency=1)
         for number in range(3):
