@@ -17,6 +17,8 @@ from aios.flows.worker import FlowWorker
 from aios.flows.writing import Step
 from aios.records import CodeSource
 from aios.records.acting import Definition
+from aios.records.cost import Owner
+from aios.telemetry.on_ray import Metered
 
 NAMESPACE = "aios"
 ANSWER_S = 15.0
@@ -28,6 +30,7 @@ class WorkerActor:
 
     def __init__(self, place: Place, worker_id: str, kernel: str) -> None:
         logging.basicConfig(level=logging.WARNING)
+        Metered(Owner("flows"))
         self._worker = FlowWorker(
             place, worker_id, KernelHost(kernel), elsewhere=in_a_task, lost=lambda: os._exit(1)
         )

@@ -398,7 +398,8 @@ class DurableRun:
                 f"step {step.name} took longer than {options.timeout_s:g} s"
             ) from None
         text = plain(result, f"what step {step.name!r} returns")
-        return outcomes.small(text) or await asyncio.to_thread(outcomes.written, text)
+        small = outcomes.small(text)
+        return small if small is not None else await asyncio.to_thread(outcomes.written, text)
 
 
 def _unanswered(asking: Asking) -> str:

@@ -4,6 +4,7 @@ The first part runs workers as plain processes, so that a test can kill or freez
 instant. Classes named after an issue of DBOS keep out what that was about.
 """
 
+import asyncio
 import importlib.util
 import os
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
@@ -21,6 +23,7 @@ import sample_flows as sample
 from flow_worlds import FlowWorld
 
 import aios
+from aios.cli import app
 from aios.errors import FlowDiverged, IllegalTransition, StoreUnavailable, from_problem
 from aios.flows.leases import LEASE_S, Lease
 from aios.store.database import Database
@@ -47,6 +50,10 @@ async def versioned() -> str:
     await aios.sleep(3)
     return await answer()
 """
+
+
+async def awaited(handle: aios.FlowHandle) -> object:
+    return await handle
 
 
 def kill(world: FlowWorld, number: int = 0) -> None:
@@ -311,6 +318,7 @@ class TestRuntime:
             rt.start(sample.order, ledger, "r2", id="story-1")
         assert [row["id"] for row in rt.flows(attributes={"region": "eu"})] == ["story-1"]
         assert "charge" in repr(handle.steps())
+        assert asyncio.run(awaited(handle)) == handle.result()
         with pytest.raises(aios.PermanentError, match="Declined") as caught:
             rt.start(sample.broken, ledger, "r3").result(timeout_s=60)
         assert caught.value.details["undone"] == ["charge (3)", "charge (1)"]
@@ -382,6 +390,33 @@ class TestRuntime:
         assert pid not in self.workers(rt).values()
         assert operation.endswith("/1")
         assert late == "step hangs_in_c took longer than 0.5 s"
+
+    def test_the_commands(
+        self, rt: aios.Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AIOS_ADDRESS", rt.address)
+        monkeypatch.setenv("AIOS_KEY", str(rt.key))
+
+        def told(*words: str) -> str:
+            done = CliRunner().invoke(app, list(words))
+            assert done.exit_code == 0, done.output or done.exception
+            return done.output
+
+        handle = rt.start(sample.asking, id="told-1", attributes={"region": "us"})
+        assert "told-1" in told("flows", "asking", "--attribute", "region=us")
+        assert "told-1" not in told("flows", "--attribute", "region=eu")
+        give_up_s = time.monotonic() + 60
+        while "told-1/1" not in told("inbox"):
+            assert time.monotonic() < give_up_s
+        bea = rt.keys.add("bob", role="approver")
+        monkeypatch.setenv("AIOS_KEY", bea.key)
+        told("answer", "told-1/1", "approve=true", "note=fine")
+        assert handle.result(timeout_s=60) == ["Decision", True]
+        assert "asking:1, finished" in told("flow", "told-1")
+        monkeypatch.setenv("AIOS_KEY", str(rt.key))
+        rt.start(sample.asking, id="told-2")
+        assert "told-2 is cancelled" in told("cancel", "told-2")
+        assert "cancelled" in told("flow", "told-2")
 
     def test_a_person_answers(self, rt: aios.Runtime) -> None:
         handle = rt.start(sample.asking, id="asked-1")
