@@ -313,14 +313,26 @@ class FlowClient:
     # -- taking over ------------------------------------------------------------------
 
     def take_over(self, alive: set[str]) -> int:
-        """Give the flows of workers that are no longer there to whoever comes first; how many."""
-        client, moved = self.open(), 0
-        running = client.list_workflows(status="PENDING", load_input=False, load_output=False)
-        gone = sorted({one.executor_id for one in running} - alive - {None})
+        """Give the flows of workers that are not there to whoever comes first; how many. Reads
+        all that run, so it is for a kernel's begin and now and then."""
+        running = self.open().list_workflows(status="PENDING", load_input=False, load_output=False)
+        return self._move(running, sorted({one.executor_id for one in running} - alive - {None}))
+
+    def take_over_from(self, gone: list[str]) -> int:
+        """The same of workers that are known to be gone."""
+        if not gone:
+            return 0
+        running = self.open().list_workflows(
+            status="PENDING", executor_id=gone, load_input=False, load_output=False
+        )
+        return self._move(running, gone)
+
+    def _move(self, running: list[Any], gone: list[str]) -> int:
+        moved = 0
         for one in running:
             # What DBOS's own recovery does, which only runs inside of a worker: of two that are
             # told the same only one moves it, and a flow that somebody has claimed stays there.
-            if one.executor_id in gone and client._sys_db.reenqueue_for_recovery(
+            if one.executor_id in gone and self._client._sys_db.reenqueue_for_recovery(
                 one.workflow_id, gone, QUEUE
             ):
                 moved += 1

@@ -21,8 +21,6 @@ from aios.records import CodeSource
 
 LONGEST_PAUSE_S = 60.0
 UNDO_RETRIES = 5
-LOOK_S = 0.2
-"""How often a flow that waits for a child looks whether that ended."""
 
 
 class Elsewhere(Protocol):

@@ -17,17 +17,21 @@ from aios.flows.leases import Lease
 from aios.flows.outcomes import Outcome, told
 from aios.flows.place import APPLICATION, FLOW, QUEUE, SCHEDULED, SCHEMA, VERSION, Place
 from aios.flows.requests import options_of
-from aios.flows.running import LOOK_S, DurableRun, Elsewhere
+from aios.flows.running import DurableRun, Elsewhere
 from aios.flows.steps import load_module
+from aios.flows.waiting import Waiting
 from aios.flows.writing import Flow
 from aios.records import CodeSource
 from aios.records.acting import Definition
 from aios.store.database import Database
 
-MOST_LIVES = 100
+MOST_LIVES = 500
 """How often a flow is begun again after its worker died, before it counts as what killed them."""
+ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 ASK_S = 1.0
 """How often the kernel is asked for answers, while questions are open."""
+LOOK_S = 0.2
+"""How often the database is asked for children that have ended, while any are waited for."""
 
 
 class Host(Protocol):
@@ -74,8 +78,8 @@ class FlowWorker:
         self._loading = threading.Lock()
         self._modules: dict[str, Any] = {}
         self._texts: dict[str, tuple[CodeSource, Any]] = {}
-        self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
-        self._asker: asyncio.Task[None] | None = None
+        self._questions = Waiting(self._answers, ASK_S)
+        self._children = Waiting(self._ends, LOOK_S)
         self._dbos = DBOS
         DBOS(
             config={
@@ -176,30 +180,18 @@ class FlowWorker:
         Context().run(self._client.enqueue, options, parent.ref, path, call, parent.by)
 
     async def ended(self, flow_id: str) -> Outcome:
-        while True:
-            found = await asyncio.to_thread(self._end_of, flow_id)
-            if found is not None:
-                return found
-            await asyncio.sleep(LOOK_S)
+        """A child's outcome, once it has ended."""
+        found: Outcome = await self._children.wait(flow_id)
+        return found
 
-    def _end_of(self, flow_id: str) -> Outcome | None:
-        """A flow's outcome; None while it goes on.
-
-        Raises:
-            AiosError: as which it failed.
-        """
-        [status] = self._client.list_workflows(workflow_ids=[flow_id], load_input=False)
-        if status.status == "SUCCESS":
-            return dict(status.output)
-        if status.status == "ERROR":
-            return {"failed": failure_of(status.error)}
-        if status.status == "CANCELLED":
-            raise PermanentError(f"flow {flow_id} was cancelled")
-        if status.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
-            raise PermanentError(
-                f"flow {flow_id} was given up: its workers died {MOST_LIVES} times"
+    async def _ends(self, flow_ids: list[str]) -> dict[str, Outcome]:
+        def look() -> dict[str, Outcome]:
+            found = self._client.list_workflows(
+                workflow_ids=flow_ids, status=ENDED, load_input=False
             )
-        return None
+            return {one.workflow_id: end_of(one) for one in found}
+
+        return await asyncio.to_thread(look)
 
     async def steps_stored(self, flow_id: str) -> int:
         def count() -> int:
@@ -216,19 +208,25 @@ class FlowWorker:
         await self._asked(self._host.refuse_answer, question_id, problem)
 
     async def answered(self, question_id: str) -> dict[str, Any]:
-        """Wait until a question is no longer open; one call per second asks for all of them."""
-        found = self._waiting.setdefault(question_id, asyncio.get_running_loop().create_future())
-        if self._asker is None or self._asker.done():
-            self._asker = Context().run(asyncio.create_task, self._ask())
-        return await asyncio.shield(found)
+        """Wait until a question is no longer open."""
+        found: dict[str, Any] = await self._questions.wait(question_id)
+        return found
 
-    async def _ask(self) -> None:
-        while self._waiting:
-            for question_id, answer in (
-                await self._asked(self._host.answers, list(self._waiting))
-            ).items():
-                self._waiting.pop(question_id).set_result(answer)
-            await asyncio.sleep(ASK_S)
+    async def _answers(self, question_ids: list[str]) -> dict[str, Any]:
+        found: dict[str, Any] = await self._asked(self._host.answers, question_ids)
+        return found
+
+
+def end_of(status: Any) -> Outcome:
+    """The outcome of a flow that has ended, as DBOS has it."""
+    if status.status == "SUCCESS":
+        return dict(status.output)
+    if status.status == "ERROR":
+        return {"failed": failure_of(status.error)}
+    what = f"flow {status.workflow_id} was cancelled"
+    if status.status != "CANCELLED":
+        what = f"flow {status.workflow_id} was given up: its workers died {MOST_LIVES} times"
+    return {"failed": told(PermanentError(what))}
 
 
 def failure_of(error: Exception) -> dict[str, Any]:

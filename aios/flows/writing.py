@@ -132,6 +132,7 @@ def flow(function: Any = None, /, *, name: str | None = None) -> Any:
     It is run again from its beginning, and every step that was done gives what it gave before. So
     whatever is not always the same (time, chance, what others say) belongs into a step, and steps
     are called in the same order each time. Arguments and results are plain values: what JSON has.
+    In an async flow whatever waits is awaited: `time.sleep` would stop every flow of its worker.
     Put it at the top of a file or cell; its text travels, `rt.start(refund, order, id="order-42")`.
 
     Args:

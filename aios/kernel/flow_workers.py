@@ -8,6 +8,7 @@ in the lease table, so a new kernel finds the workers of the one before it and g
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,6 +22,11 @@ START_S = 120.0
 """A worker that has no lease after so long hangs in its start; imports take seconds."""
 PAUSE_S = 5.0
 """Between two starts when workers die in theirs."""
+
+GONE = 50
+"""Workers that were fenced last, whose flows are looked for at every look."""
+SWEEP_S = 30.0
+"""Between two looks at all flows that run, for those of workers that nobody remembers."""
 
 logger = logging.getLogger("aios.kernel")
 
@@ -114,6 +120,8 @@ class FlowWorkers:
         self._crew = crew
         self._monotonic = monotonic
         self._watched = Watched(wanted)
+        self._gone: deque[str] = deque(maxlen=GONE)
+        self._swept_s = float("-inf")
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
@@ -195,8 +203,13 @@ class FlowWorkers:
             self._crew.end(worker_id)
             leases.take(worker_id)
             self.fenced += 1
-        # Always, and not only after a death: what a worker took that was fenced is found too.
-        self.moved += self._client.take_over(set(verdict.alive))
+            self._gone.append(worker_id)
+        now_s = self._monotonic()
+        if now_s - self._swept_s >= SWEEP_S:
+            self.moved += self._client.take_over(set(verdict.alive))
+            self._swept_s = now_s
+        # Also later: a fenced worker of another machine may still claim before it ends itself.
+        self.moved += self._client.take_over_from(list(self._gone))
         for worker_id in verdict.fence:
             leases.forget(worker_id)
         for _ in range(verdict.start):

@@ -384,6 +384,18 @@ class TestRuntime:
         assert flow_kills.holds(found), found
         assert found["lives"] > 1
 
+    def test_a_killed_kernel(self, rt: aios.Runtime, tmp_path: Path) -> None:
+        """The workers go on without it, and the next one finds them."""
+        ledger = str(tmp_path / "ledger")
+        workers = self.wait_workers(rt)
+        handle = rt.start(sample.order, ledger, "n1", 1.0)
+        self.running_in(rt, handle, 1)
+        [kernel] = [row["pid"] for row in rt.ps() if row["role"] == "kernel"]
+        os.kill(kernel, signal.SIGKILL)
+        assert handle.result(timeout_s=60)[0] == "receipt-n1"
+        assert self.wait_workers(rt) == workers
+        assert handle.status().lives == 1
+
     def test_a_step_with_resources_and_one_that_hangs(self, rt: aios.Runtime) -> None:
         found = rt.start(sample.elsewhere).result(timeout_s=120)
         pid, operation, late = found
