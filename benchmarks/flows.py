@@ -90,7 +90,7 @@ def ours(url: str, folder: Path) -> dict[str, float]:
     place = Place(url, str(folder / "values"))
     client = FlowClient(place)
     client.open()
-    FlowWorker(place, "bench", Host()).launch()  # type: ignore[arg-type]
+    FlowWorker(place, f"bench-{uuid4().hex}", Host()).launch()  # type: ignore[arg-type]
     time.sleep(2.0)
 
     def begin(steps: int) -> str:
