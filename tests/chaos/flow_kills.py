@@ -21,6 +21,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -185,7 +186,11 @@ def main() -> int:
     with aios.local() as rt:
         found = {"seed": asked.seed, **run(rt, folder, asked.kills, asked.seed, asked.pause)}
     print(json.dumps(found))
-    return 0 if holds(found) else 1
+    if not holds(found):
+        print(f"the ledger and the effects are in {folder}", file=sys.stderr)
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 if __name__ == "__main__":
