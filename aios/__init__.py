@@ -32,6 +32,7 @@ from aios.errors import (
     Unsupported,
     UsageError,
 )
+from aios.flows.writing import ask, flow, operation_id, sleep, step
 from aios.models import PythonModel
 from aios.records import Autoscale, Cached, DataSource, Default, GateResult, Rule
 from aios.records.agents import Budget, Restarts
@@ -39,6 +40,7 @@ from aios.records.alerts import EmailAlert, SlackAlert, WebhookAlert
 from aios.records.watching import RetrainBudget
 from aios.rollout import BlueGreen, Canary, Shadow
 from aios.runtime.agents import Agent
+from aios.runtime.flows import FlowHandle
 from aios.runtime.lifecycle import connect, local
 from aios.runtime.monitor import Monitor
 from aios.runtime.objects import Answer, Endpoint, Rollout
@@ -71,6 +73,7 @@ __all__ = [
     "Default",
     "EmailAlert",
     "Endpoint",
+    "FlowHandle",
     "Forbidden",
     "GateResult",
     "IllegalTransition",
@@ -103,12 +106,17 @@ __all__ = [
     "Watch",
     "WebhookAlert",
     "agent",
+    "ask",
     "choice",
     "connect",
+    "flow",
     "integers",
     "local",
     "loguniform",
     "mcp_tool",
+    "operation_id",
+    "sleep",
+    "step",
     "tool",
     "uniform",
 ]

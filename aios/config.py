@@ -61,6 +61,18 @@ class Settings(BaseSettings):
         description="fsspec URL of the folders of training runs, and of data sent from notebooks. "
         "Must be reachable by every node, as artifacts_url.",
     )
+    flows_url: str = Field(
+        default_factory=lambda data: _flows_beside(data["store_url"], data["home"]),
+        description="SQLAlchemy URL of the database of users' flows. A SQLite file in home by "
+        "default, whose workers all run on the head; beside the store where that is PostgreSQL.",
+    )
+    flow_workers: int = Field(
+        default=2,
+        ge=1,
+        le=1000,
+        description="Processes that run users' flows, of some 250 MB each. There is none until the "
+        "first flow is sent. Two, so that one goes on while the other is begun again.",
+    )
     http_port: int = Field(
         default=8000, ge=1, le=65535, description="TCP port of predictions; Ray Serve's own."
     )
@@ -169,6 +181,10 @@ class Settings(BaseSettings):
             raise UsageError(f"{error}: a table is given as JSON in a variable") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"{FILE} in {Path.cwd()} cannot be read: {error}") from None
+
+
+def _flows_beside(store_url: str, home: Path) -> str:
+    return store_url if store_url.startswith("postgres") else f"sqlite:///{home}/user-flows.db"
 
 
 def _refuse_unknown(names: Any, known: tuple[str, ...], kind: str) -> None:

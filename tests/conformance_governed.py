@@ -45,6 +45,7 @@ from aios.records import (
     Snapshot,
     TrainingRun,
 )
+from aios.records.acting import Question
 from aios.registry import Reads, Registry
 from aios.store import schema, tables
 from aios.store.database import Database
@@ -203,6 +204,48 @@ class GovernedConformance:
             registry.definition("flow", "refund", 9)
         with pytest.raises(UnknownName, match='no agent "refund"; known: none'):
             registry.definition("agent", "refund")
+
+    def test_a_question_is_put_once_answered_once_and_may_be_asked_again(
+        self, registry: Registry, clock: ManualClock
+    ):
+        asked = Question(
+            id="order-42/1",
+            flow="order-42",
+            text="approve?",
+            form={"type": "boolean"},
+            to="approver",
+            asked_by="ana",
+            asked_s=1000.0,
+            until_s=1060.0,
+        )
+
+        def change():
+            return registry.change(subject="order-42", **WHO)
+
+        with change() as one:
+            assert one.put_question(asked) == asked
+        with change() as one:
+            assert one.put_question(asked.model_copy(update={"text": "other"})) == asked
+            answered = one.answer_question("order-42/1", False, "bea")
+        assert registry.question("order-42/1") == answered
+        assert (answered.answer, answered.answered_by, registry.open_questions()) == (
+            False,
+            "bea",
+            [],
+        )
+        with change() as one, pytest.raises(IllegalTransition, match="is answered"):
+            one.answer_question("order-42/1", True, "bea")
+        with change() as one:
+            again = one.reopen_question("order-42/1", "not so")
+        assert registry.open_questions() == [again]
+        clock.advance(60.0)
+        with change() as one, pytest.raises(IllegalTransition, match="is expired"):
+            one.answer_question("order-42/1", True, "bea")
+        with change() as one:
+            assert one.end_question("order-42/1", "expired").status == "expired"
+            assert one.end_question("order-42/1", "withdrawn").status == "expired"
+        with pytest.raises(UnknownName, match='no question "nope"; open: none'):
+            registry.question("nope")
 
     def test_a_model_is_undeclared_until_somebody_says_what_it_is_for(self, registry: Registry):
         assert registry.profile("loan") == ModelProfile(name="loan")

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextvars import Context
+from datetime import datetime
 from typing import Any, Protocol
 
 from aios.errors import AiosError, PermanentError, StoreUnavailable, UsageError, from_problem
@@ -68,7 +69,7 @@ class FlowEngine:
                 "system_database_url": url,
                 "executor_id": executor,
                 "application_version": SCHEMA_VERSION,
-                "serializer": _json_serializer(),
+                "serializer": json_serializer(),
                 "log_level": "WARNING",
                 "run_admin_server": False,
             }
@@ -155,14 +156,15 @@ def _as_json(value: Any, what: str) -> Any:
         ) from None
 
 
-def _json_serializer() -> Any:
+def json_serializer() -> Any:
     from dbos import Serializer
 
     class JsonSerializer(Serializer):  # type: ignore[misc]
         """Only JSON: a database row must never be able to run code."""
 
         def serialize(self, data: Any) -> str:
-            return json.dumps({_ERROR: _problem(data)} if isinstance(data, Exception) else data)
+            told = {_ERROR: _problem(data)} if isinstance(data, Exception) else data
+            return json.dumps(told, default=_moment)
 
         def deserialize(self, serialized_data: str) -> Any:
             value = json.loads(serialized_data)
@@ -177,6 +179,13 @@ def _json_serializer() -> Any:
 
 
 _ERROR = "aios error"
+
+
+def _moment(value: Any) -> str:
+    """DBOS itself gives a scheduled flow the time it was due, as the one value that is no JSON."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def _problem(error: Exception) -> dict[str, Any]:

@@ -32,7 +32,9 @@ from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.cost_metrics import CostMetrics
 from aios.kernel.costs import Costs
 from aios.kernel.explaining import Explaining, ExplainQuery
+from aios.kernel.flow_commands import REPEATED, FlowCommands
 from aios.kernel.flow_traces import FlowTraces
+from aios.kernel.flow_workers import Crew
 from aios.kernel.governance_commands import GovernanceCommands
 from aios.kernel.key_commands import KeyCommands, refuse_to_repeat
 from aios.kernel.log_commands import LogCommands
@@ -62,6 +64,7 @@ class Kernel:
         api_key: (identity, digest) of the key that `aios up` made.
         flows: what drives rollouts and training runs durably; see `kernel.opening`.
         workbench: what carries out the stages of training runs.
+        crew: the processes of the workers of users' flows.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Kernel:
         api_key: tuple[str, str],
         flows: Flows,
         workbench: Workbench,
+        crew: Crew,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -104,6 +108,7 @@ class Kernel:
             settings, self.registry, observed, workbench, clock, self.reconciler.changed
         )
         self.agents = AgentCommands(self.registry, self._database, clock, self.reconciler.changed)
+        self.flows = FlowCommands(settings, self.registry, crew)
         told = (CostMetrics(self.metering), self.log.metrics, self.agents.metrics)
         seen = (self._observations, observed, self.watcher, self.alerts, *told)
         keys = KeyCommands(self.registry, self.reconciler.changed)
@@ -114,6 +119,7 @@ class Kernel:
             **governed.commands,
             **watching.commands,
             **self.agents.commands,
+            **self.flows.commands,
             "register": (requests.Register, self._register),
             "deploy": (requests.Deploy, self._deploy),
             "remove": (requests.OfName, self._remove),
@@ -128,8 +134,9 @@ class Kernel:
             **watching.queries,
             **self.agents.queries,
             **costs.queries,
+            **self.flows.queries,
             "explain": (ExplainQuery, Explaining(self.registry, workbench).explain),
-            "models": (requests.MaybeName, self._models),
+            "models": (requests.MaybeName, partial(views.models, self.registry)),
             "model": (
                 requests.OfReference,
                 lambda ref: self.registry.version(ref).model_dump(mode="json"),
@@ -140,8 +147,8 @@ class Kernel:
             "rollout": (requests.OfId, self._rollout_status),
             "evidence": (requests.OfId, self._evidence),
             "series": (requests.OfEndpoint, self._observations.series),
-            "plans": (requests.OfEndpoint, self._plans),
-            "audit": (requests.AuditQuery, self._audit),
+            "plans": (requests.OfEndpoint, partial(views.plans, self.registry)),
+            "audit": (requests.AuditQuery, partial(views.audit, self.registry)),
             "audit_verify": (requests.Nothing, self._sealing.verify),
             "status": (requests.Nothing, self._status),
             "ps": (requests.Nothing, self._ps),
@@ -160,9 +167,11 @@ class Kernel:
         self.log.housekeeping.start()
         self.alerts.start()
         self.agents.start()
+        self.flows.start()
 
     def close(self) -> None:
         """Stop looking and deciding. Rollouts in the middle are left for the next kernel."""
+        self.flows.close()
         self.agents.close()
         self.log.housekeeping.close()
         self.watcher.close()
@@ -256,7 +265,7 @@ class Kernel:
 
     def _carried_out(self, command: str, asked: Asked) -> dict[str, Any] | None:
         """The result of the same request before, whatever has become of the world since."""
-        if asked.operation_id is None:
+        if asked.operation_id is None or command in REPEATED:
             return None
         done = self.registry.remembered(asked.operation_id, asked.digest)
         if done is not None and command == "start_rollout":
@@ -436,9 +445,6 @@ class Kernel:
 
     # -- queries ----------------------------------------------------------------------
 
-    def _models(self, name: str | None = None) -> list[dict[str, Any]]:
-        return [version.model_dump(mode="json") for version in self.registry.versions(name)]
-
     def _endpoint(self, name: str) -> dict[str, Any]:
         state = self.registry.endpoint(name)
         return views.endpoint(
@@ -464,14 +470,6 @@ class Kernel:
         self.registry.rollout(id)
         return [item.model_dump(mode="json") for item in self.registry.evidence(id)]
 
-    def _plans(self, endpoint: str) -> list[dict[str, Any]]:
-        plans = self.registry.plans(endpoint)
-        return [plan.model_dump(mode="json", exclude={"keys"}) for plan in plans]
-
-    def _audit(self, limit: int, subject: str | None) -> list[dict[str, Any]]:
-        entries = self.registry.audit(limit, subject)
-        return [entry.model_dump(mode="json") for entry in entries]
-
     def _status(self) -> dict[str, Any]:
         return views.status(
             self.registry,
@@ -487,14 +485,16 @@ class Kernel:
                 self.watcher.feedback.problem,
                 self._observations.recorder_problem(),
                 self.agents.post.problem,
+                self.flows.workers.problem,
             ),
         )
 
     def _ps(self) -> list[dict[str, Any]]:
-        return views.processes(
+        found = views.processes(
             self._started_s,
             os.getpid(),
             self.reconciler.statuses(),
             self.registry,
             self._observations,
         )
+        return found + self.flows.workers.processes()

@@ -17,11 +17,12 @@ from aios.agents.on_ray import Hosts
 from aios.clock import SystemClock
 from aios.config import Settings
 from aios.errors import AiosError, ClusterUnavailable, from_problem
+from aios.flows.on_ray import RayCrew
 from aios.kernel.api import build_api, caller_of
 from aios.kernel.environment import cluster_token
 from aios.kernel.kernel import Kernel
 from aios.kernel.metering import LOOK_S, Metering
-from aios.kernel.opening import open_flows
+from aios.kernel.opening import open_flows, place_of
 from aios.kernel.serve_client import ServeClient
 from aios.records import WindowReport
 from aios.records.cost import NodeSeen, Owner, ProcessUsage
@@ -62,7 +63,13 @@ class KernelActor:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="aios-command")
         self._kernel = self._threads.submit(
             lambda: Kernel(
-                loaded, client, SystemClock(), api_key, open_flows(loaded), open_workbench(loaded)
+                loaded,
+                client,
+                SystemClock(),
+                api_key,
+                open_flows(loaded),
+                open_workbench(loaded),
+                RayCrew(place_of(loaded), NAME),
             )
         ).result()
         self._kernel.agents.use_hosts(Hosts(f"http://127.0.0.1:{loaded.http_port}"))
@@ -148,6 +155,16 @@ class KernelActor:
         told = ProcessUsage.model_validate(usage)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._threads, self._kernel.metering.used, told)
+
+    async def ask_flows(self, what: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
+        """What a worker of users' flows asks: `{"result": ...}` or `{"problem": ...}`."""
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._kernel.flows.asked_by_worker, what, *arguments
+            )
+        except AiosError as error:
+            return {"problem": error.to_problem()}
+        return {"result": result}
 
     async def ready(self) -> int:
         """Its process id, once it is up."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from aios.config import Settings
 from aios.flows import FlowEngine
+from aios.flows.place import Place
 from aios.store.database import Database
 
 
@@ -15,3 +16,8 @@ def open_flows(settings: Settings) -> FlowEngine:
         Path(settings.home).mkdir(parents=True, exist_ok=True)
         return FlowEngine(f"sqlite:///{settings.home}/flows.db", executor="kernel")
     return FlowEngine(url.render_as_string(hide_password=False), executor="kernel")
+
+
+def place_of(settings: Settings) -> Place:
+    """Where users' flows are kept."""
+    return Place(settings.flows_url, f"{settings.runs_url.rstrip('/')}/flows")

@@ -1,4 +1,4 @@
-"""What acts: the flows and agents that users wrote, by name and version."""
+"""What acts: the flows and agents that users wrote, and what they ask people."""
 
 from typing import Any, Literal
 
@@ -29,3 +29,30 @@ class Definition(Record):
     def ref(self) -> str:
         """`name:version`."""
         return f"{self.name}:{self.version}"
+
+
+QuestionStatus = Literal["open", "answered", "expired", "withdrawn"]
+
+
+class Question(Record):
+    """What a flow asks a person, and what became of it.
+
+    `form` is the JSON schema of an answer, None where any plain value will do. `to` is a role or
+    the identity of a key. `unanswered` says in words what happens if nobody answers in time.
+    `problem` is why the last answer did not do. `withdrawn`: the flow ended without it.
+    """
+
+    id: str
+    flow: str
+    text: str
+    form: dict[str, Any] | None = None
+    to: str
+    unanswered: str = "it waits"
+    asked_by: str
+    asked_s: float
+    until_s: float | None = None
+    status: QuestionStatus = "open"
+    answer: Any = None
+    answered_by: str | None = None
+    answered_s: float | None = None
+    problem: str | None = None

@@ -14,9 +14,9 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Owner(NamedTuple):
     """For whom something was used. A new kind of work (a flow) needs a name here and no more.
 
-    `endpoint` has endpoint, model, version and arm; `training` its run; `agents` are their hosts;
-    `control plane` is the kernel and its API. `overhead` is what a node did besides: Ray, HAProxy,
-    the system, anybody else's processes. `idle` did nothing.
+    `endpoint` has endpoint, model, version and arm; `training` its run; `agents` are their hosts,
+    `flows` the workers of users' flows; `control plane` is the kernel and its API. `overhead` is
+    what a node did besides: Ray, HAProxy, the system, anybody else's processes. `idle` did nothing.
     """
 
     kind: str

@@ -18,6 +18,7 @@ from aios.registry.base import listed, shown, valid
 from aios.registry.definitions import DefinitionWrites
 from aios.registry.governed import GovernedWrites
 from aios.registry.observed import forget_observed
+from aios.registry.questions import QuestionWrites
 from aios.registry.reads import Reads, newest_revision
 from aios.registry.references import newest_version
 from aios.registry.rows import ApiKey, RolloutRow, RolloutStatus, ServingCause
@@ -38,6 +39,7 @@ class Change(
     AlertWrites,
     DefinitionWrites,
     AgentWrites,
+    QuestionWrites,
     Reads,
 ):
     """An open change. All reads are here too, and see what the change has written so far.

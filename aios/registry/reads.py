@@ -12,6 +12,7 @@ from aios.registry.approvals import ApprovalReads
 from aios.registry.base import from_row, listed, record, shown
 from aios.registry.definitions import DefinitionReads
 from aios.registry.governed import GovernedReads
+from aios.registry.questions import QuestionReads
 from aios.registry.references import aliases_of, require_model, version_row
 from aios.registry.rows import ApiKey, AuditEntry, EndpointState, Evidence, RolloutRow
 from aios.registry.runs import RunReads
@@ -30,7 +31,14 @@ _ENDPOINTS = select(
 
 
 class Reads(
-    GovernedReads, ApprovalReads, RunReads, ServingReads, WatchReads, DefinitionReads, AgentReads
+    GovernedReads,
+    ApprovalReads,
+    RunReads,
+    ServingReads,
+    WatchReads,
+    DefinitionReads,
+    AgentReads,
+    QuestionReads,
 ):
     """Everything that can be asked."""
 

@@ -4,10 +4,10 @@ Deny by default: a role, permission or command that is not in these tables is ne
 
 | role | for | may |
 | --- | --- | --- |
-| viewer | a service or a colleague | read, predict |
-| operator | whoever is on call | also explain, tell agents, stop harm: roll back, abort, kill |
+| viewer | a service or a colleague | read, predict, answer what a flow asks of them |
+| operator | whoever is on call | also explain, start flows, tell agents, stop harm |
 | deployer | a data scientist or a pipeline | also register, train, watch, declare, deploy |
-| approver | who answers for a model | read, predict, explain, approve or reject, verify the log |
+| approver | who answers for a model | read, predict, explain, approve or answer, verify the log |
 | auditor | who checks all others | read, explain, verify the audit log; no predictions |
 | admin | who runs the installation | everything |
 """
@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args
 Role = Literal["admin", "approver", "auditor", "deployer", "operator", "viewer"]
 Permission = Literal[
     "act",
+    "answer",
     "approve",
     "audit",
     "break_glass",
@@ -37,11 +38,11 @@ _DEPLOYING = frozenset[Permission]({"declare", "deploy", "register", "rollout", 
 
 ROLES: Mapping[str, frozenset[Permission]] = {
     "admin": frozenset(get_args(Permission)),
-    "approver": frozenset({"approve", "audit", "explain", "predict", "read"}),
+    "approver": frozenset({"answer", "approve", "audit", "explain", "predict", "read"}),
     "auditor": frozenset({"audit", "explain", "read"}),
-    "deployer": frozenset({"explain", "predict", "read", "stop", "act", *_DEPLOYING}),
-    "operator": frozenset({"act", "explain", "predict", "read", "stop"}),
-    "viewer": frozenset({"predict", "read"}),
+    "deployer": frozenset({"act", "answer", "explain", "predict", "read", "stop", *_DEPLOYING}),
+    "operator": frozenset({"act", "answer", "explain", "predict", "read", "stop"}),
+    "viewer": frozenset({"answer", "predict", "read"}),
 }
 """What each role may do. An approver cannot also change what is approved, nor an auditor
 anything that is audited. An explanation shows what somebody asked, so a viewer gets none."""
@@ -56,6 +57,7 @@ COMMANDS: Mapping[str, Permission] = {
     "agent_reply": "act",
     "agent_versions": "read",
     "agents": "read",
+    "answer": "answer",
     "answer_call": "approve",
     "approvals": "read",
     "approve": "approve",
@@ -65,6 +67,7 @@ COMMANDS: Mapping[str, Permission] = {
     "audit": "read",
     "audit_verify": "audit",
     "break_glass": "break_glass",
+    "cancel_flow": "stop",
     "cancel_run": "stop",
     "card": "read",
     "clearance": "read",
@@ -74,27 +77,36 @@ COMMANDS: Mapping[str, Permission] = {
     "dead_mail": "read",
     "declare": "declare",
     "define_agent": "train",
+    "define_flow": "deploy",
     "deploy": "deploy",
+    "end_schedule": "act",
     "endpoint": "read",
     "endpoints": "read",
     "evidence": "read",
     "explain": "explain",
     "feedback": "predict",
     "feedback_events": "predict",
+    "flow": "read",
+    "flow_outcome": "read",
+    "flow_steps": "read",
+    "flows": "read",
+    "fork_flow": "act",
     "grant_agent": "train",
     "history": "read",
+    "inbox": "read",
     "keys": "keys",
     "kill_agent": "stop",
     "lineage": "read",
     "log": "read",
     "metrics": "read",
-    "monitor": "read",
     "model": "read",
     "models": "read",
+    "monitor": "read",
     "plans": "read",
     "policy": "read",
     "profile": "read",
     "ps": "read",
+    "queues": "read",
     "register": "register",
     "reject": "approve",
     "remove": "deploy",
@@ -113,9 +125,13 @@ COMMANDS: Mapping[str, Permission] = {
     "rotate_log_key": "keys",
     "run": "read",
     "runs": "read",
+    "schedules": "read",
     "series": "read",
     "set_policy": "policy",
+    "set_queue": "act",
+    "set_schedule": "act",
     "spawn_agent": "train",
+    "start_flow": "act",
     "start_rollout": "rollout",
     "start_run": "train",
     "status": "read",

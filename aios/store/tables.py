@@ -466,3 +466,23 @@ definitions = Table(
     Column("created_s", Double, nullable=False),
     Column("created_by", SafeText, nullable=False),
 )
+
+questions = Table(
+    "questions",
+    tables,
+    Column("id", SafeText, primary_key=True),
+    Column("flow", SafeText, nullable=False),
+    Column("text", SafeText, nullable=False),
+    Column("form", JsonText),
+    Column("to", SafeText, nullable=False),
+    Column("unanswered", SafeText, nullable=False),
+    Column("asked_by", SafeText, nullable=False),
+    Column("asked_s", Double, nullable=False),
+    Column("until_s", Double),
+    Column("status", SafeText, nullable=False),
+    Column("answer", JsonText),
+    Column("answered_by", SafeText),
+    Column("answered_s", Double),
+    Column("problem", SafeText),
+    Index("questions_by_status", "status", "asked_s"),
+)

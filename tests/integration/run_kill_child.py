@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
 
 import pandas  # noqa: F401 - loaded once, before the fork
 import sklearn.linear_model  # noqa: F401
-from kernel_fakes import ANN, KEY, FakeServe, FakeWorkbench
+from kernel_fakes import ANN, KEY, FakeCrew, FakeServe, FakeWorkbench
 from run_worlds import POLICY, assessed, snapshot
 
 import aios
@@ -140,6 +140,7 @@ def live(
         KEY,
         open_flows(settings),
         Pipeline(home) if real else Laid(home),
+        FakeCrew(),
     )
     kernel.start()
     is_up.set()

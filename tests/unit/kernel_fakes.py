@@ -165,6 +165,27 @@ class FakeFlows:
         self.launched = False
 
 
+class FakeCrew:
+    """Workers of users' flows that are begun and do nothing."""
+
+    def __init__(self) -> None:
+        self.there: set[str] = set()
+        self.dead: set[str] = set()
+
+    def start(self, worker_id: str) -> None:
+        self.there.add(worker_id)
+
+    def find(self, worker_id: str) -> bool:
+        return worker_id in self.there
+
+    def ended(self, wait_s: float) -> set[str]:
+        found, self.dead = self.dead, set()
+        return found
+
+    def end(self, worker_id: str) -> None:
+        self.there.discard(worker_id)
+
+
 @dataclass
 class Replica:
     """A replica that does what its plan says. Rates are per arm."""
@@ -262,7 +283,8 @@ class World:
     def restart(self, flows: FakeFlows | None = None) -> None:
         """As after SIGKILL: nothing of the old kernel is closed or told."""
         self.flows = flows or FakeFlows()
-        self.kernel = Kernel(self.settings, self.serve, self.clock, KEY, self.flows, self.bench)
+        around = (self.flows, self.bench, FakeCrew())
+        self.kernel = Kernel(self.settings, self.serve, self.clock, KEY, *around)
 
     def do(self, command: str, operation_id: str | None = None, /, **arguments: Any) -> Any:
         return self.kernel.execute(command, arguments, ANN, operation_id)

@@ -209,9 +209,9 @@ def test_an_interrupted_flow_is_left_for_the_next_engine(tmp_path: Path) -> None
 
 
 def test_an_error_in_a_step_comes_back_as_the_same_error(tmp_path: Path) -> None:
-    from aios.flows.durable import _json_serializer
+    from aios.flows.durable import json_serializer
 
-    serializer = _json_serializer()
+    serializer = json_serializer()
     known = serializer.deserialize(serializer.serialize(IllegalTransition("no", hint=1)))
     assert (type(known), known.message, known.details) == (IllegalTransition, "no", {"hint": 1})
     other = serializer.deserialize(serializer.serialize(KeyError("x")))

@@ -20,9 +20,26 @@ ACTING = "operator deployer admin"
 APPROVING = "approver admin"
 CHECKING = "approver auditor admin"
 ADMIN = "admin"
+ACTING = "operator deployer admin"
+ANSWERING = "viewer operator deployer approver admin"
 
 # Written out, not derived: this is what the tables of `security.permissions` are held against.
 EXPECTED = {
+    "answer": ANSWERING,
+    "cancel_flow": STOPPING,
+    "define_flow": DEPLOYING,
+    "end_schedule": ACTING,
+    "flow": EVERYBODY,
+    "flow_outcome": EVERYBODY,
+    "flow_steps": EVERYBODY,
+    "flows": EVERYBODY,
+    "fork_flow": ACTING,
+    "inbox": EVERYBODY,
+    "queues": EVERYBODY,
+    "schedules": EVERYBODY,
+    "set_queue": ACTING,
+    "set_schedule": ACTING,
+    "start_flow": ACTING,
     "add_key": ADMIN,
     "agent": EVERYBODY,
     "agent_counts": EVERYBODY,
@@ -104,6 +121,21 @@ EXPECTED = {
 }
 # Every route below /api/v1, with a body that reaches the kernel, and who may call it.
 ROUTES = {
+    "PUT /api/v1/flow-definitions/{name}": ({"source": {}}, DEPLOYING),
+    "POST /api/v1/flows": ({"flow": "x", "id": "x"}, ACTING),
+    "GET /api/v1/flows": (None, EVERYBODY),
+    "GET /api/v1/flows/{flow_id}": (None, EVERYBODY),
+    "GET /api/v1/flows/{flow_id}/outcome": (None, EVERYBODY),
+    "GET /api/v1/flows/{flow_id}/steps": (None, EVERYBODY),
+    "POST /api/v1/flows/{flow_id}/cancel": ({}, STOPPING),
+    "POST /api/v1/flows/{flow_id}/fork": ({"from_step": 1}, ACTING),
+    "GET /api/v1/inbox": (None, EVERYBODY),
+    "POST /api/v1/inbox": ({"id": "x/1", "answer": 1}, ANSWERING),
+    "GET /api/v1/queues": (None, EVERYBODY),
+    "PUT /api/v1/queues/{name}": ({}, ACTING),
+    "GET /api/v1/schedules": (None, EVERYBODY),
+    "PUT /api/v1/schedules/{name}": ({"flow": "x", "cron": "* * * * *"}, ACTING),
+    "DELETE /api/v1/schedules/{name}": (None, ACTING),
     "PUT /api/v1/artifacts/{digest}": ({}, DEPLOYING),
     "POST /api/v1/models/{name}/versions": ({"artifact": {}, "contract": {}}, DEPLOYING),
     "GET /api/v1/models": (None, EVERYBODY),

@@ -1,0 +1,447 @@
+"""The kernel's side of users' flows: begin, look, cancel, fork, queue, schedule, take over."""
+
+import threading
+from typing import Any
+
+from aios.errors import IllegalTransition, StoreUnavailable, UnknownName, UsageError
+from aios.flows.durable import json_serializer
+from aios.flows.leases import Leases
+from aios.flows.outcomes import Outcome, plain, says
+from aios.flows.place import POLL_S, QUEUE, SCHEDULED, Place
+from aios.flows.requests import options_of
+from aios.records.acting import Definition
+from aios.store.database import Database
+
+MOST_BYTES = 1024 * 1024
+"""Of a flow's arguments; what is larger belongs into a file whose name is given."""
+LONGEST_ID = 200
+STATUSES = {
+    "ENQUEUED": "queued",
+    "DELAYED": "delayed",
+    "PENDING": "running",
+    "SUCCESS": "finished",
+    "ERROR": "failed",
+    "CANCELLED": "cancelled",
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
+}
+ENDED = ("finished", "failed", "cancelled")
+PAGE = 500
+
+
+class FlowClient:
+    """Flows of a place, from outside. Threads may share it.
+
+    The database is opened, and made, when it is first needed.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._opening = threading.Lock()
+        self._client: Any = None
+        self.leases: Leases
+
+    def open(self) -> Any:
+        """The DBOSClient; makes the tables at the first call.
+
+        Raises:
+            StoreUnavailable: the database cannot be reached or written now.
+        """
+        with self._opening:
+            if self._client is None:
+                try:
+                    self.place.prepare()
+                    self.leases = Leases(Database(self.place.url))
+                    self.leases.prepare()
+                    client = self.place.client(json_serializer())
+                    client.register_queue(QUEUE, polling_interval_sec=POLL_S)
+                except Exception as error:
+                    # DBOS and its drivers have many; none of them is the caller's fault.
+                    raise StoreUnavailable(f"flows cannot be kept now: {error!s:.300}") from error
+                self._client = client
+        return self._client
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.destroy()
+
+    # -- beginning --------------------------------------------------------------------
+
+    def begin(
+        self,
+        definition: Definition,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        flow_id: str,
+        by: str,
+        *,
+        queue: str = QUEUE,
+        attributes: dict[str, Any] | None = None,
+        dedup: str | None = None,
+        debounce_s: float | None = None,
+        **more: Any,
+    ) -> str:
+        """Begin a flow, once per id; the id of the flow that runs under this name.
+
+        Args:
+            dedup: of two flows in a queue with the same text only the first is begun, and its id
+                is given, until it has ended.
+            debounce_s: begin so long after the last call with the same `dedup`, with its arguments.
+            more: `priority`, `queue_partition_key`, `delay_seconds`; None for none.
+
+        Raises:
+            UsageError: the id is used for other arguments, or something of this cannot be taken.
+        """
+        from dbos import error as faults
+
+        check_id(flow_id)
+        call = {"args": args, "kwargs": kwargs}
+        size = len(plain([call, attributes], f"an argument of flow {definition.name!r}"))
+        if size > MOST_BYTES:
+            raise UsageError(
+                f"the arguments of flow {definition.name!r} are {size:,} bytes as JSON, of at most "
+                f"{MOST_BYTES:,}; write them to a file and give its name"
+            )
+        client = self.open()
+        facts: dict[str, Any] = {"flow": definition.name, "version": definition.version, "by": by}
+        facts["own"] = attributes or {}
+        if queue != QUEUE:
+            self._refuse_unknown_queue(queue)
+        if debounce_s is not None:
+            given = (definition.ref, None, call, by)
+            return self._debounced(
+                options_of(flow_id, facts, queue=queue), dedup, debounce_s, given
+            )
+        options = options_of(
+            flow_id,
+            facts,
+            queue=queue,
+            deduplication_id=dedup,
+            duplication_policy=None if dedup is None else "return-existing",
+            workflow_id_reuse_policy="reject",
+            **more,
+        )
+        try:
+            handle = client.enqueue(options, definition.ref, None, call, by)
+        except faults.DBOSWorkflowIDInUseError:
+            self._refuse_other(flow_id, definition, call)
+            return flow_id
+        except faults.DBOSException as error:
+            raise UsageError(f"flow {flow_id!r}: {error}") from None
+        return str(handle.workflow_id)
+
+    def _debounced(
+        self, options: dict[str, Any], dedup: str | None, debounce_s: float, given: tuple[Any, ...]
+    ) -> str:
+        from dbos import DebouncerClient
+        from dbos import error as faults
+
+        if dedup is None:
+            raise UsageError('debounce_s needs dedup="...", by which calls belong together')
+        try:
+            found = DebouncerClient(self.open(), options).debounce(dedup, debounce_s, *given)
+        except faults.DBOSQueueDeduplicatedError as error:
+            raise UsageError(f"{dedup!r} is in the queue already, without debounce_s") from error
+        return str(found.workflow_id)
+
+    def _refuse_other(self, flow_id: str, definition: Definition, call: dict[str, Any]) -> None:
+        known = self._status(flow_id)
+        ref, _, given = known.input["args"][:3]
+        if ref.partition(":")[0] != definition.name or given != call:
+            raise UsageError(
+                f"flow id {flow_id!r} is used already, by {ref} with other arguments; an id is "
+                "for one flow: give this one another"
+            )
+
+    # -- looking ----------------------------------------------------------------------
+
+    def view(self, flow_id: str) -> dict[str, Any]:
+        """A flow as users see it.
+
+        Raises:
+            UnknownName: there is none of this id.
+        """
+        return shown(self._status(flow_id))
+
+    def outcome(self, flow_id: str) -> dict[str, Any]:
+        """`{"status"}` while it goes on, with `value` or `problem` once it has ended."""
+        found = self._status(flow_id)
+        view = shown(found)
+        told: dict[str, Any] = {"status": view["status"]}
+        if view["status"] == "finished":
+            told["value"] = self.place.outcomes.value(found.output)
+        elif view["problem"] is not None:
+            told["problem"] = view["problem"]
+        return told
+
+    def flows(
+        self,
+        name: str | None = None,
+        status: str | None = None,
+        attributes: dict[str, Any] | None = None,
+        limit: int = 100,
+    ) -> list[dict[str, Any]]:
+        """The newest flows that fit, newest first."""
+        wanted = [theirs for theirs, ours in STATUSES.items() if ours == status]
+        if status is not None and not wanted:
+            known = ", ".join(sorted(set(STATUSES.values())))
+            raise UsageError(f"no flow is ever {status[:40]!r}; they are {known}")
+        found: list[dict[str, Any]] = []
+        offset = 0
+        while len(found) < limit:
+            page = self.open().list_workflows(
+                status=wanted or None,
+                sort_desc=True,
+                limit=PAGE,
+                offset=offset,
+                load_output=False,
+            )
+            views = [shown(one) for one in page]
+            # SQLite cannot search attributes as DBOS keeps them, so both are searched here.
+            found += [one for one in views if _fits(one, name, attributes or {})]
+            if len(page) < PAGE:
+                break
+            offset += PAGE
+        return found[:limit]
+
+    def ended(self, flow_ids: set[str]) -> set[str]:
+        """Those of these flows that have ended, or never were."""
+        found = self.open().list_workflows(
+            workflow_ids=sorted(flow_ids), load_input=False, load_output=False
+        )
+        going_on = {one.workflow_id for one in found if STATUSES[one.status] not in ENDED}
+        return flow_ids - going_on
+
+    def steps(self, flow_id: str) -> list[dict[str, Any]]:
+        """What a flow has done so far, in the order of its text."""
+        self._status(flow_id)
+        return [_step(one) for one in self.open().list_workflow_steps(flow_id)]
+
+    def _status(self, flow_id: str) -> Any:
+        found = self.open().list_workflows(workflow_ids=[flow_id]) if flow_id else []
+        if not found:
+            raise UnknownName(f"no flow has the id {flow_id[:80]!r}; rt.flows() lists the newest")
+        return found[0]
+
+    # -- changing ---------------------------------------------------------------------
+
+    def cancel(self, flow_id: str) -> None:
+        """End a flow before its next step, and the flows that it began.
+
+        Raises:
+            IllegalTransition: it has ended.
+        """
+        view = self.view(flow_id)
+        if view["status"] in ENDED:
+            raise IllegalTransition(f"flow {flow_id!r} has ended already: {view['status']}")
+        client = self.open()
+        children = client.list_workflows(
+            workflow_id_prefix=f"{flow_id}.", status=["ENQUEUED", "DELAYED", "PENDING"]
+        )
+        for one in (flow_id, *(child.workflow_id for child in children)):
+            client.cancel_workflow(one)
+
+    def fork(self, flow_id: str, from_step: int) -> str:
+        """A new flow that has done what this one did before `from_step`; its id."""
+        stored = {one["step"] for one in self.steps(flow_id)}
+        if from_step not in stored and from_step != max(stored, default=0) + 1:
+            known = ", ".join(map(str, sorted(stored))) or "none"
+            raise UsageError(f"flow {flow_id!r} has no step {from_step}; it has {known}")
+        return str(self.open().fork_workflow(flow_id, from_step, queue_name=QUEUE).workflow_id)
+
+    def register_queue(self, name: str, **limits: Any) -> None:
+        """Make a queue, or change its limits."""
+        from dbos import error as faults
+
+        try:
+            self.open().register_queue(name, polling_interval_sec=POLL_S, **limits)
+        except (faults.DBOSException, ValueError) as error:
+            raise UsageError(f"queue {name!r}: {error}") from None
+
+    def queues(self) -> list[dict[str, Any]]:
+        return [_queue(one) for one in self.open().list_queues()]
+
+    def _refuse_unknown_queue(self, name: str) -> None:
+        known = [one["name"] for one in self.queues()]
+        if name not in known:
+            raise UnknownName(f"no queue {name[:60]!r}; there are {', '.join(sorted(known))}")
+
+    # -- schedules --------------------------------------------------------------------
+
+    def schedule(
+        self,
+        name: str,
+        definition: Definition,
+        call: dict[str, Any],
+        by: str,
+        cron: str,
+        timezone: str | None,
+        backfill: bool,
+    ) -> None:
+        """Begin a flow at each time of a cron line, once per time, or change that."""
+        from dbos import error as faults
+
+        plain(call, f"an argument of flow {definition.name!r}")
+        client = self.open()
+        wanted = {
+            "schedule_name": name,
+            "workflow_name": SCHEDULED,
+            "schedule": cron,
+            "context": {"ref": definition.ref, "call": call, "by": by},
+            "automatic_backfill": backfill,
+            "cron_timezone": timezone,
+            "queue_name": QUEUE,
+        }
+        try:
+            if client.get_schedule(name) is not None:
+                client.delete_schedule(name)
+            client.create_schedule(**wanted)
+        except faults.DBOSException as error:
+            raise UsageError(f"schedule {name!r}: {error}") from None
+
+    def unschedule(self, name: str) -> None:
+        """Raises:
+        UnknownName: there is none of this name.
+        """
+        if self.open().get_schedule(name) is None:
+            known = ", ".join(one["name"] for one in self.schedules()) or "none"
+            raise UnknownName(f"no schedule {name[:60]!r}; there are: {known}")
+        self.open().delete_schedule(name)
+
+    def schedules(self) -> list[dict[str, Any]]:
+        return [_schedule(one) for one in self.open().list_schedules()]
+
+    # -- taking over ------------------------------------------------------------------
+
+    def take_over(self, alive: set[str]) -> int:
+        """Give the flows of workers that are not there to whoever comes first; how many. Reads
+        all that run, so it is for a kernel's begin and now and then."""
+        running = self.open().list_workflows(status="PENDING", load_input=False, load_output=False)
+        return self._move(running, sorted({one.executor_id for one in running} - alive - {None}))
+
+    def take_over_from(self, gone: list[str]) -> int:
+        """The same of workers that are known to be gone."""
+        if not gone:
+            return 0
+        running = self.open().list_workflows(
+            status="PENDING", executor_id=gone, load_input=False, load_output=False
+        )
+        return self._move(running, gone)
+
+    def _move(self, running: list[Any], gone: list[str]) -> int:
+        moved = 0
+        for one in running:
+            # What DBOS's own recovery does, which only runs inside of a worker: of two that are
+            # told the same only one moves it, and a flow that somebody has claimed stays there.
+            if one.executor_id in gone and self._client._sys_db.reenqueue_for_recovery(
+                one.workflow_id, gone, QUEUE
+            ):
+                moved += 1
+        return moved
+
+
+def check_id(flow_id: str) -> None:
+    """Raises:
+    UsageError: it cannot be the id of a flow.
+    """
+    good = isinstance(flow_id, str) and flow_id.strip() == flow_id and flow_id.isprintable()
+    if not good or not 0 < len(flow_id) <= LONGEST_ID or "/" in flow_id:
+        raise UsageError(
+            f"{flow_id!r:.60} is no id of a flow: 1 to {LONGEST_ID} printable characters, no / and "
+            'no blanks around it, such as "order-42"'
+        )
+
+
+def shown(found: Any) -> dict[str, Any]:
+    """What DBOS knows of a flow, in our words."""
+    facts, status = found.attributes or {}, STATUSES[found.status]
+    problem: dict[str, Any] | None = None
+    error = found.error
+    if found.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
+        text = f"its workers died {found.recovery_attempts} times while it ran"
+        problem = {"code": "PermanentError", "detail": text, "details": {}}
+    elif error is not None:
+        problem = error.to_problem()
+    details: dict[str, Any] = {} if problem is None else problem["details"]
+    wanted = _wanted(found)
+    return {
+        "id": found.workflow_id,
+        "flow": facts.get("flow") or wanted.partition(":")[0],
+        "version": facts.get("version") or int(wanted.rpartition(":")[2] or 0),
+        "status": status,
+        "by": facts.get("by"),
+        "attributes": facts.get("own", {}),
+        "parent": facts.get("parent"),
+        "schedule": found.schedule_name,
+        "forked_from": found.forked_from,
+        "queue": found.queue_name,
+        "partition": found.queue_partition_key,
+        "priority": found.priority,
+        "worker": found.executor_id,
+        "lives": found.recovery_attempts,
+        "created_s": _seconds(found.created_at),
+        "begun_s": _seconds(found.dequeued_at),
+        "ended_s": _seconds(found.completed_at),
+        "error": None if problem is None else problem["detail"],
+        "problem": problem,
+        "undone": details.get("undone", []),
+        "not_undone": details.get("not_undone", []),
+    }
+
+
+def _wanted(found: Any) -> str:
+    """`name:version` of what runs, of its input."""
+    if not isinstance(found.input, dict):  # it cannot be read, and the flow fails for that
+        return ""
+    args = found.input["args"]
+    return str(args[1]["ref"] if found.schedule_name else args[0])
+
+
+def _fits(view: dict[str, Any], name: str | None, attributes: dict[str, Any]) -> bool:
+    own = view["attributes"]
+    return name in (None, view["flow"]) and all(own.get(k) == v for k, v in attributes.items())
+
+
+def _step(found: Any) -> dict[str, Any]:
+    outcome: Outcome = found["output"] or {}
+    begun, ended = found["started_at_epoch_ms"], found["completed_at_epoch_ms"]
+    return {
+        "step": found["function_id"],
+        "name": found["function_name"],
+        "begun_s": _seconds(begun),
+        "took_s": None if begun is None or ended is None else (ended - begun) / 1000,
+        "error": says(outcome["failed"]) if "failed" in outcome else None,
+        "result": outcome.get("value"),
+        "bytes": outcome.get("bytes"),
+    }
+
+
+def _queue(found: Any) -> dict[str, Any]:
+    return {
+        "name": found.name,
+        "concurrency": found._concurrency,
+        "per_worker": found._worker_concurrency,
+        "rate": _rate(found._limiter),
+        "partition_concurrency": found._partition_concurrency,
+        "partition_rate": _rate(found._partition_limiter),
+    }
+
+
+def _rate(limiter: Any) -> list[float] | None:
+    return None if limiter is None else [limiter["limit"], limiter["period"]]
+
+
+def _schedule(found: Any) -> dict[str, Any]:
+    wanted = found["context"]
+    return {
+        "name": found["schedule_name"],
+        "flow": wanted["ref"],
+        "cron": found["schedule"],
+        "timezone": found["cron_timezone"] or "UTC",
+        "backfill": found["automatic_backfill"],
+        "by": wanted["by"],
+        "last_fired": found["last_fired_at"],
+    }
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

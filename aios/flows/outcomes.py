@@ -1,0 +1,143 @@
+"""What a step or flow gave, as JSON: its value, where a large value is, or how it failed."""
+
+import builtins
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from aios.errors import AiosError, PermanentError, StoreCorrupt, StoreUnavailable, UsageError
+from aios.errors import from_problem as error_of_problem
+from aios.packaging import own_line
+from aios.records import CodeSource
+
+LARGE_BYTES = 256 * 1024
+"""What is larger as JSON goes to a file beside the database, which holds its address."""
+Outcome = dict[str, Any]
+"""`{"value"}`, `{"file", "sha256", "bytes"}` or `{"failed"}`; see `Outcomes` and `told`."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Makes outcomes of values and gives them back. Picklable, holds no data.
+
+    Args:
+        url: folder of large values; a path or an fsspec URL that every node reaches.
+    """
+
+    url: str
+
+    def of(self, value: Any, what: str) -> Outcome:
+        """Raises:
+        UsageError: the value is not JSON.
+        StoreUnavailable: it is large and the folder cannot be written now.
+        """
+        text = plain(value, what)
+        return self.small(text) or self.written(text)
+
+    def small(self, text: bytes) -> Outcome | None:
+        """The outcome of a value as `plain` gives it; None if it is large."""
+        return {"value": json.loads(text)} if len(text) <= LARGE_BYTES else None
+
+    def written(self, text: bytes) -> Outcome:
+        """The outcome of a large value.
+
+        Raises:
+            StoreUnavailable: the folder cannot be written now.
+        """
+        digest = hashlib.sha256(text).hexdigest()
+        name = f"{digest[:2]}/{digest}.json"
+        self._write(name, text)
+        return {"file": name, "sha256": digest, "bytes": len(text)}
+
+    def value(self, outcome: Outcome) -> Any:
+        """Raises:
+        StoreCorrupt: a large value's file is gone or is not what it was.
+        StoreUnavailable: it cannot be read now.
+        """
+        if "file" not in outcome:
+            return outcome["value"]
+        text = self._read(outcome["file"])
+        if text is None or hashlib.sha256(text).hexdigest() != outcome["sha256"]:
+            raise StoreCorrupt(f"{outcome['file']} in {self.url} is gone or damaged")
+        return json.loads(text)
+
+    def _files(self) -> tuple[Any, str]:
+        import fsspec
+
+        files, root = fsspec.core.url_to_fs(self.url)
+        return files, str(root).rstrip("/")
+
+    def _write(self, name: str, content: bytes) -> None:
+        try:
+            files, root = self._files()
+            target = f"{root}/{name}"
+            files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            if files.protocol not in ("file", ("file", "local")):
+                files.pipe_file(target, content)  # object stores show an object when it is whole
+                return
+            part = Path(f"{target}.{os.getpid()}.{os.urandom(4).hex()}.part")
+            part.write_bytes(content)
+            part.replace(target)
+        except Exception as error:
+            # Each fsspec backend has errors of its own, with no base class in common.
+            raise StoreUnavailable(f"{name} in {self.url} cannot be written: {error}") from error
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            files, root = self._files()
+            return bytes(files.cat_file(f"{root}/{name}"))
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise StoreUnavailable(f"{name} in {self.url} cannot be read: {error}") from error
+
+
+def plain(value: Any, what: str) -> bytes:
+    """A value as JSON.
+
+    Raises:
+        UsageError: it is not; says of what it was a part.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{what} is not JSON ({error!s:.200}); flows and steps take and give plain values"
+        ) from None
+
+
+def told(error: Exception, source: CodeSource | None = None) -> dict[str, Any]:
+    """An error as JSON, of which `rebuilt` makes one of the same class where it can."""
+    line = "" if source is None else own_line(error, source)
+    if isinstance(error, AiosError):
+        return {"problem": error.to_problem(), "line": line}
+    arguments = list(error.args)
+    try:
+        json.dumps(arguments, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        arguments = [str(error)]
+    name = type(error).__name__
+    return {"type": name, "args": arguments, "says": f"{name}: {error!s:.2000}", "line": line}
+
+
+def rebuilt(failed: dict[str, Any], module: ModuleType | None = None) -> Exception:
+    """The error that `told` described: one of ours, of Python's, or of the flow's own text; else
+    a PermanentError that says what it was."""
+    if "problem" in failed:
+        return error_of_problem(failed["problem"])
+    kind = getattr(module, failed["type"], None) or getattr(builtins, failed["type"], None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        try:
+            return kind(*failed["args"])
+        except TypeError:
+            pass  # it wants other arguments than it keeps
+    return PermanentError(failed["says"])
+
+
+def says(failed: dict[str, Any]) -> str:
+    """A told error in one line."""
+    return str(failed["problem"]["detail"] if "problem" in failed else failed["says"])

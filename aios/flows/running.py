@@ -1,0 +1,407 @@
+"""One flow while a worker runs it: every call of a step, child, sleep or question is written down.
+
+Numbers of steps are drawn when they are called, in the order of the flow's own text, so that the
+same call has the same number when the flow is run again. What is found under a number must be of
+the same name; else the flow's text and its history are of different minds, and it ends there.
+"""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from types import ModuleType
+from typing import Any, Protocol
+
+from aios.errors import AiosError, DeadlineExceeded, FlowDiverged, PermanentError, UsageError
+from aios.flows.durable import FlowInterrupted
+from aios.flows.leases import Lease
+from aios.flows.outcomes import Outcome, Outcomes, plain, rebuilt, says, told
+from aios.flows.writing import NO_DEFAULT, OPERATION, RUNNING, Asking, Flow, Step
+from aios.records import CodeSource
+
+LONGEST_PAUSE_S = 60.0
+UNDO_RETRIES = 5
+
+
+class Elsewhere(Protocol):
+    """Runs a step in another process; a Ray task in production."""
+
+    async def __call__(
+        self, source: CodeSource, step: Step, call: dict[str, Any], outcomes: Outcomes
+    ) -> Outcome: ...
+
+
+class Around(Protocol):
+    """What a running flow needs of its worker."""
+
+    lease: Lease
+    outcomes: Outcomes
+    elsewhere: Elsewhere | None
+
+    def start_child(self, flow_id: str, parent: "DurableRun", flow: Flow, call: Any) -> None: ...
+
+    async def ended(self, flow_id: str) -> Outcome: ...
+
+    async def put_question(self, question: dict[str, Any]) -> dict[str, Any]: ...
+
+    async def answered(self, question_id: str) -> dict[str, Any]: ...
+
+    async def refuse_answer(self, question_id: str, problem: str) -> None: ...
+
+    async def steps_stored(self, flow_id: str) -> int: ...
+
+
+class DurableRun:
+    """See `writing.Running`.
+
+    Args:
+        ref: `name:version` of the definition whose text runs, also that of its children.
+        module: that text, loaded.
+    """
+
+    def __init__(
+        self,
+        around: Around,
+        flow_id: str,
+        ref: str,
+        by: str,
+        source: CodeSource,
+        module: ModuleType,
+        flow: Flow,
+    ) -> None:
+        self._around = around
+        self.flow_id = flow_id
+        self.ref = ref
+        self.by = by
+        self._source = source
+        self._module = module
+        self._flow = flow
+        self._loop = asyncio.get_running_loop()
+        self.module_name = module.__name__
+        self.version = int(ref.rpartition(":")[2])
+        self._undoable: dict[int, tuple[Step, Any, tuple[Any, ...], dict[str, Any]]] = {}
+        self._not_awaited: dict[int, str] = {}
+        self._last = 0
+        self._replayed = False
+        self._diverged: FlowDiverged | None = None
+
+    # -- the whole ---------------------------------------------------------------------
+
+    async def carry_out(self, args: list[Any], kwargs: dict[str, Any]) -> Outcome:
+        """Run the flow to its end.
+
+        Raises:
+            AiosError: it failed; `details` tell what was undone and what could not be.
+        """
+        token = RUNNING.set(self)
+        try:
+            self._flow.refuse_unfit(args, kwargs)
+            result = await self._call(args, kwargs)
+            if self._not_awaited:
+                names = ", ".join(self._not_awaited.values())
+                raise UsageError(f"{names} was called and not awaited: it never ran")
+            await self._refuse_rest()
+            outcome = self._around.outcomes.of(result, f"what flow {self._flow.name!r} returns")
+        except Exception as error:
+            if self._diverged is not None:
+                raise self._diverged from error
+            raise await self._failed(error) from error
+        finally:
+            RUNNING.reset(token)
+        if self._diverged is not None:
+            raise self._diverged
+        return outcome
+
+    async def _call(self, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        if self._flow.asynchronous:
+            return await self._flow.function(*args, **kwargs)
+        # A thread of its own: it waits in every step.
+        return await asyncio.to_thread(self._flow.function, *args, **kwargs)
+
+    async def _failed(self, error: Exception) -> AiosError:
+        """Undo what was done, and the error as it is stored."""
+        failed = told(error, self._source)
+        undone, kept = [], []
+        for number in sorted(self._undoable, reverse=True):
+            step, result, args, kwargs = self._undoable[number]
+            try:
+                await self._undo(step, result, args, kwargs)
+                undone.append(f"{step.name} ({number})")
+            except Exception as fault:  # noqa: BLE001 - told below, and the rest is undone
+                if self._diverged is not None:
+                    return self._diverged
+                kept.append({"step": f"{step.name} ({number})", "error": str(fault)[:500]})
+        kind = type(error) if isinstance(error, AiosError) else PermanentError
+        details = dict(error.details) if isinstance(error, AiosError) else {}
+        more = {"flow": self.flow_id, "failed": failed, "undone": undone, "not_undone": kept}
+        return kind(says(failed), **{**details, **more})
+
+    async def _refuse_rest(self) -> None:
+        """A history that is longer than what the text does belongs to another text."""
+        if self._replayed and await self._around.steps_stored(self.flow_id) > self._last:
+            self._diverged = FlowDiverged(
+                f"flow {self.flow_id}: its history has more than the {self._last} steps that its "
+                f"code does now; the code of {self.ref} is not always the same"
+            )
+
+    # -- what the flow's text calls ----------------------------------------------------
+
+    def step(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._refuse_mixed(step.name, step.asynchronous)
+        place, number = self._next(step.name)
+
+        async def run() -> Any:
+            attempts = self._attempts(step, args, kwargs, number)
+            result = await self._step(place, number, step.name, attempts)
+            if step.options.undo is not None:
+                self._undoable[number] = (step, result, args, kwargs)
+            return result
+
+        return self._promised(number, step.name, run())
+
+    def child(self, flow: Flow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._refuse_mixed(flow.name, flow.asynchronous)
+        flow.refuse_unfit(args, kwargs)
+        place, number = self._next(flow.name)
+        waiting, last = self._next(f"{flow.name}'s end")
+        child_id = f"{self.flow_id}.{number}"
+
+        async def start() -> Outcome:
+            call = {"args": list(args), "kwargs": kwargs}
+            plain(call, f"an argument of flow {flow.name!r}")
+            await asyncio.to_thread(self._around.start_child, child_id, self, flow, call)
+            return {"value": child_id}
+
+        async def run() -> Any:
+            await self._step(place, number, flow.name, start)
+            name = f"{flow.name}'s end"
+            return await self._step(waiting, last, name, lambda: self._around.ended(child_id))
+
+        return self._promised(number, flow.name, run())
+
+    def sleep(self, seconds: float) -> Any:
+        place, number = self._next("sleep")
+
+        async def until() -> Outcome:
+            return {"value": time.time() + seconds}
+
+        async def run() -> None:
+            ends_s = await self._step(place, number, "sleep", until)
+            await asyncio.sleep(max(0.0, ends_s - time.time()))
+
+        return self._promised(number, "sleep", run())
+
+    def ask(self, asking: Asking) -> Any:
+        place, number = self._next("ask")
+
+        async def put() -> Outcome:
+            form = None if asking.form is None else asking.form.model_json_schema()  # type: ignore[attr-defined]
+            question = {
+                "id": f"{self.flow_id}/{number}",
+                "flow": self.flow_id,
+                "text": asking.text,
+                "form": form,
+                "to": asking.to,
+                "timeout_s": asking.timeout_s,
+                "unanswered": _unanswered(asking),
+                "asked_by": self.by,
+            }
+            return {"value": (await self._around.put_question(question))["id"]}
+
+        async def run() -> Any:
+            question_id = await self._step(place, number, "ask", put)
+            return await self._answer(asking, question_id)
+
+        return self._promised(number, "ask", run())
+
+    # -- how ---------------------------------------------------------------------------
+
+    async def _answer(self, asking: Asking, question_id: str) -> Any:
+        """The answer, once there is one that fits."""
+        from pydantic import ValidationError
+
+        while True:
+            place, number = self._next("answer")
+
+            async def wait() -> Outcome:
+                return {"value": await self._around.answered(question_id)}
+
+            found = await self._step(place, number, "answer", wait)
+            if found["status"] != "answered":
+                if asking.otherwise is NO_DEFAULT:
+                    raise DeadlineExceeded(
+                        f"nobody answered {asking.text!r:.200} within {asking.timeout_s:g} s"
+                    )
+                return asking.otherwise
+            if asking.form is None:
+                return found["answer"]
+            try:
+                return asking.form.model_validate(found["answer"])  # type: ignore[attr-defined]
+            except ValidationError as error:
+                fault = error.errors(include_url=False)[0]
+                where = ".".join(map(str, fault["loc"]))
+                problem = f"{where}: {fault['msg']}" if where else str(fault["msg"])
+            place, number = self._next("ask again")
+
+            async def refuse(problem: str = problem) -> Outcome:
+                await self._around.refuse_answer(question_id, problem)
+                return {"value": None}
+
+            await self._step(place, number, "ask again", refuse)
+
+    async def _undo(
+        self, step: Step, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        undo = step.options.undo
+        assert undo is not None
+        function = getattr(undo, "function", undo)
+        options = type(step.options)(retries=UNDO_RETRIES, backoff=step.options.backoff)
+        taking_back = Step(function, options)
+        place, number = self._next(f"undo {step.name}")
+        attempts = self._attempts(taking_back, (result, *args), kwargs, number)
+        await self._step(place, number, f"undo {step.name}", attempts)
+
+    def _next(self, name: str) -> tuple[Any, int]:
+        """The next number of a step, drawn now."""
+        from dbos import DBOS
+
+        if self._diverged is not None:
+            raise self._diverged
+        place = DBOS.reserve_step()
+        self._last = max(self._last, place.step_id)
+        return place, int(place.step_id)
+
+    def _promised(self, number: int, name: str, made: Coroutine[Any, Any, Any]) -> Any:
+        """In an async flow something to await, in a plain one the result."""
+        if not self._flow.asynchronous:
+            return asyncio.run_coroutine_threadsafe(made, self._loop).result()
+        self._not_awaited[number] = name
+
+        async def awaited() -> Any:
+            self._not_awaited.pop(number, None)
+            return await made
+
+        return awaited()
+
+    def _refuse_mixed(self, name: str, asynchronous: bool) -> None:
+        if asynchronous and not self._flow.asynchronous:
+            raise UsageError(
+                f"{name} is async: write `async def {self._flow.function.__name__}` and await it"
+            )
+
+    async def _step(
+        self, place: Any, number: int, name: str, body: Callable[[], Awaitable[Outcome]]
+    ) -> Any:
+        """What the step gave, now or in an earlier life of this flow.
+
+        Raises:
+            FlowDiverged: under this number something else was done.
+            FlowInterrupted: the lease is gone; nothing was begun, or nothing written down.
+        """
+        from dbos import error as faults
+
+        ran = False
+
+        async def fenced() -> Outcome:
+            nonlocal ran
+            ran = True
+            token = RUNNING.set(None)
+            try:
+                self._refuse_fenced()
+                outcome = await body()
+                self._refuse_fenced()
+            except Exception as error:  # noqa: BLE001 - what the step raised is its outcome
+                return {"failed": told(error, self._source)}
+            finally:
+                RUNNING.reset(token)
+            return outcome
+
+        try:
+            outcome = await place.run_async({"name": name}, fenced)
+        except faults.DBOSUnexpectedStepError as error:
+            raise self._diverges(number, name, error.inputs[3]) from None
+        except faults.DBOSStepNondeterminismError:
+            raise self._diverges(number, name, "another result") from None
+        self._replayed = self._replayed or not ran
+        if "failed" in outcome:
+            raise rebuilt(outcome["failed"], self._module)
+        return self._around.outcomes.value(outcome)
+
+    def _diverges(self, number: int, name: str, recorded: str) -> FlowDiverged:
+        self._diverged = FlowDiverged(
+            f"flow {self.flow_id}, step {number}: its history has {recorded!r}, and its code does "
+            f"{name!r} now. What is not always the same belongs into steps. Mend the code, and go "
+            f"on with rt.flow({self.flow_id!r}).fork(from_step={number})",
+            step=number,
+            expected=recorded,
+            found=name,
+        )
+        return self._diverged
+
+    def _refuse_fenced(self) -> None:
+        if not self._around.lease.held:
+            raise FlowInterrupted("this worker's lease is over; another one goes on")
+
+    def _attempts(
+        self,
+        step: Step,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        number: int,
+    ) -> Callable[[], Awaitable[Outcome]]:
+        """The step's body: tried until it gives something or its retries are used up."""
+        operation = f"{self.flow_id}/{number}"
+
+        async def body() -> Outcome:
+            OPERATION.set(operation)
+            pause_s = step.options.backoff
+            for left in range(step.options.retries, -1, -1):
+                try:
+                    return await self._attempt(step, args, kwargs, operation)
+                except Exception:
+                    if left == 0:
+                        raise
+                await asyncio.sleep(min(pause_s, LONGEST_PAUSE_S))
+                pause_s *= 2
+                self._refuse_fenced()
+            raise AssertionError("the last attempt gives or raises")
+
+        return body
+
+    async def _attempt(
+        self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any], operation: str
+    ) -> Outcome:
+        options, outcomes = step.options, self._around.outcomes
+        hangs = options.timeout_s is not None and not step.asynchronous
+        if (options.num_cpus or options.num_gpus or hangs) and self._around.elsewhere is not None:
+            call = {"args": list(args), "kwargs": kwargs, "operation": operation}
+            plain(call, f"an argument of step {step.name!r}")
+            outcome = await self._around.elsewhere(self._source, step, call, outcomes)
+            if "failed" in outcome:
+                raise rebuilt(outcome["failed"], self._module)
+            return outcome
+        if step.asynchronous:
+            made = step.function(*args, **kwargs)
+        else:
+            made = asyncio.to_thread(step.function, *args, **kwargs)
+        try:
+            async with asyncio.timeout(options.timeout_s) as bound:
+                result = await made
+                if inspect.isawaitable(result):
+                    result = await result
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise DeadlineExceeded(
+                f"step {step.name} took longer than {options.timeout_s:g} s"
+            ) from None
+        text = plain(result, f"what step {step.name!r} returns")
+        small = outcomes.small(text)
+        return small if small is not None else await asyncio.to_thread(outcomes.written, text)
+
+
+def _unanswered(asking: Asking) -> str:
+    """What happens if nobody answers, in words."""
+    if asking.timeout_s is None:
+        return "it waits"
+    return "it fails" if asking.otherwise is NO_DEFAULT else f"{asking.otherwise!r:.200}"

@@ -1,0 +1,383 @@
+"""What users write flows with: `flow`, `step`, `sleep`, `ask`, `operation_id`.
+
+A function under one of the decorators stays a function: called outside of a flow a step just
+runs, and a flow runs with all its steps in this process and nothing durable, so that both can be
+tested. In a worker the same calls go to the `Running` flow, which stores what each step gave.
+"""
+
+import asyncio
+import functools
+import inspect
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, overload
+from uuid import uuid4
+
+from aios.errors import DeadlineExceeded, UsageError
+from aios.records import Name, Record
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+NO_DEFAULT: Any = object()
+"""`otherwise` of a question that nothing stands for."""
+
+
+class Running(Protocol):
+    """The flow that is running here. In an async flow each call gives an awaitable, in a plain
+    one its result."""
+
+    def step(self, step: "Step", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+
+    def child(self, flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+
+    def sleep(self, seconds: float) -> Any: ...
+
+    def ask(self, asking: "Asking") -> Any: ...
+
+
+RUNNING: ContextVar[Running | None] = ContextVar("aios_running_flow", default=None)
+OPERATION: ContextVar[str | None] = ContextVar("aios_operation_id", default=None)
+
+
+class _Named(Record):
+    name: Name
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How a step is carried out; see `step`."""
+
+    retries: int = 0
+    backoff: float = 1.0
+    timeout_s: float | None = None
+    num_cpus: float = 0
+    num_gpus: float = 0
+    undo: Callable[..., Any] | None = None
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.retries, int) and not isinstance(self.retries, bool)
+        if not whole or not 0 <= self.retries <= 1000:
+            raise UsageError(f"retries={self.retries!r}: give a whole number from 0 to 1000")
+        for name, least in (("backoff", 0.0), ("num_cpus", 0.0), ("num_gpus", 0.0)):
+            _refuse_no_number(name, getattr(self, name), least)
+        if self.timeout_s is not None:
+            _refuse_no_number("timeout_s", self.timeout_s, 0.001)
+        if self.undo is not None and not callable(self.undo):
+            raise UsageError(f"undo={self.undo!r:.60} is no function")
+
+
+class Step:
+    """A function whose result is kept: what `@aios.step` makes."""
+
+    def __init__(self, function: Callable[..., Any], options: StepOptions) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.options = options
+        self.asynchronous = inspect.iscoroutinefunction(function)
+
+    @property
+    def name(self) -> str:
+        return str(self.function.__name__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        running = RUNNING.get()
+        if running is None:
+            return self.function(*args, **kwargs)
+        return running.step(self, args, kwargs)
+
+
+class Flow:
+    """A function that goes on after a crash: what `@aios.flow` makes."""
+
+    def __init__(self, function: Callable[..., Any], name: str | None) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.asynchronous = inspect.iscoroutinefunction(function)
+        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+            raise UsageError(f"the flow {function.__name__} yields; a flow returns once")
+        self.name = name or function.__name__
+        try:
+            _Named(name=self.name)
+        except ValueError:
+            raise UsageError(
+                f"{self.name[:60]!r} is no name of a flow: small letters, digits and single _ or "
+                '-, from a letter on; write @aios.flow(name="refund")'
+            ) from None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        running = RUNNING.get()
+        if running is not None:
+            return running.child(self, args, kwargs)
+        return _Plain(self.asynchronous).carry_out(self, args, kwargs)
+
+    def refuse_unfit(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        """Raises:
+        UsageError: the function does not take these arguments.
+        """
+        try:
+            inspect.signature(self.function).bind(*args, **kwargs)
+        except TypeError as error:
+            raise UsageError(f"flow {self.name!r}: {error}") from None
+
+
+@overload
+def flow(function: Function, /) -> Function: ...
+@overload
+def flow(*, name: str | None = None) -> Callable[[Function], Function]: ...
+def flow(function: Any = None, /, *, name: str | None = None) -> Any:
+    """A function, async or not, that goes on where it was when its process dies.
+
+    It is run again from its beginning, and every step that was done gives what it gave before. So
+    whatever is not always the same (time, chance, what others say) belongs into a step, and steps
+    are called in the same order each time. Arguments and results are plain values: what JSON has.
+    In an async flow whatever waits is awaited: `time.sleep` would stop every flow of its worker.
+    Put it at the top of a file or cell; its text travels, `rt.start(refund, order, id="order-42")`.
+
+    Args:
+        name: under which it is known; default: the function's.
+
+    Raises:
+        UsageError: that is no name; it must look like `refund` or `daily-report`.
+    """
+
+    def made(found: Any) -> Flow:
+        return Flow(_function(found, "flow"), name)
+
+    return made if function is None else made(function)
+
+
+@overload
+def step(function: Function, /) -> Function: ...
+@overload
+def step(
+    *,
+    retries: int = 0,
+    backoff: float = 1.0,
+    timeout_s: float | None = None,
+    num_cpus: float = 0,
+    num_gpus: float = 0,
+    undo: Callable[..., Any] | None = None,
+) -> Callable[[Function], Function]: ...
+def step(function: Any = None, /, **options: Any) -> Any:
+    """A unit of a flow whose result is stored: once done, it never runs again.
+
+    It may run twice when its process dies in the middle; `aios.operation_id()` is the same both
+    times. In an async flow every step is awaited, `await charge(order)`, also one that is not
+    async: that runs in a thread. Several run side by side with `asyncio.gather`.
+
+    Args:
+        retries: how often it is begun again when it raises, after the first time.
+        backoff: seconds before the first of them; each next pause is twice as long, up to 60 s.
+        timeout_s: of one attempt, after which it counts as failed (DeadlineExceeded). A function
+            that is not async runs in a process of its own then, which is ended.
+        num_cpus, num_gpus: what to reserve; above 0 it runs as a Ray task, anywhere.
+        undo: what takes it back when a later part of the flow fails: called with what the step
+            gave, then with the step's own arguments. Undoing goes backwards and is tried 6 times.
+            A step that failed is not undone.
+    """
+    known = StepOptions.__dataclass_fields__
+    for name in options:
+        if name not in known:
+            raise UsageError(f"a step has no {name!r}; it has {', '.join(known)}")
+    chosen = StepOptions(**options)
+
+    def made(found: Any) -> Step:
+        return Step(_function(found, "step"), chosen)
+
+    return made if function is None else made(function)
+
+
+def sleep(seconds: float) -> Any:
+    """Wait, also over restarts: it ends when it would have. `await aios.sleep(60)` in async flows,
+    `aios.sleep(60)` in others."""
+    _refuse_no_number("seconds", seconds, 0.0)
+    running = RUNNING.get()
+    if running is not None:
+        return running.sleep(seconds)
+    return _Plain(_in_a_loop()).sleep(seconds)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A question to a person, as a flow puts it."""
+
+    text: str
+    form: type | None
+    to: str
+    timeout_s: float | None
+    otherwise: Any = field(default=NO_DEFAULT)
+
+
+def ask(
+    question: str,
+    *,
+    form: type | None = None,
+    to: str = "operator",
+    timeout_s: float | None = None,
+    otherwise: Any = NO_DEFAULT,
+) -> Any:
+    """Ask a person and wait for the answer, over restarts; `rt.inbox()` shows it meanwhile.
+
+    Args:
+        form: a pydantic model that an answer must fit; the flow gets an instance. Without one an
+            answer is any plain value.
+        to: who may answer: a role, or the identity of an API key. An administrator always may;
+            what is asked of approvers is not answered by who started the flow.
+        timeout_s: how long to wait; None: for ever.
+        otherwise: what the flow gets when nobody answered in time. Without it that is an error,
+            DeadlineExceeded: silence is never taken for a yes.
+    """
+    if not isinstance(question, str) or not question.strip():
+        raise UsageError("ask(question): say what is asked, in a text")
+    if form is not None and not hasattr(form, "model_validate"):
+        raise UsageError(f"form={form!r:.60} is no pydantic model")
+    if not isinstance(to, str) or not to.strip():
+        raise UsageError('ask(to=...): a role such as "approver", or the identity of a key')
+    if timeout_s is not None:
+        _refuse_no_number("timeout_s", timeout_s, 0.0)
+    elif otherwise is not NO_DEFAULT:
+        raise UsageError("ask(otherwise=...) stands for an answer after timeout_s, so give both")
+    asking = Asking(question, form, to, timeout_s, otherwise)
+    running = RUNNING.get()
+    if running is None:
+        raise UsageError("aios.ask is for flows: call it in a function under @aios.flow")
+    return running.ask(asking)
+
+
+def operation_id() -> str:
+    """What tells this step's effect from every other: the same each time the step is tried, also
+    after a crash. Give it to whatever takes an idempotency key.
+
+    Raises:
+        UsageError: no step runs here.
+    """
+    found = OPERATION.get()
+    if found is None:
+        raise UsageError("aios.operation_id() is for steps of a running flow")
+    return found
+
+
+class _Plain:
+    """A flow as a plain function: nothing is stored, a failure still undoes what was done."""
+
+    def __init__(self, asynchronous: bool) -> None:
+        self._asynchronous = asynchronous
+        self._done: list[tuple[Step, Any, tuple[Any, ...], dict[str, Any]]] = []
+        self._id = f"plain-{uuid4().hex[:8]}"
+        self._steps = 0
+
+    def carry_out(self, flow: Flow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if flow.asynchronous:
+            return self._carry_out(flow, args, kwargs)
+        token = RUNNING.set(self)
+        try:
+            return flow.function(*args, **kwargs)
+        except Exception:
+            for step, undo in self._undos():
+                _refuse_async(step, "undo")
+                with _in_a_step(f"{self._id}/undo {step.name}"):
+                    undo()
+            raise
+        finally:
+            RUNNING.reset(token)
+
+    async def _carry_out(self, flow: Flow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        token = RUNNING.set(self)
+        try:
+            return await flow.function(*args, **kwargs)
+        except Exception:
+            for step, undo in self._undos():
+                with _in_a_step(f"{self._id}/undo {step.name}"):
+                    found = undo()
+                    if inspect.isawaitable(found):
+                        await found
+            raise
+        finally:
+            RUNNING.reset(token)
+
+    def _undos(self) -> list[tuple[Step, Callable[[], Any]]]:
+        return [
+            (step, functools.partial(step.options.undo, result, *args, **kwargs))
+            for step, result, args, kwargs in reversed(self._done)
+            if step.options.undo is not None
+        ]
+
+    def step(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._steps += 1
+        operation = f"{self._id}/{self._steps}"
+        if self._asynchronous:
+            return self._step(step, args, kwargs, operation)
+        _refuse_async(step, "step")
+        with _in_a_step(operation):
+            result = step.function(*args, **kwargs)
+        self._done.append((step, result, args, kwargs))
+        return result
+
+    async def _step(
+        self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any], operation: str
+    ) -> Any:
+        with _in_a_step(operation):
+            result = step.function(*args, **kwargs)
+            if inspect.isawaitable(result):
+                result = await result
+        self._done.append((step, result, args, kwargs))
+        return result
+
+    def child(self, flow: Flow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if flow.asynchronous and not self._asynchronous:
+            raise UsageError(f"{flow.name} is async: a flow that calls it must be too")
+        if not flow.asynchronous and self._asynchronous:
+            return self._awaited(functools.partial(_Plain(False).carry_out, flow, args, kwargs))
+        return _Plain(flow.asynchronous).carry_out(flow, args, kwargs)
+
+    async def _awaited(self, call: Callable[[], Any]) -> Any:
+        return call()
+
+    def sleep(self, seconds: float) -> Any:
+        return asyncio.sleep(seconds) if self._asynchronous else time.sleep(seconds)
+
+    def ask(self, asking: Asking) -> Any:
+        def answer() -> Any:
+            if asking.otherwise is NO_DEFAULT:
+                raise DeadlineExceeded(f"nobody can answer {asking.text!r} outside of a runtime")
+            return asking.otherwise
+
+        return self._awaited(answer) if self._asynchronous else answer()
+
+
+@contextmanager
+def _in_a_step(operation: str) -> Iterator[None]:
+    running, named = RUNNING.set(None), OPERATION.set(operation)
+    try:
+        yield
+    finally:
+        RUNNING.reset(running)
+        OPERATION.reset(named)
+
+
+def _refuse_async(step: Step, what: str) -> None:
+    found = step.options.undo if what == "undo" else step.function
+    if inspect.iscoroutinefunction(getattr(found, "function", found)):
+        raise UsageError(f"the {what} of {step.name} is async: a flow that uses it must be too")
+
+
+def _refuse_no_number(name: str, value: Any, least: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not least <= value < float("inf"):
+        raise UsageError(f"{name}={value!r:.40}: give a number from {least:g} on")
+
+
+def _function(found: Any, kind: str) -> Callable[..., Any]:
+    if not inspect.isfunction(found):
+        raise UsageError(f"@aios.{kind} is for functions, and this is {found!r:.60}")
+    return found
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

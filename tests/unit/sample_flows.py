@@ -1,0 +1,203 @@
+"""Flows that the tests send. Steps append what they do to a ledger, by operation id."""
+
+import asyncio
+import os
+import time
+from contextlib import suppress
+
+from pydantic import BaseModel, field_validator
+
+import aios
+
+
+class Declined(Exception):
+    """Known only in this text."""
+
+
+class Decision(BaseModel):
+    approve: bool
+    note: str = ""
+
+    @field_validator("note")
+    @classmethod
+    def _no_shouting(cls, note: str) -> str:
+        if note.isupper():
+            raise ValueError("do not shout")
+        return note
+
+
+def write(ledger: str, what: str) -> None:
+    with open(ledger, "a") as file:
+        file.write(f"{what} {aios.operation_id()} {os.getpid()}\n")
+
+
+def give_back(receipt: str, ledger: str, order: str) -> None:
+    write(ledger, f"give-back-{receipt}")
+
+
+def cannot_give_back(receipt: str, ledger: str, order: str) -> None:
+    raise Declined(f"no way back from {receipt}")
+
+
+@aios.step(undo=give_back)
+def charge(ledger: str, order: str) -> str:
+    write(ledger, f"charge-{order}")
+    return f"receipt-{order}"
+
+
+@aios.step(undo=cannot_give_back, backoff=0.0)
+async def book(ledger: str, order: str) -> str:
+    write(ledger, f"book-{order}")
+    return f"booked-{order}"
+
+
+@aios.step
+async def ship(ledger: str, order: str, pause_s: float = 0.0) -> str:
+    await asyncio.sleep(pause_s)
+    write(ledger, f"ship-{order}")
+    return f"shipped-{order}"
+
+
+@aios.step(retries=2, backoff=0.01)
+def shaky(ledger: str, order: str) -> str:
+    write(ledger, f"try-{order}")
+    with open(ledger) as file:
+        if file.read().count(f"try-{order} ") < 3:
+            raise ConnectionError("not yet")
+    return "at last"
+
+
+@aios.step
+def refuse(order: str) -> None:
+    raise Declined(f"order {order} is declined", 42)
+
+
+@aios.step
+def large(size: int) -> str:
+    return "x" * size
+
+
+@aios.step
+def no_json() -> object:
+    return object()
+
+
+@aios.step(timeout_s=0.05)
+async def hangs() -> None:
+    await asyncio.sleep(60)
+
+
+@aios.step
+def number_of(ledger: str) -> int:
+    """Another answer each time it runs."""
+    write(ledger, "number")
+    return time.time_ns()
+
+
+@aios.flow
+async def order(ledger: str, name: str, pause_s: float = 0.0) -> list[str]:
+    receipt = await charge(ledger, name)
+    await aios.sleep(pause_s)
+    both = await asyncio.gather(ship(ledger, f"{name}-a"), ship(ledger, f"{name}-b"))
+    return [receipt, *both]
+
+
+@aios.flow
+def plain_order(ledger: str, name: str) -> list[str]:
+    receipt = charge(ledger, name)
+    aios.sleep(0.01)
+    return [receipt, shaky(ledger, name)]
+
+
+@aios.flow
+async def broken(ledger: str, name: str) -> None:
+    await charge(ledger, f"{name}-1")
+    await book(ledger, f"{name}-2")
+    await charge(ledger, f"{name}-3")
+    await refuse(name)
+
+
+@aios.flow
+async def parent(ledger: str, name: str) -> list[object]:
+    try:
+        await broken(ledger, name)
+    except Declined as error:
+        return [error.args[1], await order(ledger, name)]
+    return []
+
+
+@aios.flow
+async def asking(timeout_s: float | None = None) -> object:
+    found = (
+        await aios.ask(
+            "approve?", form=Decision, to="approver", timeout_s=timeout_s, otherwise=None
+        )
+        if timeout_s is not None
+        else await aios.ask("approve?", form=Decision, to="approver")
+    )
+    return None if found is None else [type(found).__name__, found.approve]
+
+
+@aios.flow
+async def unanswered() -> object:
+    return await aios.ask("approve?", timeout_s=0.0)
+
+
+@aios.flow
+async def sized(size: int) -> str:
+    return await large(size)
+
+
+@aios.flow
+async def forgetful(ledger: str) -> None:
+    charge(ledger, "x")
+
+
+@aios.flow
+async def bad_result() -> object:
+    return await no_json()
+
+
+@aios.flow
+async def hanging() -> None:
+    await hangs()
+
+
+@aios.flow
+async def swallowing(ledger: str, marker: str) -> str:
+    """Does another thing when it is run again, and swallows whatever that leads to."""
+    if os.path.exists(marker):
+        with suppress(Exception):
+            await number_of(ledger)
+    else:
+        await charge(ledger, "swallowed")
+    await ship(ledger, "swallowed", 3.0)
+    return "swallowed"
+
+
+@aios.flow
+async def counted(ledger: str, name: str, steps: int, pause_s: float) -> list[int]:
+    """Many steps, of which each may run twice only while it was not done."""
+    found = [await number_of(ledger) for _ in range(steps)]
+    await ship(ledger, name, pause_s)
+    return found
+
+
+@aios.step(num_cpus=0.1)
+def far() -> list[object]:
+    return [os.getpid(), aios.operation_id()]
+
+
+@aios.step(timeout_s=0.5)
+def hangs_in_c() -> None:
+    time.sleep(60)
+
+
+@aios.flow
+async def elsewhere() -> list[object]:
+    found = await far()
+    try:
+        await hangs_in_c()
+    except aios.DeadlineExceeded as error:
+        return [*found, str(error)]
+    return found

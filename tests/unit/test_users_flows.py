@@ -1,0 +1,318 @@
+"""Users' flows in a worker of this process: steps, failures, undoing, questions, bad input."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sample_flows as sample
+from flow_worlds import DEFINITIONS, FlowWorld, Host
+
+import aios
+from aios.errors import DeadlineExceeded, IllegalTransition, UnknownName, from_problem
+from aios.flows.outcomes import LARGE_BYTES
+from aios.flows.worker import FlowWorker
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    return Host()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, host: Host) -> Iterator[FlowWorld]:
+    world = FlowWorld(tmp_path_factory.mktemp("flows"))
+    worker = FlowWorker(world.place, "worker-1", host)
+    worker.launch()
+    yield world
+    worker.close()
+    world.close()
+
+
+def failure(world: FlowWorld, flow_id: str) -> aios.AiosError:
+    return from_problem(world.wait(flow_id)["problem"])
+
+
+class TestRunning:
+    def test_steps_run_once_each_also_side_by_side(self, world: FlowWorld) -> None:
+        world.begin(sample.order, "order-1", world.ledger, "o1", 0.01)
+        assert world.wait("order-1")["value"] == ["receipt-o1", "shipped-o1-a", "shipped-o1-b"]
+        done = [line.rpartition(" ")[0] for line in world.lines() if "o1" in line]
+        assert done[0] == "charge-o1 order-1/1"
+        assert sorted(done[1:]) == ["ship-o1-a order-1/3", "ship-o1-b order-1/4"]
+
+    def test_a_flow_that_is_not_async_runs_and_its_steps_are_retried(
+        self, world: FlowWorld
+    ) -> None:
+        world.begin(sample.plain_order, "plain-1", world.ledger, "p1")
+        assert world.wait("plain-1")["value"] == ["receipt-p1", "at last"]
+        tries = world.lines("try-p1")
+        assert len(tries) == 3
+        assert len({line.split()[1] for line in tries}) == 1  # one operation
+
+    def test_a_failure_undoes_backwards_and_tells_what_it_could_not(self, world: FlowWorld) -> None:
+        world.begin(sample.broken, "broken-1", world.ledger, "b1")
+        error = failure(world, "broken-1")
+        assert str(error).startswith("Declined: ('order b1 is declined', 42)")
+        assert error.details["undone"] == ["charge (3)", "charge (1)"]
+        assert error.details["not_undone"] == [
+            {"step": "book (2)", "error": "no way back from booked-b1-2"}
+        ]
+        given_back = [line.split()[0] for line in world.lines("give-back-receipt-b1")]
+        assert given_back == ["give-back-receipt-b1-3", "give-back-receipt-b1-1"]
+
+    def test_children_have_an_id_and_fail_as_their_text_says(self, world: FlowWorld) -> None:
+        world.begin(sample.parent, "parent-1", world.ledger, "c1")
+        code, done = world.wait("parent-1")["value"]
+        assert (code, done[0]) == (42, "receipt-c1")
+        child = world.client.view("parent-1.1")
+        assert (child["flow"], child["parent"], child["status"]) == ("broken", "parent-1", "failed")
+
+    def test_what_is_large_goes_to_a_file_and_comes_back_whole(self, world: FlowWorld) -> None:
+        world.begin(sample.sized, "sized-1", 2 * LARGE_BYTES)
+        assert world.wait("sized-1")["value"] == "x" * 2 * LARGE_BYTES
+        [step] = world.client.steps("sized-1")
+        assert (step["name"], step["bytes"], step["result"]) == ("large", 2 * LARGE_BYTES + 2, None)
+
+    def test_a_step_that_hangs_fails_in_time(self, world: FlowWorld) -> None:
+        world.begin(sample.hanging, "hangs-1")
+        error = failure(world, "hangs-1")
+        assert isinstance(error, DeadlineExceeded)
+        assert "hangs took longer than 0.05 s" in str(error)
+
+    def test_a_cancelled_flow_does_no_further_step(self, world: FlowWorld) -> None:
+        world.begin(sample.order, "cancel-1", world.ledger, "x1", 1.0)
+        world.wait_for("charge-x1")
+        world.client.cancel("cancel-1")
+        assert world.wait("cancel-1")["status"] == "cancelled"
+        time.sleep(1.2)
+        assert world.lines("ship-x1") == []
+        with pytest.raises(IllegalTransition, match="cancelled"):
+            world.client.cancel("cancel-1")
+
+    def test_a_fork_keeps_what_was_done_before_its_step(self, world: FlowWorld) -> None:
+        world.begin(sample.order, "fork-1", world.ledger, "f1")
+        world.wait("fork-1")
+        again = world.client.fork("fork-1", 3)
+        assert world.wait(again)["value"][0] == "receipt-f1"
+        assert (len(world.lines("charge-f1")), len(world.lines("ship-f1-a"))) == (1, 2)
+        assert world.client.view(again)["forked_from"] == "fork-1"
+        with pytest.raises(aios.UsageError, match="has no step 9; it has 1, 2, 3, 4"):
+            world.client.fork("fork-1", 9)
+
+    def test_nothing_but_json_is_in_the_database(self, world: FlowWorld) -> None:
+        world.begin(sample.broken, "json-1", world.ledger, "j1")
+        world.wait("json-1")
+        connection = sqlite3.connect(world.folder / "user-flows.db")
+        kinds = set()
+        for table in ("workflow_status", "operation_outputs"):
+            query = f"SELECT DISTINCT serialization FROM {table}"
+            kinds |= {row[0] for row in connection.execute(query)}
+        connection.close()
+        assert kinds == {"aios_json"}
+
+
+class TestQuestions:
+    def test_an_answer_that_the_model_refuses_is_asked_for_again(
+        self, world: FlowWorld, host: Host
+    ) -> None:
+        world.begin(sample.asking, "ask-1")
+        question = "ask-1/1"
+        host.told[question] = {"status": "answered", "answer": {"approve": True, "note": "NO"}}
+        give_up_s = time.monotonic() + 30
+        while not host.refused:
+            assert time.monotonic() < give_up_s
+            time.sleep(0.02)
+        assert "do not shout" in host.refused[0]
+        host.told[question] = {"status": "answered", "answer": {"approve": True, "note": "ok"}}
+        assert world.wait("ask-1")["value"] == ["Decision", True]
+        asked = host.asked[question]
+        assert (asked["to"], asked["flow"], asked["unanswered"]) == (
+            "approver",
+            "ask-1",
+            "it waits",
+        )
+        assert set(asked["form"]["properties"]) == {"approve", "note"}
+
+    def test_silence_gives_the_stated_default(self, world: FlowWorld, host: Host) -> None:
+        world.begin(sample.asking, "ask-2", 0.0)
+        assert world.wait("ask-2")["value"] is None
+
+    def test_silence_without_a_default_is_an_error(self, world: FlowWorld, host: Host) -> None:
+        world.begin(sample.unanswered, "ask-3")
+        error = failure(world, "ask-3")
+        assert isinstance(error, DeadlineExceeded)
+        assert "nobody answered 'approve?' within 0 s" in str(error)
+
+
+class TestStarting:
+    def test_the_same_id_runs_once_and_other_arguments_are_refused(self, world: FlowWorld) -> None:
+        for _ in range(3):
+            assert world.begin(sample.order, "same-1", world.ledger, "s1") == "same-1"
+        world.wait("same-1")
+        assert world.begin(sample.order, "same-1", world.ledger, "s1") == "same-1"
+        assert len(world.lines("charge-s1")) == 1
+        with pytest.raises(aios.UsageError, match="used already, by order:1 with other arguments"):
+            world.begin(sample.order, "same-1", world.ledger, "other")
+        with pytest.raises(aios.UsageError, match="used already"):
+            world.begin(sample.sized, "same-1", 1)
+
+    @pytest.mark.parametrize("flow_id", ["", " ", "a/b", "x" * 201, "a\nb", " x"])
+    def test_ids_that_cannot_be(self, world: FlowWorld, flow_id: str) -> None:
+        with pytest.raises(aios.UsageError, match="is no id of a flow"):
+            world.begin(sample.sized, flow_id, 1)
+
+    @pytest.mark.parametrize("value", [object(), float("nan"), {1, 2}, b"x"])
+    def test_arguments_that_are_not_json(self, world: FlowWorld, value: Any) -> None:
+        with pytest.raises(aios.UsageError, match="an argument of flow 'sized' is not JSON"):
+            world.begin(sample.sized, "bad-1", value)
+
+    def test_arguments_that_are_too_large(self, world: FlowWorld) -> None:
+        with pytest.raises(aios.UsageError, match="of at most 1,048,576"):
+            world.begin(sample.sized, "bad-2", "x" * 2_000_000)
+
+    def test_arguments_that_the_flow_does_not_take(self, world: FlowWorld) -> None:
+        world.begin(sample.sized, "bad-3", 1, 2, 3)
+        assert "flow 'sized': too many positional arguments" in str(failure(world, "bad-3"))
+
+    def test_a_version_that_nobody_sent(self, world: FlowWorld) -> None:
+        gone = DEFINITIONS["sized:1"].model_copy(update={"version": 7})
+        world.client.begin(gone, [1], {}, "bad-4", "ann")
+        assert isinstance(failure(world, "bad-4"), UnknownName)
+
+    def test_a_result_that_is_not_json(self, world: FlowWorld) -> None:
+        world.begin(sample.bad_result, "bad-5")
+        assert "what step 'no_json' returns is not JSON" in str(failure(world, "bad-5"))
+
+    def test_a_step_that_was_not_awaited(self, world: FlowWorld) -> None:
+        world.begin(sample.forgetful, "bad-6", world.ledger)
+        assert "charge was called and not awaited" in str(failure(world, "bad-6"))
+
+    def test_an_unknown_flow_queue_or_status(self, world: FlowWorld) -> None:
+        with pytest.raises(UnknownName, match="no flow has the id 'nope'"):
+            world.client.view("nope")
+        with pytest.raises(UnknownName, match="no queue 'nope'; there are aios"):
+            world.begin(sample.sized, "bad-7", 1, queue="nope")
+        with pytest.raises(aios.UsageError, match="no flow is ever 'lost'; they are cancelled"):
+            world.client.flows(status="lost")
+
+    def test_flows_are_found_by_name_and_attribute(self, world: FlowWorld) -> None:
+        for number, region in enumerate(("eu", "us", "eu")):
+            world.begin(sample.sized, f"found-{number}", 1, attributes={"region": region})
+        found = world.client.flows("sized", attributes={"region": "eu"})
+        assert [one["id"] for one in found] == ["found-2", "found-0"]
+
+    def test_one_of_a_kind_in_a_queue(self, world: FlowWorld) -> None:
+        world.client.register_queue("singles")
+        first = world.begin(
+            sample.order, "dedup-1", world.ledger, "d1", 0.5, queue="singles", dedup="d"
+        )
+        second = world.begin(
+            sample.order, "dedup-2", world.ledger, "d2", queue="singles", dedup="d"
+        )
+        assert (first, second) == ("dedup-1", "dedup-1")
+        world.wait("dedup-1")
+        assert world.lines("charge-d2") == []
+
+    def test_of_calls_in_quick_succession_the_last_counts(self, world: FlowWorld) -> None:
+        more = {"dedup": "customer-7", "debounce_s": 0.5}
+        ids = {world.begin(sample.sized, f"bounce-{n}", n, **more) for n in (1, 2, 3)}
+        assert ids == {"bounce-1"}
+        assert world.wait("bounce-1")["value"] == "xxx"
+        with pytest.raises(aios.UsageError, match="debounce_s needs dedup"):
+            world.begin(sample.sized, "bounce-4", 1, debounce_s=1.0)
+
+    def test_a_queue_runs_as_many_as_it_may(self, world: FlowWorld) -> None:
+        world.client.register_queue("narrow", global_concurrency=1)
+        for number in range(3):
+            world.begin(
+                sample.order, f"n-{number}", world.ledger, f"n{number}", 0.1, queue="narrow"
+            )
+        for number in range(3):
+            world.wait(f"n-{number}")
+        done = [line.split()[0].split("-")[1] for line in world.lines() if "-n" in line]
+        assert done == ["n0"] * 3 + ["n1"] * 3 + ["n2"] * 3
+
+    def test_schedules(self, world: FlowWorld) -> None:
+        definition = DEFINITIONS["sized:1"]
+        call = {"args": [3], "kwargs": {}}
+        world.client.schedule(
+            "often", definition, call, "ann", "* * * * * *", "Europe/Prague", True
+        )
+        [found] = world.client.schedules()
+        assert (found["flow"], found["timezone"], found["backfill"]) == (
+            "sized:1",
+            "Europe/Prague",
+            True,
+        )
+        give_up_s = time.monotonic() + 60
+        while not (ran := [f for f in world.client.flows("sized") if f["schedule"] == "often"]):
+            assert time.monotonic() < give_up_s
+            time.sleep(0.1)
+        world.client.unschedule("often")
+        assert world.wait(ran[0]["id"])["value"] == "xxx"
+        for cron, zone in (("nonsense", None), ("* * * * *", "Mars/Olympus")):
+            with pytest.raises(aios.UsageError, match="schedule 'bad'"):
+                world.client.schedule("bad", definition, call, "ann", cron, zone, False)
+        with pytest.raises(UnknownName, match="no schedule 'often'"):
+            world.client.unschedule("often")
+
+
+class TestOutside:
+    """Steps and flows are functions where no worker runs them."""
+
+    def test_a_step_and_a_flow_just_run(self, tmp_path: Path) -> None:
+        ledger = str(tmp_path / "ledger")
+        assert asyncio.run(sample.order(ledger, "t1"))[0] == "receipt-t1"
+        assert sample.large(3) == "xxx"
+        with pytest.raises(ConnectionError):  # once: who tests a step wants to see it fail
+            sample.plain_order(ledger, "t2")
+        with pytest.raises(aios.UsageError, match="for steps of a running flow"):
+            aios.operation_id()
+
+    def test_a_failure_undoes_here_too(self, tmp_path: Path) -> None:
+        ledger = tmp_path / "ledger"
+
+        @aios.flow
+        async def breaks(ledger: str) -> None:
+            await sample.charge(ledger, "a")
+            await sample.charge(ledger, "b")
+            await sample.refuse("x")
+
+        with pytest.raises(sample.Declined):
+            asyncio.run(breaks(str(ledger)))
+        undone = [line.split()[0] for line in ledger.read_text().splitlines()][2:]
+        assert undone == ["give-back-receipt-b", "give-back-receipt-a"]
+
+    def test_a_question_is_for_flows(self) -> None:
+        with pytest.raises(aios.UsageError, match="is for flows"):
+            aios.ask("really?")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"retries": -1}, "retries=-1: give a whole number"),
+        ({"retries": 1.5}, "retries=1.5: give a whole number"),
+        ({"timeout_s": 0}, "timeout_s=0: give a number"),
+        ({"num_cpus": float("nan")}, "num_cpus=nan: give a number"),
+        ({"undo": "charge"}, "undo='charge' is no function"),
+        ({"retires": 3}, "a step has no 'retires'; it has retries"),
+    ],
+)
+def test_options_of_steps_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(aios.UsageError, match=message):
+        aios.step(**options)
+
+
+def test_names_of_flows_that_cannot_be() -> None:
+    with pytest.raises(aios.UsageError, match=r'write @aios\.flow\(name="refund"\)'):
+
+        @aios.flow
+        def Refund() -> None: ...
+
+    with pytest.raises(aios.UsageError, match=r"@aios\.flow is for functions"):
+        aios.flow(3)  # type: ignore[call-overload]
