@@ -40,6 +40,7 @@ soak: install
 
 chaos: install
 	$(BIN)/python -m tests.chaos.agent_kills --kills 500
+	$(BIN)/python -m tests.chaos.event_kills --events 100000 --kills 20
 
 bench: install
 	$(BIN)/python -m benchmarks.endpoint

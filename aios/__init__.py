@@ -36,9 +36,11 @@ from aios.models import PythonModel
 from aios.records import Autoscale, Cached, DataSource, Default, GateResult, Rule
 from aios.records.agents import Budget, Restarts
 from aios.records.alerts import EmailAlert, SlackAlert, WebhookAlert
+from aios.records.events import Files, Kafka, PostgresCDC, RabbitMQ, Schedule, Webhook
 from aios.records.watching import RetrainBudget
 from aios.rollout import BlueGreen, Canary, Shadow
 from aios.runtime.agents import Agent
+from aios.runtime.emitting import emit
 from aios.runtime.lifecycle import connect, local
 from aios.runtime.monitor import Monitor
 from aios.runtime.objects import Answer, Endpoint, Rollout
@@ -71,17 +73,21 @@ __all__ = [
     "Default",
     "EmailAlert",
     "Endpoint",
+    "Files",
     "Forbidden",
     "GateResult",
     "IllegalTransition",
     "Integer",
+    "Kafka",
     "ModelFailed",
     "Monitor",
     "NotApproved",
     "Number",
     "Overloaded",
     "PermanentError",
+    "PostgresCDC",
     "PythonModel",
+    "RabbitMQ",
     "Recipe",
     "Restarts",
     "Retrain",
@@ -90,6 +96,7 @@ __all__ = [
     "Rule",
     "Run",
     "Runtime",
+    "Schedule",
     "Shadow",
     "SlackAlert",
     "TemporaryError",
@@ -101,10 +108,12 @@ __all__ = [
     "Unsupported",
     "UsageError",
     "Watch",
+    "Webhook",
     "WebhookAlert",
     "agent",
     "choice",
     "connect",
+    "emit",
     "integers",
     "local",
     "loguniform",

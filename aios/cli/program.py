@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from aios.cli import delegating, governing, past, recording, running, spending, watching
+from aios.cli import delegating, events, governing, past, recording, running, spending, watching
 from aios.errors import AiosError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for subject in (running, watching, delegating, governing, past, spending, recording):
+for subject in (running, watching, delegating, governing, past, spending, recording, events):
     app.add_typer(subject.commands)
 
 

@@ -21,6 +21,7 @@ from aios.kernel import (
     agent_routes,
     cost_routes,
     endpoint_routes,
+    event_routes,
     governance_routes,
     key_routes,
     log_routes,
@@ -45,6 +46,7 @@ ROUTERS = (
     watch_routes.router,
     agent_routes.router,
     cost_routes.router,
+    event_routes.router,
 )
 
 

@@ -31,6 +31,7 @@ from aios.kernel.clearing import guard, policy_of, uncleared
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.cost_metrics import CostMetrics
 from aios.kernel.costs import Costs
+from aios.kernel.event_commands import EventCommands
 from aios.kernel.explaining import Explaining, ExplainQuery
 from aios.kernel.flow_traces import FlowTraces
 from aios.kernel.governance_commands import GovernanceCommands
@@ -100,13 +101,15 @@ class Kernel:
         self.metering = Metering(usage, prices, clock, partial(challenger_at, self.registry))
         costs = Costs(self.registry, usage, self.metering, prices, clock)
         self._sealing = Sealing(settings, self._database, clock)
-        self.log = LogCommands(
-            settings, self.registry, observed, workbench, clock, self.reconciler.changed
-        )
-        self.agents = AgentCommands(self.registry, self._database, clock, self.reconciler.changed)
-        told = (CostMetrics(self.metering), self.log.metrics, self.agents.metrics)
+        changed = self.reconciler.changed
+        self.log = LogCommands(settings, self.registry, observed, workbench, clock, changed)
+        self.agents = AgentCommands(self.registry, self._database, clock, changed)
+        eventful = EventCommands(settings, self.registry, self._database, clock, changed)
+        self.events = eventful.events
+        own = (self.log.metrics, self.agents.metrics, eventful.metrics)
+        told = (CostMetrics(self.metering), *own)
         seen = (self._observations, observed, self.watcher, self.alerts, *told)
-        keys = KeyCommands(self.registry, self.reconciler.changed)
+        keys = KeyCommands(self.registry, changed)
         keys.ensure(*api_key)
         self._commands: Commands = {
             **keys.commands,
@@ -114,6 +117,7 @@ class Kernel:
             **governed.commands,
             **watching.commands,
             **self.agents.commands,
+            **eventful.commands,
             "register": (requests.Register, self._register),
             "deploy": (requests.Deploy, self._deploy),
             "remove": (requests.OfName, self._remove),
@@ -127,9 +131,10 @@ class Kernel:
             **governed.queries,
             **watching.queries,
             **self.agents.queries,
+            **eventful.queries,
             **costs.queries,
             "explain": (ExplainQuery, Explaining(self.registry, workbench).explain),
-            "models": (requests.MaybeName, self._models),
+            "models": (requests.MaybeName, partial(views.models, self.registry)),
             "model": (
                 requests.OfReference,
                 lambda ref: self.registry.version(ref).model_dump(mode="json"),
@@ -140,8 +145,8 @@ class Kernel:
             "rollout": (requests.OfId, self._rollout_status),
             "evidence": (requests.OfId, self._evidence),
             "series": (requests.OfEndpoint, self._observations.series),
-            "plans": (requests.OfEndpoint, self._plans),
-            "audit": (requests.AuditQuery, self._audit),
+            "plans": (requests.OfEndpoint, partial(views.plans, self.registry)),
+            "audit": (requests.AuditQuery, partial(views.audit, self.registry)),
             "audit_verify": (requests.Nothing, self._sealing.verify),
             "status": (requests.Nothing, self._status),
             "ps": (requests.Nothing, self._ps),
@@ -160,9 +165,11 @@ class Kernel:
         self.log.housekeeping.start()
         self.alerts.start()
         self.agents.start()
+        self.events.start()
 
     def close(self) -> None:
         """Stop looking and deciding. Rollouts in the middle are left for the next kernel."""
+        self.events.close()
         self.agents.close()
         self.log.housekeeping.close()
         self.watcher.close()
@@ -436,9 +443,6 @@ class Kernel:
 
     # -- queries ----------------------------------------------------------------------
 
-    def _models(self, name: str | None = None) -> list[dict[str, Any]]:
-        return [version.model_dump(mode="json") for version in self.registry.versions(name)]
-
     def _endpoint(self, name: str) -> dict[str, Any]:
         state = self.registry.endpoint(name)
         return views.endpoint(
@@ -463,14 +467,6 @@ class Kernel:
     def _evidence(self, id: str) -> list[dict[str, Any]]:
         self.registry.rollout(id)
         return [item.model_dump(mode="json") for item in self.registry.evidence(id)]
-
-    def _plans(self, endpoint: str) -> list[dict[str, Any]]:
-        plans = self.registry.plans(endpoint)
-        return [plan.model_dump(mode="json", exclude={"keys"}) for plan in plans]
-
-    def _audit(self, limit: int, subject: str | None) -> list[dict[str, Any]]:
-        entries = self.registry.audit(limit, subject)
-        return [entry.model_dump(mode="json") for entry in entries]
 
     def _status(self) -> dict[str, Any]:
         return views.status(

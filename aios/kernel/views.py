@@ -126,3 +126,18 @@ def processes(
                 }
             )
     return rows
+
+
+def models(registry: Registry, name: str | None = None) -> list[dict[str, Any]]:
+    """Versions of one model or of all."""
+    return [version.model_dump(mode="json") for version in registry.versions(name)]
+
+
+def plans(registry: Registry, endpoint: str) -> list[dict[str, Any]]:
+    """The traffic plans of an endpoint, without the keys that may call it."""
+    return [plan.model_dump(mode="json", exclude={"keys"}) for plan in registry.plans(endpoint)]
+
+
+def audit(registry: Registry, limit: int, subject: str | None) -> list[dict[str, Any]]:
+    """The newest audit entries."""
+    return [entry.model_dump(mode="json") for entry in registry.audit(limit, subject)]

@@ -28,6 +28,7 @@ from aios.records import (
 from aios.rollout import BlueGreen, Canary, Shadow
 from aios.runtime.agents import Delegated
 from aios.runtime.cost import Accounted
+from aios.runtime.events import Eventful
 from aios.runtime.explanation import Explanation, reproduce
 from aios.runtime.governance import Audit, Card, History, Inbox, PolicyText
 from aios.runtime.keys import Keys
@@ -42,7 +43,7 @@ from aios.runtime.watched import Watched
 from aios.training.reproduce import Reproduction
 
 
-class Runtime(Accounted, Watched, Delegated, PredictionLog, Live):
+class Runtime(Accounted, Watched, Delegated, Eventful, PredictionLog, Live):
     """A running aios: register models, deploy endpoints, roll versions out and back.
 
     Get one from `aios.connect()` or `aios.local()`. It holds a connection and nothing else.
