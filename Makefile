@@ -24,7 +24,7 @@ loop: install
 	$(BIN)/aios demo --loop
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: install
 	$(BIN)/python -m pytest tests/house tests/unit
@@ -41,6 +41,7 @@ soak: install
 chaos: install
 	$(BIN)/python -m tests.chaos.agent_kills --kills 500
 	$(BIN)/python -m tests.chaos.flow_kills --kills 500
+	$(BIN)/python -m tests.chaos.event_kills --events 100000 --kills 20
 
 bench: install
 	$(BIN)/python -m benchmarks.endpoint

@@ -37,9 +37,11 @@ from aios.models import PythonModel
 from aios.records import Autoscale, Cached, DataSource, Default, GateResult, Rule
 from aios.records.agents import Budget, Restarts
 from aios.records.alerts import EmailAlert, SlackAlert, WebhookAlert
+from aios.records.events import Files, Kafka, PostgresCDC, RabbitMQ, Schedule, Webhook
 from aios.records.watching import RetrainBudget
 from aios.rollout import BlueGreen, Canary, Shadow
 from aios.runtime.agents import Agent
+from aios.runtime.emitting import emit
 from aios.runtime.flows import FlowHandle
 from aios.runtime.lifecycle import connect, local
 from aios.runtime.monitor import Monitor
@@ -73,18 +75,22 @@ __all__ = [
     "Default",
     "EmailAlert",
     "Endpoint",
+    "Files",
     "FlowHandle",
     "Forbidden",
     "GateResult",
     "IllegalTransition",
     "Integer",
+    "Kafka",
     "ModelFailed",
     "Monitor",
     "NotApproved",
     "Number",
     "Overloaded",
     "PermanentError",
+    "PostgresCDC",
     "PythonModel",
+    "RabbitMQ",
     "Recipe",
     "Restarts",
     "Retrain",
@@ -93,6 +99,7 @@ __all__ = [
     "Rule",
     "Run",
     "Runtime",
+    "Schedule",
     "Shadow",
     "SlackAlert",
     "TemporaryError",
@@ -104,11 +111,13 @@ __all__ = [
     "Unsupported",
     "UsageError",
     "Watch",
+    "Webhook",
     "WebhookAlert",
     "agent",
     "ask",
     "choice",
     "connect",
+    "emit",
     "flow",
     "integers",
     "local",

@@ -22,8 +22,12 @@ _SERVER = ("-h", "127.0.0.1", "-k", "", "-c", "fsync=off", "-c", "max_connection
 
 
 @contextmanager
-def running_postgres() -> Iterator[str]:
-    """The URL of a new server with an empty database, without the database's name."""
+def running_postgres(*options: str) -> Iterator[str]:
+    """The URL of a new server with an empty database, without the database's name.
+
+    Args:
+        options: settings, such as `wal_level=logical`.
+    """
     folder = Path(tempfile.mkdtemp(prefix="aios-postgres-", dir="/tmp"))
     folder.chmod(0o755)
     data = folder / "data"
@@ -47,8 +51,9 @@ def running_postgres() -> Iterator[str]:
             cwd="/",
         )
         port = _free_port()
+        told = [part for option in options for part in ("-c", option)]
         server = subprocess.Popen(
-            [binaries / "postgres", "-D", data, "-p", str(port), *_SERVER],
+            [binaries / "postgres", "-D", data, "-p", str(port), *_SERVER, *told],
             stdout=log,
             stderr=log,
             user=user,

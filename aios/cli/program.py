@@ -6,7 +6,17 @@ import sys
 
 import typer
 
-from aios.cli import acting, delegating, governing, past, recording, running, spending, watching
+from aios.cli import (
+    acting,
+    delegating,
+    events,
+    governing,
+    past,
+    recording,
+    running,
+    spending,
+    watching,
+)
 from aios.errors import AiosError
 
 app = typer.Typer(
@@ -16,7 +26,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for subject in (running, watching, delegating, governing, past, spending, recording, acting):
+ROOMS = (running, watching, acting, delegating, events, governing, past, spending, recording)
+for subject in ROOMS:
     app.add_typer(subject.commands)
 
 

@@ -15,12 +15,11 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from aios.errors import TemporaryError, UsageError
 from aios.monitoring.alerting import (
     email,
-    signing_key,
     slack_body,
     webhook_body,
-    webhook_headers,
 )
 from aios.records.alerts import Alert, AlertMessage, EmailAlert, SlackAlert, http_fault
+from aios.security.webhooks import webhook_headers, webhook_key
 
 TIMEOUT_S = 10.0
 """For each answer that is waited for."""
@@ -82,7 +81,7 @@ def _url(sink: Alert, given: str) -> str:
 def _key(sink: Alert, given: str | None) -> bytes | None:
     if given is None:
         return None
-    key = signing_key(_secret(sink, given))
+    key = webhook_key(_secret(sink, given))
     if key is None:
         raise UsageError(
             f"{type(sink).__name__}: what {given} holds is no secret of a webhook, which is "

@@ -21,6 +21,7 @@ from aios.kernel import (
     agent_routes,
     cost_routes,
     endpoint_routes,
+    event_routes,
     flow_routes,
     governance_routes,
     key_routes,
@@ -47,6 +48,7 @@ ROUTERS = (
     agent_routes.router,
     cost_routes.router,
     flow_routes.router,
+    event_routes.router,
 )
 
 

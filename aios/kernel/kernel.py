@@ -31,6 +31,7 @@ from aios.kernel.clearing import guard, policy_of, uncleared
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.cost_metrics import CostMetrics
 from aios.kernel.costs import Costs
+from aios.kernel.event_commands import EventCommands
 from aios.kernel.explaining import Explaining, ExplainQuery
 from aios.kernel.flow_commands import REPEATED, FlowCommands
 from aios.kernel.flow_traces import FlowTraces
@@ -79,7 +80,7 @@ class Kernel:
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._database = Database(settings.store_url)
+        self._database = database = Database(settings.store_url)
         self._database.upgrade()
         self.registry = Registry(self._database, clock, guard)
         self._started_s = clock.now_s()
@@ -104,14 +105,16 @@ class Kernel:
         self.metering = Metering(usage, prices, clock, partial(challenger_at, self.registry))
         costs = Costs(self.registry, usage, self.metering, prices, clock)
         self._sealing = Sealing(settings, self._database, clock)
-        self.log = LogCommands(
-            settings, self.registry, observed, workbench, clock, self.reconciler.changed
-        )
-        self.agents = AgentCommands(self.registry, self._database, clock, self.reconciler.changed)
+        changed = self.reconciler.changed
+        self.log = LogCommands(settings, self.registry, observed, workbench, clock, changed)
+        self.agents = AgentCommands(self.registry, self._database, clock, changed)
         self.flows = FlowCommands(settings, self.registry, crew)
-        told = (CostMetrics(self.metering), self.log.metrics, self.agents.metrics)
+        eventful = EventCommands(settings, self.registry, database, clock, changed, self.flows)
+        self.events = eventful.events
+        own = (self.log.metrics, self.agents.metrics, eventful.metrics)
+        told = (CostMetrics(self.metering), *own)
         seen = (self._observations, observed, self.watcher, self.alerts, *told)
-        keys = KeyCommands(self.registry, self.reconciler.changed)
+        keys = KeyCommands(self.registry, changed)
         keys.ensure(*api_key)
         self._commands: Commands = {
             **keys.commands,
@@ -120,6 +123,7 @@ class Kernel:
             **watching.commands,
             **self.agents.commands,
             **self.flows.commands,
+            **eventful.commands,
             "register": (requests.Register, self._register),
             "deploy": (requests.Deploy, self._deploy),
             "remove": (requests.OfName, self._remove),
@@ -133,19 +137,17 @@ class Kernel:
             **governed.queries,
             **watching.queries,
             **self.agents.queries,
+            **eventful.queries,
             **costs.queries,
             **self.flows.queries,
             "explain": (ExplainQuery, Explaining(self.registry, workbench).explain),
             "models": (requests.MaybeName, partial(views.models, self.registry)),
-            "model": (
-                requests.OfReference,
-                lambda ref: self.registry.version(ref).model_dump(mode="json"),
-            ),
+            "model": (requests.OfReference, partial(views.model, self.registry)),
             "endpoints": (requests.Nothing, self._endpoints),
             "endpoint": (requests.OfName, self._endpoint),
             "rollouts": (requests.MaybeEndpoint, self._list_rollouts),
             "rollout": (requests.OfId, self._rollout_status),
-            "evidence": (requests.OfId, self._evidence),
+            "evidence": (requests.OfId, partial(views.evidence, self.registry)),
             "series": (requests.OfEndpoint, self._observations.series),
             "plans": (requests.OfEndpoint, partial(views.plans, self.registry)),
             "audit": (requests.AuditQuery, partial(views.audit, self.registry)),
@@ -168,9 +170,11 @@ class Kernel:
         self.alerts.start()
         self.agents.start()
         self.flows.start()
+        self.events.start()
 
     def close(self) -> None:
         """Stop looking and deciding. Rollouts in the middle are left for the next kernel."""
+        self.events.close()
         self.flows.close()
         self.agents.close()
         self.log.housekeeping.close()
@@ -465,10 +469,6 @@ class Kernel:
 
     def _rollout_status(self, id: str) -> dict[str, Any]:
         return self.rollouts.view(self.registry.rollout(id))
-
-    def _evidence(self, id: str) -> list[dict[str, Any]]:
-        self.registry.rollout(id)
-        return [item.model_dump(mode="json") for item in self.registry.evidence(id)]
 
     def _status(self) -> dict[str, Any]:
         return views.status(

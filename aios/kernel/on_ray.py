@@ -17,6 +17,7 @@ from aios.agents.on_ray import Hosts
 from aios.clock import SystemClock
 from aios.config import Settings
 from aios.errors import AiosError, ClusterUnavailable, from_problem
+from aios.events.on_ray import RayHost, incoming
 from aios.flows.on_ray import RayCrew
 from aios.kernel.api import build_api, caller_of
 from aios.kernel.environment import cluster_token
@@ -76,6 +77,7 @@ class KernelActor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._kernel.on_change(self._announce)
+        self._kernel.events.readers.host = RayHost()
         self._kernel.start()
         meter = threading.Thread(
             target=_meter_forever, args=(self._kernel.metering,), name="aios-meter", daemon=True
@@ -149,6 +151,20 @@ class KernelActor:
         """Keep what a replica saw; it asks for the answer, and sends again without one."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._threads, self._kernel.take_windows, parts)
+
+    async def take_events(
+        self, subscription: str, rows: list[tuple[Any, ...]], filtered: int
+    ) -> tuple[bool, bool, str | None]:
+        """Keep what a reader read, on disk when this has an answer: whether to wait, whether it is
+        wanted no more, and why it could not be kept."""
+        loop, take = asyncio.get_running_loop(), self._kernel.events.take
+        try:
+            found = await loop.run_in_executor(
+                self._threads, take, subscription, incoming(rows), filtered
+            )
+        except AiosError as error:
+            return True, False, error.message
+        return found.hold, found.gone, None
 
     async def used(self, usage: dict[str, Any]) -> None:
         """Take what a process of ours has used; nobody waits for this."""

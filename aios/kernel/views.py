@@ -128,6 +128,17 @@ def processes(
     return rows
 
 
+def model(registry: Registry, ref: str) -> dict[str, Any]:
+    """One version."""
+    return registry.version(ref).model_dump(mode="json")
+
+
+def evidence(registry: Registry, id: str) -> list[dict[str, Any]]:
+    """What a rollout was decided by."""
+    registry.rollout(id)
+    return [item.model_dump(mode="json") for item in registry.evidence(id)]
+
+
 def models(registry: Registry, name: str | None = None) -> list[dict[str, Any]]:
     """Versions of one model or of all."""
     return [version.model_dump(mode="json") for version in registry.versions(name)]

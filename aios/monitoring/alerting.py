@@ -1,14 +1,9 @@
 """What people are told of an alarm, in the words and forms of each sink. Pure.
 
-Signatures after Standard Webhooks, version 1.0 (standardwebhooks.com, "Signature scheme"); chat
-messages after Slack's "Sending messages using incoming webhooks", of which only `text` is used,
-since that is what others understand too.
+Chat messages after Slack's "Sending messages using incoming webhooks", of which only `text` is
+used, since that is what others understand too.
 """
 
-import base64
-import binascii
-import hashlib
-import hmac
 import json
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -65,31 +60,6 @@ def webhook_body(message: AlertMessage) -> bytes:
         "data": message.model_dump(mode="json", exclude={"type", "at_s"}),
     }
     return json.dumps(told).encode()
-
-
-def webhook_headers(alert_id: str, at_s: float, body: bytes, key: bytes | None) -> dict[str, str]:
-    """The headers that let a receiver know the sender and refuse repeats.
-
-    Args:
-        at_s: time of this attempt in Unix seconds; receivers refuse what is minutes old.
-        key: what `signing_key` gives; None signs nothing.
-    """
-    stamp = str(int(at_s))
-    headers = {"webhook-id": alert_id, "webhook-timestamp": stamp}
-    if key is not None:
-        signed = f"{alert_id}.{stamp}.".encode() + body
-        mac = hmac.new(key, signed, hashlib.sha256).digest()
-        headers["webhook-signature"] = f"v1,{base64.b64encode(mac).decode()}"
-    return headers
-
-
-def signing_key(secret: str) -> bytes | None:
-    """The key inside a secret, `whsec_` and base64; None if it holds none."""
-    text = secret.removeprefix("whsec_")
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True) or None
-    except (binascii.Error, ValueError):
-        return None
 
 
 def slack_body(message: AlertMessage) -> bytes:

@@ -2,7 +2,8 @@
 what rules go by: profiles, policies, assessments, approvals, training runs, servings, watches;
 the flows and agents that users wrote;
 and, beside the log, what endpoints saw and what was fed back (`Observed`), what people are
-to be told (`Outbox`), and what it all cost (`UsageStore`).
+to be told (`Outbox`), which events wait and go out (`EventStore`), and what it all cost
+(`UsageStore`).
 
 The kernel is the only writer; the control API reads. Invariants: every change happens inside
 `Registry.change` and is one transaction with its audit entry and, if it has an operation id,
@@ -15,6 +16,7 @@ rollout decided, or what a policy asks for.
 
 from aios.registry.alerts import Outbox, QueuedAlert
 from aios.registry.change import Change, Guard
+from aios.registry.events import EventStore
 from aios.registry.feedback import FeedbackEvent, check_given
 from aios.registry.observed import Observed
 from aios.registry.reads import Reads
@@ -27,6 +29,7 @@ __all__ = [
     "AuditEntry",
     "Change",
     "EndpointState",
+    "EventStore",
     "Evidence",
     "FeedbackEvent",
     "Guard",

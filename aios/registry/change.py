@@ -24,6 +24,7 @@ from aios.registry.references import newest_version
 from aios.registry.rows import ApiKey, RolloutRow, RolloutStatus, ServingCause
 from aios.registry.runs import RunWrites
 from aios.registry.servings import cleared_before, close_serving, last_model, open_serving
+from aios.registry.subscriptions import SubscriptionWrites
 from aios.registry.watches import WatchWrites
 from aios.store import tables as t
 
@@ -40,6 +41,7 @@ class Change(
     DefinitionWrites,
     AgentWrites,
     QuestionWrites,
+    SubscriptionWrites,
     Reads,
 ):
     """An open change. All reads are here too, and see what the change has written so far.

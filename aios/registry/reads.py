@@ -17,6 +17,7 @@ from aios.registry.references import aliases_of, require_model, version_row
 from aios.registry.rows import ApiKey, AuditEntry, EndpointState, Evidence, RolloutRow
 from aios.registry.runs import RunReads
 from aios.registry.servings import PREVIOUS_VERSION, ServingReads
+from aios.registry.subscriptions import SubscriptionReads
 from aios.registry.watches import WatchReads
 from aios.store import tables as t
 
@@ -39,6 +40,7 @@ class Reads(
     DefinitionReads,
     AgentReads,
     QuestionReads,
+    SubscriptionReads,
 ):
     """Everything that can be asked."""
 

@@ -28,6 +28,7 @@ from aios.records import (
 from aios.rollout import BlueGreen, Canary, Shadow
 from aios.runtime.agents import Delegated
 from aios.runtime.cost import Accounted
+from aios.runtime.events import Eventful
 from aios.runtime.explanation import Explanation, reproduce
 from aios.runtime.flows import Acting
 from aios.runtime.governance import Audit, Card, History, Inbox, PolicyText
@@ -43,7 +44,7 @@ from aios.runtime.watched import Watched
 from aios.training.reproduce import Reproduction
 
 
-class Runtime(Accounted, Watched, Acting, Delegated, PredictionLog, Live):
+class Runtime(Accounted, Watched, Acting, Delegated, Eventful, PredictionLog, Live):
     """A running aios: register models, deploy endpoints, roll versions out and back.
 
     Get one from `aios.connect()` or `aios.local()`. It holds a connection and nothing else.

@@ -6,11 +6,12 @@ import sqlalchemy
 from sqlalchemy import Connection
 
 from aios.errors import UsageError
-from aios.store.agent_tables import agents
+from aios.store import agent_tables, event_tables
 
 VERSION_TABLE = "aios_schema"
 """Not Alembic's default name: the database may also hold another program's migrations."""
 
+_OURS = {**agent_tables.agents.metadata.tables, **event_tables.inbox.metadata.tables}
 _FOLDER = Path(__file__).parent / "migrations"
 
 
@@ -43,7 +44,7 @@ def upgrade(connection: Connection, place: str) -> None:
 
 
 def _refuse_foreign_tables(connection: Connection, place: str) -> None:
-    taken = set(sqlalchemy.inspect(connection).get_table_names()) & set(agents.metadata.tables)
+    taken = set(sqlalchemy.inspect(connection).get_table_names()) & set(_OURS)
     if taken:
         raise UsageError(
             f"the store {place} has tables of another program ({', '.join(sorted(taken))}); "

@@ -5,6 +5,7 @@ instant. Classes named after an issue of DBOS keep out what that was about.
 """
 
 import asyncio
+import base64
 import importlib.util
 import os
 import signal
@@ -14,6 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import orjson
 import pytest
 from typer.testing import CliRunner
 
@@ -26,6 +29,7 @@ import aios
 from aios.cli import app
 from aios.errors import FlowDiverged, IllegalTransition, StoreUnavailable, from_problem
 from aios.flows.leases import LEASE_S, Lease
+from aios.security.webhooks import webhook_headers
 from aios.store.database import Database
 from tests.chaos import flow_kills
 from tests.postgres_server import running_postgres
@@ -38,6 +42,7 @@ def world(tmp_path: Path) -> Iterator[FlowWorld]:
     world.close()
 
 
+SECRET = b"0123456789abcdef0123456789abcdef"
 TEXT = """
 import aios
 
@@ -322,6 +327,30 @@ class TestRuntime:
         with pytest.raises(aios.PermanentError, match="Declined") as caught:
             rt.start(sample.broken, ledger, "r3").result(timeout_s=60)
         assert caught.value.details["undone"] == ["charge (3)", "charge (1)"]
+
+    def test_an_event_begins_a_flow_and_its_repeat_none(
+        self, rt: aios.Runtime, tmp_path: Path
+    ) -> None:
+        secrets = rt.home / "secrets"  # type: ignore[attr-defined]
+        secrets.mkdir(exist_ok=True)
+        (secrets / "orders").write_text(f"whsec_{base64.b64encode(SECRET).decode()}")
+        hook = rt.on(aios.Webhook(secret="file:orders"), sample.ordered, key="name")
+        ledger = tmp_path / "ledger"
+        body = orjson.dumps({"ledger": str(ledger), "name": "o-1"})
+        headers = webhook_headers("m-1", time.time(), body, SECRET)
+        headers["content-type"] = "application/json"
+        posted = [
+            httpx.post(f"{rt.address}{hook.path}", content=body, headers=headers).json()
+            for _ in range(2)
+        ]
+        assert [one["repeated"] for one in posted] == [False, True]
+        give_up_s = time.monotonic() + 60
+        while not (begun := list(rt.flows(name="ordered", status="finished"))):
+            assert time.monotonic() < give_up_s, list(rt.flows(name="ordered"))
+            time.sleep(0.2)
+        assert len(begun) == len(list(rt.flows(name="ordered"))) == 1
+        assert len(ledger.read_text().splitlines()) == 1
+        rt.off(hook)
 
     def test_a_killed_worker(self, rt: aios.Runtime, tmp_path: Path) -> None:
         ledger = str(tmp_path / "ledger")

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from contextlib import suppress
+from typing import Any
 
 from pydantic import BaseModel, field_validator
 
@@ -100,6 +101,11 @@ async def order(ledger: str, name: str, pause_s: float = 0.0) -> list[str]:
     await aios.sleep(pause_s)
     both = await asyncio.gather(ship(ledger, f"{name}-a"), ship(ledger, f"{name}-b"))
     return [receipt, *both]
+
+
+@aios.flow
+async def ordered(event: dict[str, Any]) -> str:
+    return await charge(event["data"]["ledger"], event["data"]["name"])
 
 
 @aios.flow

@@ -19,13 +19,14 @@ from sqlalchemy import update
 import aios
 from aios.errors import StoreUnavailable, UsageError
 from aios.kernel.alerts import GIVE_UP_S, LONGEST_PAUSE_S, Alerts
-from aios.monitoring.alerting import email, slack_body, webhook_headers
+from aios.monitoring.alerting import email, slack_body
 from aios.monitoring.conditions import parse_condition
 from aios.monitoring.watching import Raised, Resolved
 from aios.records.alerts import AlertMessage
 from aios.records.watching import Alarm, Finding, WatchSpec, WatchState
 from aios.registry import Outbox
 from aios.runtime.watching import WatchStatus, add_watch
+from aios.security.webhooks import webhook_headers
 from aios.store import tables as t
 from aios.store.database import Database
 

@@ -1,0 +1,180 @@
+"""Changes of rows in PostgreSQL as a source, by a logical replication slot (pgoutput).
+
+Read by `pg_logical_slot_peek_binary_changes`, and let go of by `pg_replication_slot_advance` once
+what was read is on disk: plain SQL, at the cost of a query twice a second.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from aios.errors import PermanentError, TemporaryError, UsageError
+from aios.events.consumer import Batch
+from aios.events.pgoutput import Change, Decoder, lsn_text
+from aios.events.reading import Message
+from aios.records.events import PostgresCDC
+
+CONNECT_S = 10
+MADE = "aios: the slot {slot} was made"
+"""Comment of the publication, by which a lost slot is told from one that never was."""
+
+
+class PostgresConsumer:
+    """The one reader of a slot.
+
+    Raises:
+        PermanentError: the slot is lost, and with it changes; a person must answer.
+        UsageError: PostgreSQL lacks a table or a setting, or the user a right.
+        TemporaryError: it cannot be reached.
+    """
+
+    def __init__(self, postgres: PostgresCDC, subscription: str, password: str | None) -> None:
+        try:
+            import psycopg
+        except ImportError:
+            raise UsageError("PostgreSQL needs its client: pip install 'aios[postgres]'") from None
+        self._library = psycopg
+        self._postgres = postgres
+        self.slot = postgres.slot or f"aios_{subscription.replace('-', '_')}"
+        parts = urlsplit(postgres.url)
+        with self._told():
+            self._connection = psycopg.connect(
+                host=parts.hostname,
+                port=parts.port or 5432,
+                dbname=unquote(parts.path.strip("/")),
+                user=postgres.user,
+                password=password,
+                connect_timeout=CONNECT_S,
+                application_name="aios",
+                autocommit=True,
+            )
+        try:
+            with self._told():
+                self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def poll(self, most: int, wait_s: float) -> Batch:
+        with self._told():
+            self._guard()
+            [(until,)] = self._rows("SELECT pg_current_wal_flush_lsn()::text")
+            rows = self._rows(
+                "SELECT data FROM pg_logical_slot_peek_binary_changes"
+                "(%s, %s::pg_lsn, %s, 'proto_version', '1', 'publication_names', %s)",
+                (self.slot, until, most, self.slot),
+            )
+            changes = Decoder().decode(bytes(data) for (data,) in rows)
+            if not changes:
+                # Other tables' changes must not keep PostgreSQL's log for ever.
+                self._advance(until)
+                time.sleep(wait_s)
+                return Batch([])
+        return Batch([self._message(one) for one in changes], lsn_text(changes[-1].end_lsn))
+
+    def ack(self, batch: Batch) -> None:
+        with self._told():
+            self._advance(batch.mark)
+
+    def idle(self) -> None:
+        """The slot waits."""
+
+    def lag(self) -> int | None:
+        """Bytes of PostgreSQL's log that the slot keeps."""
+        with self._told():
+            [(size,)] = self._rows(
+                "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint "
+                "FROM pg_replication_slots WHERE slot_name = %s",
+                (self.slot,),
+            ) or [(None,)]
+        return None if size is None else max(0, int(size))
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _prepare(self) -> None:
+        """Make publication and slot where there are none."""
+        sql, name = self._library.sql, self._library.sql.Identifier(self.slot)
+        [(level,)] = self._rows("SHOW wal_level")
+        if level != "logical":
+            raise UsageError(
+                f"PostgreSQL's wal_level is {level}; logical replication needs wal_level = logical "
+                "and a restart of it"
+            )
+        known = "SELECT oid FROM pg_publication WHERE pubname = %s"
+        if not self._rows(known, (self.slot,)):
+            tables = [sql.Identifier(*one.split(".")) for one in self._postgres.tables]
+            self._connection.execute(
+                sql.SQL("CREATE PUBLICATION {} FOR TABLE {}").format(
+                    name, sql.SQL(", ").join(tables)
+                )
+            )
+        made = MADE.format(slot=self.slot)
+        comment = "SELECT obj_description(oid, 'pg_publication') FROM pg_publication "
+        [(noted,)] = self._rows(f"{comment} WHERE pubname = %s", (self.slot,))
+        if noted != made and not self._slot():
+            self._rows("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (self.slot,))
+        if noted != made:
+            self._connection.execute(
+                sql.SQL("COMMENT ON PUBLICATION {} IS {}").format(name, sql.Literal(made))
+            )
+        self._guard()
+
+    def _slot(self) -> list[Any]:
+        return self._rows(
+            "SELECT wal_status FROM pg_replication_slots WHERE slot_name = %s", (self.slot,)
+        )
+
+    def _guard(self) -> None:
+        found = self._slot()
+        if found and found[0][0] != "lost":
+            return
+        what = "is gone" if not found else "was given up by PostgreSQL, which needed the room"
+        raise PermanentError(
+            f"the replication slot {self.slot} {what}: changes since then are lost. Bring what "
+            "acts on them up to date by hand, then begin anew: SELECT pg_drop_replication_slot("
+            f"'{self.slot}') if it is there, and DROP PUBLICATION {self.slot}"
+        )
+
+    def _advance(self, lsn: str) -> None:
+        self._rows(
+            "SELECT pg_replication_slot_advance(slot_name, %s::pg_lsn) FROM pg_replication_slots "
+            "WHERE slot_name = %s AND confirmed_flush_lsn < %s::pg_lsn",
+            (lsn, self.slot, lsn),
+        )
+
+    def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        found: list[Any] = self._connection.execute(query, values).fetchall()
+        return found
+
+    def _message(self, change: Change) -> Message:
+        data = {
+            "op": change.operation,
+            "table": change.table,
+            "key": change.key,
+            "row": change.row,
+            "old": change.old,
+        }
+        name = json.dumps(list(change.key.values()), ensure_ascii=False)
+        return Message(
+            coordinates=f"{lsn_text(change.end_lsn)}/{change.index}",
+            body=json.dumps(data).encode(),
+            source=f"postgres:{urlsplit(self._postgres.url).path.strip('/')}",
+            kind=f"row.{change.operation}",
+            subject=f"{change.table}:{name}"[:500] if change.key else None,
+            time_s=change.committed_s,
+        )
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """The library's errors as ours."""
+        errors = self._library.errors
+        try:
+            yield
+        except (errors.UndefinedTable, errors.InsufficientPrivilege, errors.ObjectInUse) as error:
+            raise UsageError(f"{self._postgres.shown}: {str(error).strip()[:300]}") from None
+        except self._library.Error as error:
+            raise TemporaryError(f"{self._postgres.shown}: {str(error).strip()[:300]}") from None

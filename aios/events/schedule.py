@@ -1,0 +1,48 @@
+"""A clock as a source: which ticks are due. Pure."""
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+from aios.events.reading import Message
+from aios.records.events import Schedule
+
+MOST_TICKS = 1_000
+"""Of one look; what was missed beyond that is made up for at the next."""
+OLDEST_S = 366 * 86_400.0
+"""Nothing older is made up for."""
+
+
+def due_ticks(schedule: Schedule, since_s: float, now_s: float) -> list[float]:
+    """The times after `since_s` and up to `now_s` at which the cron line says so, oldest first;
+    without `backfill` the newest alone.
+
+    >>> due_ticks(Schedule("*/5 * * * *", backfill=True), 0.0, 700.0)
+    [300.0, 600.0]
+    """
+    from croniter import croniter
+
+    zone, found = ZoneInfo(schedule.timezone), list[float]()
+    begin = datetime.fromtimestamp(max(since_s, now_s - OLDEST_S), zone)
+    line = croniter(schedule.cron, begin)
+    if not schedule.backfill:
+        last = croniter(schedule.cron, datetime.fromtimestamp(now_s + 0.001, zone))
+        at_s = last.get_prev(datetime).timestamp()
+        return [at_s] if at_s > since_s else []
+    while len(found) < MOST_TICKS:
+        at_s = line.get_next(datetime).timestamp()
+        if at_s > now_s:
+            break
+        found.append(at_s)
+    return found
+
+
+def tick(subscription: str, at_s: float) -> Message:
+    """The message of one tick."""
+    time = datetime.fromtimestamp(at_s, UTC).isoformat()
+    return Message(
+        coordinates=f"tick/{time}",
+        body=f'{{"scheduled": "{time}"}}'.encode(),
+        source=f"schedule:{subscription}",
+        kind="schedule.tick",
+        time_s=at_s,
+    )

