@@ -9,7 +9,7 @@ import aios
 from tests.readme_blocks import blocks, needs_runtime
 
 CONNECT = "rt = aios.connect()"
-DOORS = (("with aios.local() as rt:", "if rt:"), *3 * ((CONNECT, "rt"),))
+DOORS = (("with aios.local() as rt:", "if rt:"), *4 * ((CONNECT, "rt"),))
 """What opens a runtime in each example, and what stands there when the test brings one."""
 
 
@@ -17,9 +17,11 @@ def test_the_examples_run_as_printed(
     rt: aios.Runtime, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     examples = [block for block in blocks("python") if needs_runtime(block)]
-    assert len(examples) == 4
+    assert len(examples) == 5
     (recipe,) = [block for block in blocks("python") if "(aios.Recipe)" in block]
     (tmp_path / "repays.py").write_text(recipe)
+    (acting,) = [block for block in blocks("python") if "@aios.agent" in block]
+    (tmp_path / "refunds.py").write_text(acting)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"rt": rt}
@@ -37,6 +39,8 @@ def test_the_examples_run_as_printed(
         assert "audit log: sound" in said
         assert "credit-watch-" in said
         assert (tmp_path / "monitor.html").read_text().count("<svg") == 2
+        assert "paid 42 under refund-42/" in said
+        assert "refunds {'tickets': 1}" in said
         assert namespace["rollout"].status().outcome == "promoted"
     finally:
         rt.remove("credit")

@@ -1,6 +1,7 @@
 """A kernel without Ray: Serve, flows, replicas and time are played by what is here."""
 
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,6 +181,8 @@ class FakeCrew:
 
     def ended(self, wait_s: float) -> set[str]:
         found, self.dead = self.dead, set()
+        if not found:
+            time.sleep(wait_s)  # as long as real ones: a kernel that a test leaves must not spin
         return found
 
     def end(self, worker_id: str) -> None:

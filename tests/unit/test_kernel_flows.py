@@ -1,7 +1,7 @@
 """Commands about users' flows, in a kernel whose workers are begun and do nothing."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ QUESTION = {
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.kernel.close()
 
 
 def define(world: World, flow: Any = sample.asking) -> str:
