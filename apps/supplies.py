@@ -68,7 +68,7 @@ in the public domain; the Bureau has struck out what names a person."""
 CACHE = Path("~/.cache/aios/demo").expanduser()
 
 
-def read(table: Table, cache: Path = CACHE, **options: Any) -> "pd.DataFrame":
+def read(table: Table, cache: Path, **options: Any) -> "pd.DataFrame":
     """The table, fetched into `cache` if it is not there; `options` are those of `read_csv`.
 
     Raises:

