@@ -132,18 +132,14 @@ class TestStarting:
         world.kernel.flows.start()
         wait(lambda: len(world.kernel.flows.workers.processes()) == 2)
 
-    def test_a_worker_that_died_is_replaced_and_one_of_before_is_found(
-        self, tmp_path: Path
-    ) -> None:
-        world = World(tmp_path)
+    def test_a_worker_that_died_is_replaced(self, world: World) -> None:
         define(world)
-        flows = world.kernel.flows
-        crew: FakeCrew = flows.workers._crew  # type: ignore[assignment]
+        crew: FakeCrew = world.kernel.flows.workers._crew  # type: ignore[assignment]
         wait(lambda: len(crew.there) == 2)
-        first = sorted(crew.there)
-        crew.dead = {first[0]}
-        wait(lambda: first[0] not in crew.there)
-        flows.workers.close()
+        dead, other = sorted(crew.there)
+        crew.dead = {dead}
+        wait(lambda: dead not in crew.there and len(crew.there) == 2)
+        assert other in crew.there
 
 
 class TestQuestions:
