@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import psutil
@@ -47,10 +48,14 @@ class Soak:
 
     def growth(self, name: str) -> float:
         """Growth of a process's memory between the second and the last fifth, as a fraction."""
+        fifths = self.fifths(name)
+        return fifths[-1] / fifths[1] - 1.0
+
+    def fifths(self, name: str) -> list[float]:
+        """A process's resident memory in MiB, as the median of each fifth of the time."""
         found = self.memory[name]
-        fifth = max(1, len(found) // 5)
-        before = statistics.median(found[fifth : 2 * fifth])
-        return statistics.median(found[-fifth:]) / before - 1.0
+        cuts = [round(len(found) * part / 5) for part in range(6)]
+        return [statistics.median(found[a : max(b, a + 1)]) for a, b in pairwise(cuts)]
 
 
 def main(minutes: float) -> int:
@@ -112,9 +117,10 @@ def _told(soak: Soak) -> int:
         f"{soak.sent:,} requests, {soak.failed} failed; {soak.alarms} alarms, "
         f"{soak.retrains} retrains"
     )
-    for name, found in sorted(soak.memory.items()):
+    for name in sorted(soak.memory):
         growth = soak.growth(name)
-        print(f"{name:<28} {found[0]:7.0f} -> {found[-1]:7.0f} MiB, growth {growth:+.1%}")
+        fifths = " ".join(f"{used:.1f}" for used in soak.fifths(name))
+        print(f"{name:<28} {fifths} MiB, growth {growth:+.1%}")
         if growth > MOST_GROWTH:
             soak.wrong.append(f"{name} grew by {growth:.1%}")
     if soak.failed or soak.retrains != 1:

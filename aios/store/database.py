@@ -16,6 +16,8 @@ from aios.store import faults, schema
 _WAIT_S = 10
 """How long a writer waits for another one, and a connection for its server: longer than
 any transaction of ours takes, shorter than a caller's patience."""
+_CACHE_KIB = 512
+"""What a connection to SQLite keeps in memory; the operating system caches the file anyway."""
 
 _WRITERS_LOCK = 0x61696F73
 """Key of PostgreSQL's advisory lock under which all writes happen ("aios" in ASCII)."""
@@ -169,6 +171,8 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # FULL: an acknowledged change survives a power cut; NORMAL would lose the last ones.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
+    # Each connection of the pool keeps pages of its own; SQLite's 2 MiB each fill as the file grows.
+    cursor.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     cursor.close()
 
 

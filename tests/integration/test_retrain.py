@@ -30,7 +30,7 @@ def wait_until(what: Callable[[], bool], limit_s: float = 60) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_a_search_survives_bad_trials_and_a_killed_kernel(rt, toy_contract, rows) -> None:
     search = {"C": aios.loguniform(0.01, 10), "how": aios.choice(["well", "raises", "hangs"])}
     run = rt.start_retrain(
@@ -41,19 +41,19 @@ def test_a_search_survives_bad_trials_and_a_killed_kernel(rt, toy_contract, rows
         search=search,
         trials=4,
         seed=41,
-        trial_time_limit_s=4,
+        trial_time_limit_s=12,  # of which a busy machine may need half to import
     )
     wait_until(lambda: any(trial.state != "running" for trial in run.status().trials))
     assert run.status().stage == "search"
     os.kill(next(row["pid"] for row in rt.ps() if row["role"] == "kernel"), signal.SIGKILL)
-    version = run.wait(120)
+    version = run.wait(180)
     status = run.status()
     assert (status.outcome, version.ref) == ("registered", "retrained:1")
     assert len(rt.models.list("retrained")) == 1
     states = [(trial.config["how"], trial.state) for trial in status.trials]
     assert len(states) == 4
     told = {"well": "finished", "raises": "failed", "hangs": "timed_out"}
-    assert all(told[how] == state for how, state in states)
+    assert states == [(how, told[how]) for how, _ in states]
     assert {how for how, _ in states} >= {"well", "hangs"}
     assert version.lineage["config"]["how"] == "well"
     assert rt.assessment("retrained:1").passed
