@@ -18,7 +18,6 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import psutil
@@ -54,8 +53,9 @@ class Soak:
     def fifths(self, name: str) -> list[float]:
         """A process's resident memory in MiB, as the median of each fifth of the time."""
         found = self.memory[name]
-        cuts = [round(len(found) * part / 5) for part in range(6)]
-        return [statistics.median(found[a : max(b, a + 1)]) for a, b in pairwise(cuts)]
+        size = max(1, len(found) // 5)
+        begins = [round(part / 4 * (len(found) - size)) for part in range(5)]
+        return [statistics.median(found[begin : begin + size]) for begin in begins]
 
 
 def main(minutes: float) -> int:
