@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 class Layout:
     """Names and dtypes of a batch's columns, in contract order; shared by many batches."""
 
-    __slots__ = ("dtypes", "index", "names", "numeric", "readers", "shapes", "tensors")
+    __slots__ = ("_hash", "dtypes", "index", "names", "numeric", "readers", "shapes", "tensors")
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class Layout:
         self.index = {name: i for i, name in enumerate(names)}
         self.tensors = tuple(name for name, shape in zip(names, shapes, strict=True) if shape)
         self.numeric = "|O" not in dtypes and not self.tensors
+        self._hash = hash((names, dtypes))
 
     @classmethod
     def of(cls, fields: Mapping[str, Field]) -> "Layout":
@@ -52,10 +53,12 @@ class Layout:
         return Layout, (self.names, self.dtypes, self.shapes, self.readers)
 
     def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
         return isinstance(other, Layout) and self.__reduce__()[1] == other.__reduce__()[1]
 
     def __hash__(self) -> int:
-        return hash((self.names, self.dtypes))
+        return self._hash
 
 
 class Batch:
@@ -138,11 +141,25 @@ class Batch:
         if self._columns is not None:
             return self._columns[name]
         assert self._values is not None
-        values = [row[index] for row in self._values]
+        return self._array(index, [row[index] for row in self._values])
+
+    def _array(self, index: int, values: Sequence[Any]) -> Array:
         dtype = self.layout.dtypes[index]
         if self.layout.shapes[index]:
             return np.stack(values)
         return object_column(values) if dtype == "|O" else np.array(values, dtype=dtype)
+
+    def columns(self, names: Sequence[str]) -> dict[str, Array]:
+        """Several inputs as `column` gives each; of many rows in half the time.
+
+        Raises:
+            UsageError: one of them does not exist.
+        """
+        if self._columns is not None or not self._values:
+            return {name: self.column(name) for name in names}
+        turned = list(zip(*self._values, strict=True))
+        places = [self._position(name) for name in names]
+        return {self.names[place]: self._array(place, turned[place]) for place in places}
 
     def matrix(self, names: Sequence[str] | None = None, dtype: Any = np.float32) -> Array:
         """Scalar inputs side by side as [rows, len(names)], NaN for null; default all.

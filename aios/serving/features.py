@@ -128,10 +128,9 @@ def _count(window: _Open, group: list[_Entry], privacy: Privacy) -> None:
     batch = Batch.concat([entry[2] for entry in group])
     layout, rules = batch.layout, privacy.rules(group[0][1])
     window.rows += batch.rows
-    for place, name in enumerate(layout.names):
-        if layout.shapes[place]:
-            continue
-        column = batch.column(name)
+    scalars = [name for name in layout.names if name not in layout.tensors]
+    for name, column in batch.columns(scalars).items():
+        place = layout.index[name]
         if name in rules.inputs:
             values = python_values(column, layout.readers[place])
             _add(window.inputs, name, privacy.kept(rules.inputs[name], values))

@@ -88,6 +88,20 @@ def test_columns_have_the_promised_dtypes_on_both_paths(rows):
     assert batch.row(0)["dep"] is None
 
 
+@pytest.mark.parametrize("rows", [1, 3, MANY])
+def test_several_columns_are_the_columns_one_by_one(rows):
+    batch = decode([GOOD, *[GOOD | {"dep": None, "town": None}] * (rows - 1)])
+    asked = [name for name in reversed(batch.names) if name != "note"]
+    found = batch.columns(asked)
+    assert list(found) == asked
+    for name, column in found.items():
+        assert column.dtype == batch.column(name).dtype
+        np.testing.assert_array_equal(column, batch.column(name))
+    assert batch.slice(0, 0).columns(["dep"])["dep"].shape == (0,)
+    with pytest.raises(UsageError, match='no input "income"'):
+        batch.columns(["income"])
+
+
 @pytest.mark.parametrize("rows", [1, MANY])
 def test_matrix_keeps_the_asked_order_and_says_null_as_nan(rows):
     batch = decode([GOOD, *[GOOD | {"dep": None}] * (rows - 1)])
