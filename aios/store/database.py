@@ -171,7 +171,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # FULL: an acknowledged change survives a power cut; NORMAL would lose the last ones.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
-    # Each connection of the pool keeps pages of its own; SQLite's 2 MiB each fill as the file grows.
+    # Each connection of the pool keeps pages of its own, 2 MiB of them as SQLite comes.
     cursor.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     cursor.close()
 
