@@ -481,7 +481,7 @@ class Category(Field):
         return {"type": self.kind, "values": list(self.values), "nullable": self.nullable}
 
 
-def object_column(values: list[Any]) -> np.ndarray[Any, Any]:
+def object_column(values: Sequence[Any]) -> np.ndarray[Any, Any]:
     """A one-dimensional object array, without numpy looking into the values."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
