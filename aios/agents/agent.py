@@ -42,11 +42,25 @@ class AgentClass:
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in fault["loc"])
-            what = "a new state" if stored is None else "its state"
+            missing = fault["type"] == "missing"
             raise UsageError(
-                f"agent {self.name}: {what} does not fit {self.state.__name__}: {where}: "
-                f"{fault['msg']}; give the field a default"
+                f"agent {self.name}: {'a new' if stored is None else 'its'} state does not fit "
+                f"{self.state.__name__}: {where}: {fault['msg']}"
+                f"{'; give the field a default' if missing else ''}"
             ) from None
+
+    def refuse_unknown(self, given: dict[str, Any] | None) -> None:
+        """Raises:
+        UsageError: a state that a caller gave has fields that the class does not know.
+        """
+        fields = {} if self.state is None else self.state.model_fields
+        known = {one.alias or name for name, one in fields.items()} | fields.keys()
+        unknown = [name for name in given or {} if name not in known]
+        if unknown and (self.state is None or self.state.model_config.get("extra") != "allow"):
+            raise UsageError(
+                f"agent {self.name}: its state has no field {unknown[0]!r:.60}; it has "
+                f"{', '.join(fields) or 'none'}"
+            )
 
     def read_message(self, message: Any) -> Any:
         """A message as `on_message` takes it.

@@ -1,12 +1,12 @@
 """What an agent can do while it handles a message."""
 
 import asyncio
+import functools
 import hashlib
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from aios.agents.agent import AgentClass
@@ -22,6 +22,7 @@ from aios.errors import (
     UsageError,
     from_problem,
 )
+from aios.packaging import exits_told
 from aios.records.agents import CallEnd, Delivery, Entry, Letter
 from aios.records.base import Given
 from aios.store.canonical import canonical
@@ -62,6 +63,31 @@ class Clockwork(Protocol):
     def resume(self) -> None: ...
 
 
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def _awaited(
+    method: "Callable[Concatenate[Context, _Given], Coroutine[Any, Any, _Result]]",
+) -> "Callable[Concatenate[Context, _Given], Coroutine[Any, Any, _Result]]":
+    """Of a call that is never awaited nothing happens: `refuse_rest` tells."""
+
+    @functools.wraps(method)
+    def called(
+        self: "Context", /, *args: _Given.args, **kwargs: _Given.kwargs
+    ) -> Coroutine[Any, Any, _Result]:
+        mark = object()
+        self._not_awaited[mark] = method.__name__
+
+        async def begun() -> _Result:
+            self._not_awaited.pop(mark, None)
+            return await method(self, *args, **kwargs)
+
+        return begun()
+
+    return called
+
+
 class Context:
     """The second argument of `on_message`.
 
@@ -97,9 +123,18 @@ class Context:
         self._predict = predict
         self._clockwork = clockwork
         self._calls = 0
+        self._not_awaited: dict[object, str] = {}
         self.sent: list[Letter] = []
         self.entries: list[Entry] = []
         self.ended: list[CallEnd] = []
+
+    def refuse_rest(self) -> None:
+        """Raises:
+        UsageError: something was called and not awaited, so that it never happened.
+        """
+        if self._not_awaited:
+            names = ", ".join(f"ctx.{name}" for name in self._not_awaited.values())
+            raise UsageError(f"{names} was called and not awaited: it never ran")
 
     @property
     def remaining(self) -> dict[str, float | None]:
@@ -121,6 +156,7 @@ class Context:
             Entry(kind="choice", choice=str(choice), reason=str(reason), details=kept)
         )
 
+    @_awaited
     async def decide(self, *layers: Layer, otherwise: str) -> str:
         """The choice of the first layer that is sure, else `otherwise`; kept with its reason.
 
@@ -155,6 +191,7 @@ class Context:
         """
         return ByModel(self, endpoint, dict(row), output, confidence, at_least)
 
+    @_awaited
     async def predict(
         self, endpoint: str, rows: Mapping[str, Any] | Sequence[Mapping[str, Any]], key: str = ""
     ) -> list[dict[str, Any]]:
@@ -175,6 +212,7 @@ class Context:
         outputs: list[dict[str, Any]] = answer["outputs"]
         return outputs
 
+    @_awaited
     async def tell(self, ref: str, message: Any) -> None:
         """Send a message to another agent (`name/id`), or to oneself. It leaves when this message
         is done, in the same transaction; if that fails it was never sent."""
@@ -183,6 +221,7 @@ class Context:
         hops = self._delivery.hops + 1
         self.sent.append(Letter(to=ref, message=plain, sender=self.ref, hops=hops))
 
+    @_awaited
     async def ask(self, ref: str, message: Any, timeout_s: float = ASK_S) -> Any:
         """Send a message to another agent now and wait for its reply. Handled again, this agent
         asks the same question under the same number, and it is answered once.
@@ -216,6 +255,7 @@ class Context:
             raise from_problem(answer["problem"])
         return answer["reply"]
 
+    @_awaited
     async def spawn(
         self,
         name: str,
@@ -246,12 +286,14 @@ class Context:
         }
         return str(await self._kernel("spawn", told))
 
+    @_awaited
     async def revive(self, ref: str) -> None:
         """Let an agent below this one that failed handle messages again."""
         self._meter.step()
         if not self.dry:
             await self._kernel("revive", {"ref": ref, "parent": self.ref})
 
+    @_awaited
     async def call(self, tool: str | Callable[..., Any], /, **arguments: Any) -> Any:
         """Call one of this agent's tools, by name or as a function.
 
@@ -319,10 +361,11 @@ class Context:
         given = {**read, "idempotency_key": key} if tool.wants_key else read
         try:
             if inspect.iscoroutinefunction(tool.function):
-                result = await tool.function(**given)
+                with exits_told():
+                    result = await tool.function(**given)
             else:
                 # In a thread: what it waits for must not hold up the other agents here.
-                result = await asyncio.to_thread(tool.function, **given)
+                result = await asyncio.to_thread(_to_its_end, tool.function, given)
         except Exception as error:
             self._note(tool.facts.name, plain, problem=_said(error))
             raise
@@ -341,6 +384,12 @@ class Context:
         return f"{self.ref}#{self.message_id}#{self._calls}"
 
 
+def _to_its_end(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    """A tool's call in a thread; what `sys.exit()` raises there must not come to the event loop."""
+    with exits_told():
+        return function(**given)
+
+
 def _json(value: Any, what: str) -> Any:
     """A value as it is stored.
 
@@ -355,11 +404,22 @@ def _json(value: Any, what: str) -> Any:
     return plain
 
 
-def plain_state(state: BaseModel | None) -> dict[str, Any] | None:
-    """A state as it is stored."""
-    if state is None:
+def plain_state(state: Any, made: AgentClass) -> dict[str, Any] | None:
+    """A state as it is stored.
+
+    Raises:
+        UsageError: it is not JSON, or its class would not read it again.
+    """
+    if made.state is None:
         return None
-    found: dict[str, Any] = _json(state.model_dump(mode="json"), "the state")
+    if not isinstance(state, made.state):
+        raise UsageError(
+            f"agent {made.name}: ctx.state is now a {type(state).__name__}; change its fields, or "
+            f"set it to a {made.state.__name__}"
+        )
+    # Fields may have been set to what does not fit, which the dump only warns of.
+    found: dict[str, Any] = _json(state.model_dump(mode="json", warnings=False), "the state")
+    made.read_state(found)
     return found
 
 

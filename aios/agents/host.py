@@ -4,7 +4,8 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from aios.agents.budget import Meter
 from aios.agents.context import ChildFailed, Context, Kernel, Predict, plain_reply, plain_state
 from aios.agents.watchdog import LoopBlocked
 from aios.errors import AiosError, BudgetExceeded, PermanentError, TemporaryError, UsageError
-from aios.packaging import load_code, own_line
+from aios.packaging import exits_told, load_code, own_line
 from aios.records import CodeSource
 from aios.records.agents import Delivery, Spent, Turn
 
@@ -137,8 +138,10 @@ class AgentHost:
             context = Context(delivery, made, meter, self._kernel, self._predict, timer)
             method, message = self._method(made, delivery)
             async with timer:
-                reply = await method(context, message)
-            done = {"reply": plain_reply(reply), "state": plain_state(context.state)}
+                with _told_apart():
+                    reply = await method(context, message)
+            context.refuse_rest()
+            done = {"reply": plain_reply(reply), "state": plain_state(context.state, made)}
             return Turn(**about, **done, sent=tuple(context.sent), **_known(meter, context))
         except Exception as error:
             logger.info("agent %s failed message %s", delivery.ref, delivery.seq, exc_info=True)
@@ -179,6 +182,19 @@ class AgentHost:
         if found is None:
             raise UsageError(f"the text of agent {name} defines no {source.path}")
         return agent_class(found), source
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """What an agent's code raises to end itself is its failure; only the kernel cancels a turn."""
+    try:
+        with exits_told():
+            yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise PermanentError("it raised asyncio.CancelledError") from error
 
 
 class _Timer:

@@ -6,7 +6,7 @@ tensors NaN stands for null, because pandas and binary tensors have no other way
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 

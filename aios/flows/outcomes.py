@@ -1,6 +1,8 @@
 """What a step or flow gave, as JSON: its value, where a large value is, or how it failed."""
 
 import builtins
+import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -131,10 +133,10 @@ def rebuilt(failed: dict[str, Any], module: ModuleType | None = None) -> Excepti
         return error_of_problem(failed["problem"])
     kind = getattr(module, failed["type"], None) or getattr(builtins, failed["type"], None)
     if isinstance(kind, type) and issubclass(kind, Exception):
-        try:
-            return kind(*failed["args"])
-        except TypeError:
-            pass  # it wants other arguments than it keeps
+        # It may want other arguments than it keeps; `except` and `str` need none of them.
+        for make in (kind, functools.partial(kind.__new__, kind)):
+            with contextlib.suppress(TypeError):
+                return make(*failed["args"])
     return PermanentError(failed["says"])
 
 

@@ -8,7 +8,7 @@ the same name; else the flow's text and its history are of different minds, and 
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from aios.flows.durable import FlowInterrupted
 from aios.flows.leases import Lease
 from aios.flows.outcomes import Outcome, Outcomes, plain, rebuilt, says, told
 from aios.flows.writing import NO_DEFAULT, OPERATION, RUNNING, Asking, Flow, Step
+from aios.packaging import exits_told
 from aios.records import CodeSource
 
 LONGEST_PAUSE_S = 60.0
@@ -113,10 +114,11 @@ class DurableRun:
         return outcome
 
     async def _call(self, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        if self._flow.asynchronous:
-            return await self._flow.function(*args, **kwargs)
+        with exits_told():
+            if self._flow.asynchronous:
+                return await self._flow.function(*args, **kwargs)
         # A thread of its own: it waits in every step.
-        return await asyncio.to_thread(self._flow.function, *args, **kwargs)
+        return await asyncio.to_thread(_to_its_end, self._flow.function, args, kwargs)
 
     async def _failed(self, error: Exception) -> AiosError:
         """Undo what was done, and the error as it is stored."""
@@ -358,6 +360,8 @@ class DurableRun:
             for left in range(step.options.retries, -1, -1):
                 try:
                     return await self._attempt(step, args, kwargs, operation)
+                except PermanentError:
+                    raise  # it says itself that another attempt is in vain
                 except Exception:
                     if left == 0:
                         raise
@@ -383,12 +387,13 @@ class DurableRun:
         if step.asynchronous:
             made = step.function(*args, **kwargs)
         else:
-            made = asyncio.to_thread(step.function, *args, **kwargs)
+            made = asyncio.to_thread(_to_its_end, step.function, args, kwargs)
         try:
             async with asyncio.timeout(options.timeout_s) as bound:
-                result = await made
-                if inspect.isawaitable(result):
-                    result = await result
+                with exits_told():
+                    result = await made
+                    if inspect.isawaitable(result):
+                        result = await result
         except TimeoutError:
             if not bound.expired():
                 raise
@@ -398,6 +403,12 @@ class DurableRun:
         text = plain(result, f"what step {step.name!r} returns")
         small = outcomes.small(text)
         return small if small is not None else await asyncio.to_thread(outcomes.written, text)
+
+
+def _to_its_end(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """A call in a thread; what `sys.exit()` raises there must not come to the event loop."""
+    with exits_told():
+        return function(*args, **kwargs)
 
 
 def _unanswered(asking: Asking) -> str:

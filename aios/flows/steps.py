@@ -8,7 +8,7 @@ from typing import Any
 from aios.errors import UsageError
 from aios.flows.outcomes import Outcome, Outcomes, told
 from aios.flows.writing import OPERATION, Flow, Step
-from aios.packaging import load_code
+from aios.packaging import exits_told, load_code
 from aios.records import CodeSource
 
 
@@ -37,9 +37,10 @@ def carry_out_step(
         if not isinstance(step, Step):
             raise UsageError(f"the text of {source.path} has no step {name!r} at its top")
         OPERATION.set(call["operation"])
-        result = step.function(*call["args"], **call["kwargs"])
-        if step.asynchronous:
-            result = asyncio.run(result)
+        with exits_told():
+            result = step.function(*call["args"], **call["kwargs"])
+            if step.asynchronous:
+                result = asyncio.run(result)
         return outcomes.of(result, f"what step {name!r} returns")
     except Exception as error:  # noqa: BLE001 - the step's own, told to its flow
         return {"failed": told(error, source)}

@@ -6,6 +6,6 @@ beside each other. The text is trusted code: who may send it is the kernel's mat
 know: what a recipe, a flow or an agent is.
 """
 
-from aios.packaging.code import CODE_MODULE, code_of, file_of, load_code, own_line
+from aios.packaging.code import CODE_MODULE, code_of, exits_told, file_of, load_code, own_line
 
-__all__ = ["CODE_MODULE", "code_of", "file_of", "load_code", "own_line"]
+__all__ = ["CODE_MODULE", "code_of", "exits_told", "file_of", "load_code", "own_line"]

@@ -14,11 +14,12 @@ import symtable
 import sys
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aios.errors import ArtifactRejected, UsageError
+from aios.errors import ArtifactRejected, PermanentError, UsageError
 from aios.records import CodeSource
 
 _PURE_CALLS = {"bool", "dict", "float", "frozenset", "int", "len", "list", "max", "min", "range"}
@@ -86,11 +87,25 @@ def load_code(source: CodeSource, kind: str) -> Any:
     linecache.cache[module.__file__] = (len(source.text), None, lines, module.__file__)
     sys.modules[module.__name__] = module
     try:
-        exec(compile(source.text, module.__file__, "exec"), module.__dict__)
+        with exits_told():
+            exec(compile(source.text, module.__file__, "exec"), module.__dict__)
     except Exception as error:
         sys.modules.pop(module.__name__)
         raise UsageError(_told(source, error, kind)) from error
     return getattr(module, wanted, None)
+
+
+@contextmanager
+def exits_told() -> Iterator[None]:
+    """Around a call of sent code: it may end itself, never the process that runs it.
+
+    Raises:
+        PermanentError: it called `sys.exit()`; asyncio would stop its loop for that.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise PermanentError(f"it called sys.exit({error.code!r:.200})") from error
 
 
 def file_of(source: CodeSource) -> str:

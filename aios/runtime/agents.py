@@ -111,7 +111,10 @@ class Agent(Live):
                 )["reply"]
             except DeadlineExceeded:
                 if time.monotonic() >= until_s:
-                    raise
+                    raise DeadlineExceeded(
+                        f"agent {self.ref} has not replied within {timeout_s:g} s; the message "
+                        "stays in its mailbox"
+                    ) from None
 
     def state(self, kind: type[BaseModel] | None = None) -> Any:
         """Its memory after the last message that is done: plain values, or a model of yours."""
@@ -191,6 +194,7 @@ class Delegated:
         name = agent
         if not isinstance(agent, str):
             made = agent_class(agent)
+            made.refuse_unknown(None if state is None else plain(state))
             made.read_state(None if state is None else plain(state))
             name = made.name
             body["source"] = code_of(agent, "agent").model_dump(mode="json")

@@ -1,9 +1,10 @@
 """Agents that tests run. Their text is sent to hosts, so they are in a file of their own."""
 
 import asyncio
+import sys
 
 from agent_notes import CALLS
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 import aios
 
@@ -12,6 +13,7 @@ class Memory(BaseModel):
     """What a clerk knows."""
 
     seen: list[str] = []
+    level: int = Field(default=0, le=3)
 
 
 def note(text: str, times: int = 1, idempotency_key: str = "") -> str:
@@ -34,9 +36,14 @@ def big_refund(order: str, idempotency_key: str = "") -> str:
     return f"refunded much of {order}"
 
 
+def leave() -> None:
+    """End whatever runs it."""
+    sys.exit(2)
+
+
 @aios.agent(
     state=Memory,
-    tools=[note, refund, big_refund],
+    tools=[note, refund, big_refund, leave],
     restarts=aios.Restarts(retries=2, backoff_s=1, limit=1, within_s=1000),
 )
 class Clerk:
@@ -97,6 +104,20 @@ class Clerk:
     async def _spend(self, ctx, message):
         ctx.spend(usd=message["usd"])
         return ctx.remaining["usd"]
+
+    async def _leave(self, ctx, message):
+        if message["how"] == "exit":
+            sys.exit("enough")
+        if message["how"] == "cancel":
+            raise asyncio.CancelledError
+        if message["how"] == "tool":
+            await ctx.call("leave")
+        if message["how"] == "state":
+            ctx.state.level = 99
+        if message["how"] == "dict":
+            ctx.state = {"level": 1}
+        if message["how"] == "forgets":
+            ctx.call("note", text="never written")
 
     async def _odd(self, ctx, message):
         return {1, 2, object()}

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -13,6 +14,13 @@ import aios
 
 class Declined(Exception):
     """Known only in this text."""
+
+
+class Overdrawn(Exception):
+    """Takes other arguments than it keeps."""
+
+    def __init__(self, account: str, by: int) -> None:
+        super().__init__(f"{account} is overdrawn by {by}")
 
 
 class Decision(BaseModel):
@@ -38,6 +46,37 @@ def give_back(receipt: str, ledger: str, order: str) -> None:
 
 def cannot_give_back(receipt: str, ledger: str, order: str) -> None:
     raise Declined(f"no way back from {receipt}")
+
+
+@aios.step(retries=3, backoff=0.0)
+def leave(ledger: str, kind: str) -> None:
+    write(ledger, f"leave-{kind}")
+    if kind == "exit":
+        sys.exit("enough")
+    if kind == "permanent":
+        raise aios.PermanentError("nothing will mend this")
+    raise Overdrawn(kind, 3)
+
+
+@aios.step
+async def leave_async() -> None:
+    sys.exit(3)
+
+
+@aios.flow
+async def leaving(ledger: str, kind: str) -> str:
+    if kind == "flow":
+        sys.exit(4)
+    try:
+        await (leave_async() if kind == "async" else leave(ledger, kind))
+    except Overdrawn as error:
+        return str(error)
+    return "went on"
+
+
+@aios.flow
+def leaving_at_once() -> None:
+    sys.exit(5)
 
 
 @aios.step(undo=give_back)

@@ -130,6 +130,14 @@ def test_a_state_of_another_version_that_does_not_fit_is_told() -> None:
         made.read_state({"seen": 3})
 
 
+def test_a_state_that_a_caller_gives_has_no_unknown_fields() -> None:
+    made = agent_class(Clerk)
+    made.refuse_unknown({"seen": ["a"]})
+    made.read_state({"seen": ["a"], "of_an_older_version": 1})
+    with pytest.raises(UsageError, match=r"no field 'sene'; it has seen, level"):
+        made.refuse_unknown({"sene": []})
+
+
 # -- decisions --------------------------------------------------------------------------
 
 

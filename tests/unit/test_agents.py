@@ -296,6 +296,28 @@ def test_what_the_caller_did_wrong_is_not_tried_again(world: AgentWorld, clerk: 
         assert told in problem(world, seq)["detail"]
 
 
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("exit", "it called sys.exit('enough')"),
+        ("tool", "it called sys.exit(2)"),
+        ("cancel", "it raised asyncio.CancelledError"),
+        ("state", "its state does not fit Memory: level: Input should be less than or equal to 3"),
+        ("dict", "ctx.state is now a dict; change its fields, or set it to a Memory"),
+        ("forgets", "ctx.call was called and not awaited: it never ran"),
+    ],
+)
+def test_what_would_end_or_spoil_an_agent_is_a_failed_message(
+    world: AgentWorld, clerk: str, how: str, told: str
+) -> None:
+    seq = world.tell(clerk, {"do": "leave", "how": how})
+    settle(world)
+    assert told in problem(world, seq)["detail"]
+    world.tell(clerk, {"text": "next"})
+    settle(world)
+    assert seen(world, clerk) == ["next"]
+
+
 def test_an_agent_that_fails_too_often_is_stopped_and_its_parent_told(
     world: AgentWorld, clerk: str
 ) -> None:
@@ -431,7 +453,7 @@ def test_arguments_that_do_not_parse_are_told_to_the_agent(world: AgentWorld, cl
 def test_an_unknown_tool_lists_those_that_there_are(world: AgentWorld, clerk: str) -> None:
     seq = world.tell(clerk, {"do": "call", "tool": "rm", "arguments": {}})
     world.run()
-    assert "it has note, refund, big_refund" in problem(world, seq)["detail"]
+    assert "it has note, refund, big_refund, leave" in problem(world, seq)["detail"]
 
 
 def test_a_tool_needs_the_scope_that_the_agent_was_spawned_with(

@@ -53,6 +53,32 @@ class TestRunning:
         assert len(tries) == 3
         assert len({line.split()[1] for line in tries}) == 1  # one operation
 
+    @pytest.mark.parametrize(
+        ("kind", "said"), [("exit", "'enough'"), ("async", "3"), ("flow", "4")]
+    )
+    def test_code_that_exits_fails_and_its_worker_goes_on(
+        self, world: FlowWorld, kind: str, said: str
+    ) -> None:
+        world.begin(sample.leaving, f"leaving-{kind}", world.ledger, kind)
+        assert f"sys.exit({said})" in str(failure(world, f"leaving-{kind}"))
+        world.begin(sample.leaving_at_once, f"at-once-{kind}")
+        assert "sys.exit(5)" in str(failure(world, f"at-once-{kind}"))
+        world.begin(sample.order, f"after-{kind}", world.ledger, f"a-{kind}", 0.0)
+        assert "value" in world.wait(f"after-{kind}")
+
+    @pytest.mark.parametrize("kind", ["permanent", "exit"])
+    def test_what_is_permanent_is_not_tried_again(self, world: FlowWorld, kind: str) -> None:
+        world.begin(sample.leaving, f"once-{kind}", world.ledger, kind)
+        failure(world, f"once-{kind}")
+        assert len([line for line in world.lines(f"leave-{kind}") if f"once-{kind}/" in line]) == 1
+
+    def test_a_flow_catches_an_error_that_takes_other_arguments_than_it_keeps(
+        self, world: FlowWorld
+    ) -> None:
+        world.begin(sample.leaving, "leaving-other", world.ledger, "other")
+        assert world.wait("leaving-other")["value"] == "other is overdrawn by 3"
+        assert len(world.lines("leave-other")) == 4
+
     def test_a_failure_undoes_backwards_and_tells_what_it_could_not(self, world: FlowWorld) -> None:
         world.begin(sample.broken, "broken-1", world.ledger, "b1")
         error = failure(world, "broken-1")
