@@ -9,17 +9,23 @@ if TYPE_CHECKING:
 
 MOST_COMMITS = 10
 PAUSE_S = 0.05
+KEPT = 30
+"""Appends to a table that was opened once. Each costs a little more than the one before, in time
+and in memory that is never given back: after 600 an append takes 71 ms, and 13 ms on a table just
+opened, which takes 8 ms."""
 
 
 class DeltaLog:
     """A Delta table to append to, made at the first append. One thread at a time uses it.
 
-    It is kept open: to open a table costs more than to write to it, and more with every file.
+    It is kept open for `KEPT` appends: to open a table costs as much as to write to it, and more
+    with every file.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._table: Any = None
+        self._kept = 0
 
     def append(self, rows: "pa.Table") -> None:
         """Append rows. Columns that the table lacks are added to it, those that `rows` lack are
@@ -49,9 +55,9 @@ class DeltaLog:
         from deltalake import DeltaTable, write_deltalake
         from deltalake.exceptions import TableNotFoundError
 
-        if self._table is None:
+        if self._table is None or self._kept >= KEPT:
             try:
-                self._table = DeltaTable(self.url)
+                self._table, self._kept = DeltaTable(self.url), 0
             except TableNotFoundError:
                 write_deltalake(self.url, rows, mode="append")
                 return
@@ -63,6 +69,7 @@ class DeltaLog:
         if merge is None and rows.column_names != known:
             rows = _completed(rows, known, self._table)
         write_deltalake(self._table, rows, mode="append", schema_mode=merge)
+        self._kept += 1
 
 
 def _completed(rows: "pa.Table", names: list[str], table: Any) -> "pa.Table":

@@ -25,6 +25,7 @@ from aios.serving.endpoint import Answer
 from aios.serving.privacy import Privacy
 from aios.serving.recorder import Recorder
 from aios.serving.rows import as_table
+from aios.store import delta
 
 
 def add(recorder, count=1, batch=None, answer=None):
@@ -76,6 +77,21 @@ def test_two_replicas_may_write_one_table_from_its_first_row(tmp_path):
         thread.join()
     assert len(table(tmp_path / "log")) == 20
     assert sum(recorder.dropped for recorder in recorders) == 0
+
+
+def test_a_table_is_opened_anew_now_and_then(tmp_path, monkeypatch):
+    # One that stays open grows with each append, and so does what the next one costs.
+    monkeypatch.setattr(delta, "KEPT", 3)
+    opened_for = []
+    monkeypatch.setattr(
+        "deltalake.DeltaTable", lambda url: opened_for.append(url) or DeltaTable(url)
+    )
+    recorder = Recorder(str(tmp_path / "log"), 1.0)
+    for _ in range(8):
+        add(recorder)
+        assert recorder.flush() == 1
+    assert len(opened_for) == 4  # by the first (there is none), second, fifth and eighth
+    assert len(table(tmp_path / "log")) == 8
 
 
 def test_a_full_buffer_drops_the_oldest_and_counts_it(tmp_path, monkeypatch):
