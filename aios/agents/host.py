@@ -4,8 +4,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -138,7 +137,7 @@ class AgentHost:
             context = Context(delivery, made, meter, self._kernel, self._predict, timer)
             method, message = self._method(made, delivery)
             async with timer:
-                with _told_apart():
+                with exits_told():
                     reply = await method(context, message)
             context.refuse_rest()
             done = {"reply": plain_reply(reply), "state": plain_state(context.state, made)}
@@ -182,19 +181,6 @@ class AgentHost:
         if found is None:
             raise UsageError(f"the text of agent {name} defines no {source.path}")
         return agent_class(found), source
-
-
-@contextmanager
-def _told_apart() -> Iterator[None]:
-    """What an agent's code raises to end itself is its failure; only the kernel cancels a turn."""
-    try:
-        with exits_told():
-            yield
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise PermanentError("it raised asyncio.CancelledError") from error
 
 
 class _Timer:

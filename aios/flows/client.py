@@ -1,14 +1,18 @@
 """The kernel's side of users' flows: begin, look, cancel, fork, queue, schedule, take over."""
 
+import logging
 import threading
+import time
+from contextlib import nullcontext
 from typing import Any
 
 from aios.errors import IllegalTransition, StoreUnavailable, UnknownName, UsageError
+from aios.flows.crashes import Crash, Crashes
 from aios.flows.durable import json_serializer
 from aios.flows.leases import Leases
 from aios.flows.outcomes import Outcome, plain, says
 from aios.flows.place import POLL_S, QUEUE, SCHEDULED, Place
-from aios.flows.requests import options_of
+from aios.flows.requests import fork_with, options_of, version_of_fork
 from aios.records.acting import Definition
 from aios.store.database import Database
 
@@ -27,6 +31,8 @@ STATUSES = {
 ENDED = ("finished", "failed", "cancelled")
 PAGE = 500
 
+logger = logging.getLogger("aios.flows")
+
 
 class FlowClient:
     """Flows of a place, from outside. Threads may share it.
@@ -38,6 +44,7 @@ class FlowClient:
         self.place = place
         self._opening = threading.Lock()
         self._client: Any = None
+        self._crashes = Crashes()
         self.leases: Leases
 
     def open(self) -> Any:
@@ -160,7 +167,11 @@ class FlowClient:
         Raises:
             UnknownName: there is none of this id.
         """
-        return shown(self._status(flow_id))
+        found = shown(self._status(flow_id))
+        crash = self._crashes.last(flow_id)
+        if crash is not None and found["status"] == "running" and crash.due_s > time.time():
+            found["error"] = _crashed(crash, time.time())
+        return found
 
     def outcome(self, flow_id: str) -> dict[str, Any]:
         """`{"status"}` while it goes on, with `value` or `problem` once it has ended."""
@@ -240,13 +251,21 @@ class FlowClient:
         for one in (flow_id, *(child.workflow_id for child in children)):
             client.cancel_workflow(one)
 
-    def fork(self, flow_id: str, from_step: int) -> str:
-        """A new flow that has done what this one did before `from_step`; its id."""
+    def fork(self, flow_id: str, from_step: int, version: int | None = None) -> str:
+        """A new flow that has done what this one did before `from_step`; its id.
+
+        Args:
+            version: of the text with which it goes on; by default that of the old one.
+        """
+        from dbos import SetWorkflowID
+
         stored = {one["step"] for one in self.steps(flow_id)}
         if from_step not in stored and from_step != max(stored, default=0) + 1:
             known = ", ".join(map(str, sorted(stored))) or "none"
             raise UsageError(f"flow {flow_id!r} has no step {from_step}; it has {known}")
-        return str(self.open().fork_workflow(flow_id, from_step, queue_name=QUEUE).workflow_id)
+        client = self.open()
+        with nullcontext() if version is None else SetWorkflowID(fork_with(version)):
+            return str(client.fork_workflow(flow_id, from_step, queue_name=QUEUE).workflow_id)
 
     def register_queue(self, name: str, **limits: Any) -> None:
         """Make a queue, or change its limits."""
@@ -330,6 +349,8 @@ class FlowClient:
     def _move(self, running: list[Any], gone: list[str]) -> int:
         moved = 0
         for one in running:
+            if one.executor_id in gone and not self._may_begin_again(one):
+                continue
             # What DBOS's own recovery does, which only runs inside of a worker: of two that are
             # told the same only one moves it, and a flow that somebody has claimed stays there.
             if one.executor_id in gone and self._client._sys_db.reenqueue_for_recovery(
@@ -338,15 +359,33 @@ class FlowClient:
                 moved += 1
         return moved
 
+    def _may_begin_again(self, one: Any) -> bool:
+        """Whether a flow of a dead worker may be given to another one now."""
+        now_s, last = time.time(), self._crashes.last(one.workflow_id)
+        if last is None or last.worker != one.executor_id:
+            steps = self.open().list_workflow_steps(one.workflow_id, load_output=False)
+            lived_s = now_s - (_seconds(one.dequeued_at) or now_s)
+            last = self._crashes.died(one.workflow_id, one.executor_id, len(steps), lived_s, now_s)
+            if last.due_s > now_s:
+                logger.warning("flow %s: %s", one.workflow_id, _crashed(last, now_s))
+        return last.due_s <= now_s
+
+
+def _crashed(crash: Crash, now_s: float) -> str:
+    return (
+        f"its worker died {crash.times} times in a row before it finished a step; it is begun "
+        f"again in {max(0.0, crash.due_s - now_s):.0f} s"
+    )
+
 
 def check_id(flow_id: str) -> None:
     """Raises:
     UsageError: it cannot be the id of a flow.
     """
     good = isinstance(flow_id, str) and flow_id.strip() == flow_id and flow_id.isprintable()
-    if not good or not 0 < len(flow_id) <= LONGEST_ID or "/" in flow_id:
+    if not good or not 0 < len(flow_id) <= LONGEST_ID or set("/~") & set(flow_id):
         raise UsageError(
-            f"{flow_id!r:.60} is no id of a flow: 1 to {LONGEST_ID} printable characters, no / and "
+            f"{flow_id!r:.60} is no id of a flow: 1 to {LONGEST_ID} printable characters, no / or ~, "
             'no blanks around it, such as "order-42"'
         )
 
@@ -366,7 +405,9 @@ def shown(found: Any) -> dict[str, Any]:
     return {
         "id": found.workflow_id,
         "flow": facts.get("flow") or wanted.partition(":")[0],
-        "version": facts.get("version") or int(wanted.rpartition(":")[2] or 0),
+        "version": version_of_fork(found.workflow_id)
+        or facts.get("version")
+        or int(wanted.rpartition(":")[2] or 0),
         "status": status,
         "by": facts.get("by"),
         "attributes": facts.get("own", {}),

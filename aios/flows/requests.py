@@ -1,6 +1,7 @@
 """How a start is told to DBOS."""
 
 from typing import Any
+from uuid import uuid4
 
 from aios.flows.place import FLOW
 
@@ -19,3 +20,14 @@ def options_of(flow_id: str, facts: dict[str, Any], *, queue: str, **more: Any) 
         "attributes": facts,
         **given,
     }
+
+
+def fork_with(version: int) -> str:
+    """The id of a fork that goes on with another version of its flow: the id tells its workers."""
+    return f"{uuid4().hex}~{version}"
+
+
+def version_of_fork(flow_id: str) -> int | None:
+    """Which version `fork_with` put into an id; None if it is another's."""
+    version = flow_id.rpartition("~")[2]
+    return int(version) if "~" in flow_id and version.isdecimal() else None

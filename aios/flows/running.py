@@ -333,7 +333,7 @@ class DurableRun:
         self._diverged = FlowDiverged(
             f"flow {self.flow_id}, step {number}: its history has {recorded!r}, and its code does "
             f"{name!r} now. What is not always the same belongs into steps. Mend the code, and go "
-            f"on with rt.flow({self.flow_id!r}).fork(from_step={number})",
+            f"on with rt.flow({self.flow_id!r}).fork(from_step={number}, flow=...)",
             step=number,
             expected=recorded,
             found=name,

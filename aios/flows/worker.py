@@ -16,7 +16,7 @@ from aios.flows.durable import json_serializer
 from aios.flows.leases import Lease
 from aios.flows.outcomes import Outcome, told
 from aios.flows.place import APPLICATION, FLOW, QUEUE, SCHEDULED, SCHEMA, VERSION, Place
-from aios.flows.requests import options_of
+from aios.flows.requests import options_of, version_of_fork
 from aios.flows.running import DurableRun, Elsewhere
 from aios.flows.steps import load_module
 from aios.flows.waiting import Waiting
@@ -132,6 +132,9 @@ class FlowWorker:
         self, ref: str, path: str | None, call: dict[str, Any], by: str
     ) -> Outcome:
         flow_id = str(self._dbos.workflow_id)
+        version = version_of_fork(flow_id)
+        if version is not None:
+            ref = f"{ref.partition(':')[0]}:{version}"
         source, module = await self._text(ref)
         flow = _flow_at(module, source, path, ref)
         run = DurableRun(self, flow_id, ref, by, source, module, flow)

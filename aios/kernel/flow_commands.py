@@ -55,6 +55,9 @@ class ForkFlow(Record):
 
     id: str
     from_step: int = Field(ge=1)
+    flow: str | None = None
+    sha256: str | None = None
+    path: str | None = None
 
 
 class AnswerQuestion(Record):
@@ -219,14 +222,32 @@ class FlowCommands:
 
     def _fork(self, request: ForkFlow, asked: Asked) -> dict[str, Any]:
         view = self._flow(request.id)
-        told = {"flow": request.id, "from_step": request.from_step}
+        told: dict[str, Any] = {"flow": request.id, "from_step": request.from_step}
+        version = None
+        if request.flow is not None:
+            version = self._other_text(request, view).version
+            told["version"] = version
         with asked.change(self._registry, "fork_flow", view["flow"], **told) as change:
             if change.done is not None:
                 return change.done
-            made = {"id": self.client.fork(request.id, request.from_step)}
+            made = {"id": self.client.fork(request.id, request.from_step, version)}
             change.note(fork=made["id"])
             change.remember(made)
         return made
+
+    def _other_text(self, request: ForkFlow, view: dict[str, Any]) -> Definition:
+        assert request.flow is not None
+        definition = self._defined(request.flow, request.sha256, request.path)
+        if view["parent"] is not None:
+            raise UsageError(
+                f"flow {request.id!r} has the text of the flow that began it: fork "
+                f"{view['parent']!r}, which begins it again"
+            )
+        if definition.name != view["flow"]:
+            raise UsageError(
+                f"flow {request.id!r} is a {view['flow']}; it cannot go on as a {definition.name}"
+            )
+        return definition
 
     def _answer(self, request: AnswerQuestion, asked: Asked) -> dict[str, Any]:
         question = self._registry.question(request.id)

@@ -41,6 +41,9 @@ class ForkBody(Body):
     """From which step on."""
 
     from_step: int
+    flow: str | None = None
+    sha256: str | None = None
+    path: str | None = None
 
 
 class AnswerBody(Body):
@@ -122,7 +125,7 @@ async def cancel_flow(request: Request, flow_id: str) -> Any:
 
 @router.post("/flows/{flow_id}/fork", status_code=201)
 async def fork_flow(request: Request, flow_id: str, body: ForkBody) -> Any:
-    return await call(request, "fork_flow", id=flow_id, from_step=body.from_step)
+    return await call(request, "fork_flow", id=flow_id, **body.model_dump())
 
 
 @router.get("/inbox")

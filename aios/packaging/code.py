@@ -6,6 +6,7 @@ definitions that it needs, as running the rest again would connect, plot or trai
 """
 
 import ast
+import asyncio
 import hashlib
 import inspect
 import linecache
@@ -97,15 +98,28 @@ def load_code(source: CodeSource, kind: str) -> Any:
 
 @contextmanager
 def exits_told() -> Iterator[None]:
-    """Around a call of sent code: it may end itself, never the process that runs it.
+    """Around a call of sent code: it may end itself, never what runs it.
 
     Raises:
-        PermanentError: it called `sys.exit()`; asyncio would stop its loop for that.
+        PermanentError: it called `sys.exit()`, for which asyncio would stop its loop, or raised
+            CancelledError without having been cancelled, which would pass for our own doing.
     """
     try:
         yield
     except SystemExit as error:
         raise PermanentError(f"it called sys.exit({error.code!r:.200})") from error
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        raise PermanentError("it raised asyncio.CancelledError") from error
+
+
+def _is_cancelled() -> bool:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # a thread without a loop
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 def file_of(source: CodeSource) -> str:

@@ -148,15 +148,20 @@ class FlowHandle(Live):
         """
         self._transport.change("POST", f"/api/v1/flows/{self.id}/cancel")
 
-    def fork(self, *, from_step: int) -> "FlowHandle":
-        """A new flow, of the same text, that has done what this one did before `from_step`: its
-        steps from there on run again.
+    def fork(self, *, from_step: int, flow: Any = None) -> "FlowHandle":
+        """A new flow that has done what this one did before `from_step`: its steps from there on
+        run again.
+
+        Args:
+            flow: with which text it goes on: the mended function, whose text is sent if it is
+                new, or `"refund:3"`; by default with the text of this one.
 
         Raises:
-            UsageError: there is no such step; says which there are.
+            UsageError: there is no such step; says which there are. Or it is another flow's text.
         """
-        body = {"from_step": from_step}
-        made = self._transport.change("POST", f"/api/v1/flows/{self.id}/fork", body)
+        body = {"from_step": from_step, **({} if flow is None else _named(flow))}
+        path = f"/api/v1/flows/{self.id}/fork"
+        made = _sent(self._transport, flow, "POST", path, body)
         return FlowHandle(self._transport, made["id"])
 
     def _outcome(self) -> dict[str, Any] | None:
@@ -255,7 +260,7 @@ class Acting:
                 flow's text cannot travel.
             UnknownName: no flow, version or queue of this name.
         """
-        wanted = self._wanted(flow, args, kwargs)
+        wanted = _called(flow, args, kwargs)
         body = {
             **wanted,
             "id": uuid4().hex if id is None else id,
@@ -268,7 +273,7 @@ class Acting:
             "attributes": dict(attributes or {}),
         }
         plain(body["attributes"], "attributes")
-        made = self._sent(flow, "POST", "/api/v1/flows", body)
+        made = _sent(self._transport, flow, "POST", "/api/v1/flows", body)
         return FlowHandle(self._transport, made["id"])
 
     def flow(self, flow_id: str) -> FlowHandle:
@@ -374,10 +379,10 @@ class Acting:
         Raises:
             UsageError: no cron line, or no time zone.
         """
-        wanted = self._wanted(flow, args, kwargs)
+        wanted = _called(flow, args, kwargs)
         name = name or wanted["flow"].partition(":")[0]
         body = {**wanted, "cron": cron, "timezone": timezone, "backfill": backfill}
-        self._sent(flow, "PUT", f"/api/v1/schedules/{name}", body)
+        _sent(self._transport, flow, "PUT", f"/api/v1/schedules/{name}", body)
 
     def schedules(self) -> Table:
         """What begins by itself, and when."""
@@ -388,32 +393,40 @@ class Acting:
         """Take a schedule off; flows that it began go on."""
         self._transport.change("DELETE", f"/api/v1/schedules/{name}")
 
-    def _wanted(self, flow: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Which flow with what, as the API takes it."""
-        if not isinstance(flow, Flow | str):
-            raise UsageError(f"{flow!r:.60} is no flow: put @aios.flow above the function")
-        told: dict[str, Any] = {"args": list(args), "kwargs": kwargs}
-        name = flow.name if isinstance(flow, Flow) else flow
-        plain(told, f"an argument of flow {name!r}")
-        if isinstance(flow, Flow):
-            flow.refuse_unfit(args, kwargs)
-            source = code_of(flow, "flow")
-            return {"flow": name, "sha256": source.sha256, "path": source.path, **told}
-        return {"flow": name, **told}
 
-    def _sent(self, flow: Any, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Ask for it; a text that is not known there goes first."""
-        try:
-            found: dict[str, Any] = self._transport.change(method, path, body)
-        except UnknownName as error:
-            if not isinstance(flow, Flow) or error.details.get("text") != "unknown":
-                raise
-            source = code_of(flow, "flow").model_dump(mode="json")
-            self._transport.change(
-                "PUT", f"/api/v1/flow-definitions/{flow.name}", {"source": source}
-            )
-            found = self._transport.change(method, path, body)
-        return found
+def _named(flow: Any) -> dict[str, Any]:
+    """Which flow, as the API takes it."""
+    if isinstance(flow, Flow):
+        source = code_of(flow, "flow")
+        return {"flow": flow.name, "sha256": source.sha256, "path": source.path}
+    if not isinstance(flow, str):
+        raise UsageError(f"{flow!r:.60} is no flow: put @aios.flow above the function")
+    return {"flow": flow}
+
+
+def _called(flow: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Which flow with what."""
+    found = _named(flow)
+    told: dict[str, Any] = {"args": list(args), "kwargs": kwargs}
+    plain(told, f"an argument of flow {found['flow']!r}")
+    if isinstance(flow, Flow):
+        flow.refuse_unfit(args, kwargs)
+    return {**found, **told}
+
+
+def _sent(
+    transport: Transport, flow: Any, method: str, path: str, body: dict[str, Any]
+) -> dict[str, Any]:
+    """Ask for it; a text that is not known there goes first."""
+    try:
+        found: dict[str, Any] = transport.change(method, path, body)
+    except UnknownName as error:
+        if not isinstance(flow, Flow) or error.details.get("text") != "unknown":
+            raise
+        source = code_of(flow, "flow").model_dump(mode="json")
+        transport.change("PUT", f"/api/v1/flow-definitions/{flow.name}", {"source": source})
+        found = transport.change(method, path, body)
+    return found
 
 
 def _result(step: dict[str, Any]) -> str | None:

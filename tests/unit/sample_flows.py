@@ -53,6 +53,8 @@ def leave(ledger: str, kind: str) -> None:
     write(ledger, f"leave-{kind}")
     if kind == "exit":
         sys.exit("enough")
+    if kind == "cancelled":
+        raise asyncio.CancelledError
     if kind == "permanent":
         raise aios.PermanentError("nothing will mend this")
     raise Overdrawn(kind, 3)
@@ -63,12 +65,18 @@ async def leave_async() -> None:
     sys.exit(3)
 
 
+@aios.step
+async def give_up() -> None:
+    raise asyncio.CancelledError
+
+
 @aios.flow
 async def leaving(ledger: str, kind: str) -> str:
     if kind == "flow":
         sys.exit(4)
     try:
-        await (leave_async() if kind == "async" else leave(ledger, kind))
+        other = {"async": leave_async, "given up": give_up}.get(kind)
+        await (leave(ledger, kind) if other is None else other())
     except Overdrawn as error:
         return str(error)
     return "went on"

@@ -1,6 +1,7 @@
 """Users' flows in a worker of this process: steps, failures, undoing, questions, bad input."""
 
 import asyncio
+import hashlib
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -54,13 +55,20 @@ class TestRunning:
         assert len({line.split()[1] for line in tries}) == 1  # one operation
 
     @pytest.mark.parametrize(
-        ("kind", "said"), [("exit", "'enough'"), ("async", "3"), ("flow", "4")]
+        ("kind", "said"),
+        [
+            ("exit", "sys.exit('enough')"),
+            ("async", "sys.exit(3)"),
+            ("flow", "sys.exit(4)"),
+            ("cancelled", "CancelledError"),
+            ("given up", "CancelledError"),
+        ],
     )
     def test_code_that_exits_fails_and_its_worker_goes_on(
         self, world: FlowWorld, kind: str, said: str
     ) -> None:
         world.begin(sample.leaving, f"leaving-{kind}", world.ledger, kind)
-        assert f"sys.exit({said})" in str(failure(world, f"leaving-{kind}"))
+        assert said in str(failure(world, f"leaving-{kind}"))
         world.begin(sample.leaving_at_once, f"at-once-{kind}")
         assert "sys.exit(5)" in str(failure(world, f"at-once-{kind}"))
         world.begin(sample.order, f"after-{kind}", world.ledger, f"a-{kind}", 0.0)
@@ -128,6 +136,22 @@ class TestRunning:
         assert world.client.view(again)["forked_from"] == "fork-1"
         with pytest.raises(aios.UsageError, match="has no step 9; it has 1, 2, 3, 4"):
             world.client.fork("fork-1", 9)
+
+    def test_a_fork_goes_on_with_a_mended_text(self, world: FlowWorld, host: Host) -> None:
+        old = DEFINITIONS["order:1"]
+        text = old.source.text.replace('f"shipped-{order}"', 'f"mended-{order}"')
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        source = old.source.model_copy(update={"text": text, "sha256": digest})
+        host.definitions["order:2"] = old.model_copy(update={"version": 2, "source": source})
+        world.begin(sample.order, "mend-1", world.ledger, "me1")
+        world.wait("mend-1")
+        again = world.client.fork("mend-1", 3, version=2)
+        assert world.wait(again)["value"] == ["receipt-me1", "mended-me1-a", "mended-me1-b"]
+        assert len(world.lines("charge-me1")) == 1
+        assert (world.client.view(again)["version"], world.client.view("mend-1")["version"]) == (
+            2,
+            1,
+        )
 
     def test_nothing_but_json_is_in_the_database(self, world: FlowWorld) -> None:
         world.begin(sample.broken, "json-1", world.ledger, "j1")
