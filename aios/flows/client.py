@@ -385,8 +385,8 @@ def check_id(flow_id: str) -> None:
     good = isinstance(flow_id, str) and flow_id.strip() == flow_id and flow_id.isprintable()
     if not good or not 0 < len(flow_id) <= LONGEST_ID or set("/~") & set(flow_id):
         raise UsageError(
-            f"{flow_id!r:.60} is no id of a flow: 1 to {LONGEST_ID} printable characters, no / or ~, "
-            'no blanks around it, such as "order-42"'
+            f"{flow_id!r:.60} is no id of a flow: 1 to {LONGEST_ID} printable characters, without "
+            '/ and ~ and without blanks around it, such as "order-42"'
         )
 
 
