@@ -1,7 +1,6 @@
 """One DBOS instance per process, with a JSON serializer and SQLite in WAL mode."""
 
 import json
-import sqlite3
 import threading
 from collections.abc import Callable
 from contextvars import Context
@@ -9,6 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from aios.errors import AiosError, PermanentError, StoreUnavailable, UsageError, from_problem
+from aios.store.database import begin_file
 
 FlowFunction = Callable[..., Any]
 CLOSE_S = 5.0
@@ -56,10 +56,7 @@ class FlowEngine:
         from dbos import DBOS
 
         if url.startswith("sqlite:///"):
-            # WAL is a property of the file; DBOS does not ask for it itself.
-            connection = sqlite3.connect(url.removeprefix("sqlite:///"))
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.close()
+            begin_file(url.removeprefix("sqlite:///"))
         self._dbos = DBOS
         self._running = 0
         self._left = threading.Condition()

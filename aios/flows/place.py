@@ -1,12 +1,11 @@
 """Where users' flows are kept: their database, and how DBOS is told about it."""
 
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aios.flows.outcomes import Outcomes
-from aios.store.database import Database
+from aios.store.database import Database, begin_file
 
 APPLICATION = "aios-flows"
 VERSION = "1"
@@ -60,10 +59,7 @@ class Place:
         if self.on_one_machine:
             path = Path(self.dbos_url.removeprefix("sqlite:///"))
             path.parent.mkdir(parents=True, exist_ok=True)
-            # WAL is a property of the file; DBOS does not ask for it itself.
-            connection = sqlite3.connect(path)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.close()
+            begin_file(path)
         DBOS.migrate(self.dbos_url, schema=SCHEMA)
 
     def client(self, serializer: Any) -> Any:

@@ -1,8 +1,10 @@
 """One database behind one door: SQLite in WAL mode, or PostgreSQL, with the same code."""
 
+import os
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,7 @@ class Database:
             except OSError as error:
                 raise StoreUnavailable(f"the store's folder cannot be made: {error}") from error
             engine = sqlalchemy.create_engine(self.url, connect_args={"timeout": _WAIT_S})
+            event.listen(engine, "do_connect", _make_private)
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
@@ -161,6 +164,27 @@ def _parse(url: str) -> URL:
     if parsed.drivername == "postgresql+psycopg":
         return parsed
     raise UsageError(f"store {parsed!r} is not supported; use a SQLite file or PostgreSQL")
+
+
+def begin_file(path: str | Path) -> None:
+    """A SQLite file for others' tables: only its owner reads it, and it has a WAL, which is a
+    property of the file. One that is there keeps its rights."""
+    _owned(path)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+
+
+def _owned(path: str | Path) -> None:
+    """An empty file that only its owner reads, if there is none. SQLite gives the files that it
+    makes beside it the same rights."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def _make_private(_dialect: Any, _record: Any, arguments: list[Any], _named: Any) -> None:
+    with suppress(OSError):  # SQLite says it better
+        _owned(arguments[0])
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

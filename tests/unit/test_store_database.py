@@ -17,7 +17,7 @@ from aios.records import Artifact
 from aios.registry import Registry
 from aios.store import audit, tables
 from aios.store.canonical import canonical
-from aios.store.database import Database
+from aios.store.database import Database, begin_file
 
 CRASH_ROUNDS = int(os.environ.get("CRASH_ROUNDS", "20"))
 ARTIFACT = Artifact(digest="a" * 64, engine="onnx", size_bytes=10)
@@ -304,3 +304,14 @@ def test_a_defect_of_ours_is_not_taken_for_a_fault_of_the_store(database: Databa
     row = {"rollout_id": "r9", "era": "e", "at_s": 1.0, "payload": {}}
     with pytest.raises(Exception, match="FOREIGN KEY"), database.transaction() as connection:
         connection.execute(insert(tables.evidence).values(**row))
+
+
+def test_a_database_in_a_file_is_its_owners_alone(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/aios.db")
+    with database.transaction() as connection:
+        connection.exec_driver_sql("create table t (a int)")
+    begin_file(tmp_path / "flows.db")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes.keys() >= {"aios.db", "aios.db-wal", "flows.db"}
+    assert set(modes.values()) == {0o600}
+    database.close()
