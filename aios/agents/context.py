@@ -22,7 +22,8 @@ from aios.errors import (
     UsageError,
     from_problem,
 )
-from aios.packaging import exits_told
+from aios.flows.writing import Flow
+from aios.packaging import code_of, exits_told
 from aios.records.agents import CallEnd, Delivery, Entry, Letter
 from aios.records.base import Given
 from aios.store.canonical import canonical
@@ -285,6 +286,46 @@ class Context:
             "parent": self.ref,
         }
         return str(await self._kernel("spawn", told))
+
+    @_awaited
+    async def start(
+        self,
+        flow: Any,
+        *args: Any,
+        id: str,
+        attributes: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Begin a flow now; its id. The same id never runs twice: handled again, this message
+        begins no other.
+
+        Args:
+            flow: a function under `@aios.flow`, whose text goes along, or a name: `"refund"`.
+            args, kwargs: what it is called with; plain values.
+            attributes: to find it by, `rt.flows(attributes={"region": "eu"})`.
+
+        Raises:
+            UsageError: an argument cannot be taken, or the id was used with other arguments.
+            UnknownName: there is no flow of this name.
+        """
+        self._meter.step()
+        name, source = str(flow), None
+        if isinstance(flow, Flow):
+            flow.refuse_unfit(args, kwargs)
+            name, source = flow.name, code_of(flow, "flow").model_dump(mode="json")
+        told = {
+            "flow": name,
+            "id": id,
+            "args": _json(args, f"an argument of flow {name!r}"),
+            "kwargs": _json(kwargs, f"an argument of flow {name!r}"),
+            "attributes": _json(dict(attributes or {}), "attributes"),
+        }
+        self.entries.append(Entry(kind="start", choice=name, reason=id))
+        key = self._key()
+        if self.dry:
+            return id
+        asked = {"agent": self.ref, "flow": told, "source": source, "operation": key}
+        return str(await self._kernel("start", asked))
 
     @_awaited
     async def revive(self, ref: str) -> None:

@@ -41,6 +41,12 @@ def leave() -> None:
     sys.exit(2)
 
 
+@aios.flow
+def pay_back(order: str) -> str:
+    """What a clerk begins."""
+    return order
+
+
 @aios.agent(
     state=Memory,
     tools=[note, refund, big_refund, leave],
@@ -94,6 +100,12 @@ class Clerk:
     async def _loop(self, ctx, message):
         for _ in range(1000):
             await ctx.call("note", text="again")
+
+    async def _start(self, ctx, message):
+        found = await ctx.start(pay_back, message["order"], id=message["id"])
+        if message.get("fails"):
+            raise ValueError("after the flow began")
+        return found
 
     async def _sleep(self, ctx, message):
         await asyncio.sleep(3600)
