@@ -25,7 +25,7 @@ from aios.errors import (
 from aios.flows.writing import Flow
 from aios.packaging import code_of, exits_told
 from aios.records.agents import CallEnd, Delivery, Entry, Letter
-from aios.records.base import Given
+from aios.records.base import Given, Record
 from aios.store.canonical import canonical
 
 ASK_S = 60.0
@@ -54,6 +54,17 @@ class ChildFailed(Given):
 
     child: str
     problem: str
+
+
+class Prediction(Record):
+    """What an endpoint answered an agent. `request_id` is what feedback on it names."""
+
+    endpoint: str
+    outputs: list[dict[str, Any]]
+    version: int | None = None
+    arm: str | None = None
+    degraded: str | None = None
+    request_id: str | None = None
 
 
 class Clockwork(Protocol):
@@ -100,6 +111,8 @@ class Context:
         sender: who sent it: a key's identity, or an agent's ref.
         attempt: 0 at first; more when it failed, or its host died, before.
         dry: whether this is a shadow: nothing that it does has an effect.
+        predictions: what endpoints answered while this message was handled, in order, those too
+            that `decide` asked for; each with its `request_id`, for feedback.
     """
 
     def __init__(
@@ -125,6 +138,7 @@ class Context:
         self._clockwork = clockwork
         self._calls = 0
         self._not_awaited: dict[object, str] = {}
+        self.predictions: list[Prediction] = []
         self.sent: list[Letter] = []
         self.entries: list[Entry] = []
         self.ended: list[CallEnd] = []
@@ -211,6 +225,7 @@ class Context:
         shown = _short(answer["outputs"])
         self.entries.append(Entry(kind="predict", choice=endpoint, reason=shown, details=told))
         outputs: list[dict[str, Any]] = answer["outputs"]
+        self.predictions.append(Prediction(endpoint=endpoint, outputs=outputs, **told))
         return outputs
 
     @_awaited

@@ -88,6 +88,12 @@ class Clerk:
     async def _predict(self, ctx, message):
         return await ctx.predict("model", {"a": 1})
 
+    async def _request_ids(self, ctx, message):
+        model = ctx.model("model", {"a": 1}, output="topic", confidence="p", at_least=0.9)
+        await ctx.predict("model", [{"a": 1}, {"a": 2}], key="mine")
+        await ctx.decide(model, otherwise="person")
+        return [(one.endpoint, one.request_id, len(one.outputs)) for one in ctx.predictions]
+
     async def _decide(self, ctx, message):
         text = message["text"]
         return await ctx.decide(

@@ -158,6 +158,13 @@ def test_an_event_is_a_message_once_and_spawns_its_agent(world: AgentWorld, cler
         tell("clerk", "c-1", {}, "e-5", "ann")
 
 
+def test_what_endpoints_answered_is_known_by_its_request_ids(world: AgentWorld, clerk: str) -> None:
+    world.answers["model"] = {"topic": "billing", "p": 0.5}
+    seq = world.tell(clerk, {"do": "request_ids"})
+    world.run()
+    assert world.became(seq)["reply"] == [["model", "mine", 2], ["model", clerk, 1]]
+
+
 def test_rules_decide_first_then_a_model_then_others_and_each_says_why(
     world: AgentWorld, clerk: str
 ) -> None:
