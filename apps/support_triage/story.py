@@ -59,7 +59,13 @@ def main(options: Options, console: "Console | None" = None) -> int:
         console.print(rt.address)
         first, second = data.first_classifier(frame), data.better_classifier(frame)
         for model in (first, second):
-            rt.models.register(ENDPOINT, model, contract=data.contract(), sample=frame.head(150)[["text"]], outputs=data.OUTPUTS)
+            rt.models.register(
+                ENDPOINT,
+                model,
+                contract=data.contract(),
+                sample=frame.head(150)[["text"]],
+                outputs=data.OUTPUTS,
+            )
         rt.deploy(ENDPOINT, f"{ENDPOINT}:1", deadline_s=2.0)
         secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
         (rt.home / "secrets").mkdir(exist_ok=True)
@@ -68,7 +74,9 @@ def main(options: Options, console: "Console | None" = None) -> int:
         rt.on(aios.RabbitMQ(broker, queue=TICKETS), agent=Triage, key="ticket")
         person = aios.connect(rt.address, rt.keys.add(SUPPORT, role="viewer").key)
         desk = Desk()
-        traffic = Traffic(desk, todo, f"{rt.address}{hook.path}", secret, broker, options.rate_per_s)
+        traffic = Traffic(
+            desk, todo, f"{rt.address}{hook.path}", secret, broker, options.rate_per_s
+        )
         support = Support(person, {one.id: one for one in todo})
         desks = Desks(rt, desk)
         rollout = None
@@ -79,25 +87,37 @@ def main(options: Options, console: "Console | None" = None) -> int:
                 time.sleep(2)
                 done = len(desk.sent) / len(todo)
                 k = kpis(outcomes(desk))
-                console.print(f"{desk.elapsed_s:.0f} sent {len(desk.sent)} answered {k.answered} defl {k.deflection:.2f} acc {k.accuracy:.2f} quick {k.quick.p50_s:.2f}/{k.quick.p95_s:.2f} slow {k.slow.p50_s:.2f}/{k.slow.p95_s:.2f} retries {desk.retries}; {rollout.status().summary if rollout else ''}")
+                console.print(
+                    f"{desk.elapsed_s:.0f} sent {len(desk.sent)} answered {k.answered} defl {k.deflection:.2f} acc {k.accuracy:.2f} quick {k.quick.p50_s:.2f}/{k.quick.p95_s:.2f} slow {k.slow.p50_s:.2f}/{k.slow.p95_s:.2f} retries {desk.retries}; {rollout.status().summary if rollout else ''}"
+                )
                 if done > 0.2 and rollout is None:
                     rollout = rt.rollout(ENDPOINT, f"{ENDPOINT}:2", PLAN)
                 if done > 0.5 and "host" not in killed:
                     killed.add("host")
-                    for h in rt.agent_hosts(): 
-                        print(h); os.kill(h["pid"], signal.SIGKILL); break
+                    for h in rt.agent_hosts():
+                        print(h)
+                        os.kill(h["pid"], signal.SIGKILL)
+                        break
                 if done > 0.7 and "worker" not in killed:
                     killed.add("worker")
-                    rows=[p for p in rt.ps() if p["role"] == "flow worker"]; print(rows); os.kill(rows[0]["pid"], signal.SIGKILL)
-                if traffic.failed or support.failed or desks.failed: 
-                    console.print(traffic.failed, support.failed, desks.failed); break
-                if traffic.all_sent and k.answered >= len(todo): break
+                    rows = [p for p in rt.ps() if p["role"] == "flow worker"]
+                    print(rows)
+                    os.kill(rows[0]["pid"], signal.SIGKILL)
+                if traffic.failed or support.failed or desks.failed:
+                    console.print(traffic.failed, support.failed, desks.failed)
+                    break
+                if traffic.all_sent and k.answered >= len(todo):
+                    break
             time.sleep(3)
         console.print(ledger(desk))
-        console.print(rt.rollouts(ENDPOINT)); 
-        console.print(rt.cost(by="kind")); console.print(rt.dead_letters()); console.print(rt.dead_messages()); console.print(rt.subscriptions())
+        console.print(rt.rollouts(ENDPOINT))
+        console.print(rt.cost(by="kind"))
+        console.print(rt.dead_letters())
+        console.print(rt.dead_messages())
+        console.print(rt.subscriptions())
         console.print(rt.ps())
-        if rollout: console.print(rollout.status())
+        if rollout:
+            console.print(rollout.status())
     return 0
 
 
