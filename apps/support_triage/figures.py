@@ -1,7 +1,7 @@
 """What came of the tickets, as figures. Pure."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from apps.support_triage.traffic import Desk
@@ -40,6 +40,14 @@ class Outcome:
     @property
     def right(self) -> bool:
         return self.said == self.true
+
+
+@dataclass(frozen=True)
+class Happened:
+    """Something that was done to the desk."""
+
+    at_s: float
+    text: str
 
 
 @dataclass(frozen=True)
@@ -165,3 +173,57 @@ def ledger(desk: Desk) -> Ledger:
         twice=tuple(one for one, count in counts.items() if count > 1),
         strange=tuple(one for one in counts if one not in desk.sent),
     )
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What the machines cost from opening to closing, by what used them; the parts sum to it.
+
+    `person_cost` is an assumption: what a person's time for one ticket costs."""
+
+    currency: str
+    whole: float
+    parts: Mapping[str, float]
+    person_cost: float
+
+    def machines(self, tickets: int, of: int) -> float:
+        """The share of so many tickets out of all: each costs the same."""
+        return self.whole * share(tickets, of)
+
+    def people(self, found: Kpis) -> float:
+        """What the people's time cost."""
+        return self.person_cost * found.escalated
+
+
+def bill_between(
+    before: Mapping[str, float], after: Mapping[str, float], currency: str, person_cost: float
+) -> Bill:
+    """The bill between two looks.
+
+    Args:
+        before, after: what each part had cost in all by then.
+    """
+    parts = {name: amount - before.get(name, 0.0) for name, amount in after.items()}
+    return Bill(currency, sum(parts.values()), parts, person_cost)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a threshold would give: the share of tickets that the classifier would answer, and how
+    often it would be right."""
+
+    at_least: float
+    answered: float
+    right: float
+
+
+def trade_off(found: Iterable[Outcome], version: int) -> list[Point]:
+    """For each threshold from 0 to 0.95, on the tickets that a version was asked about."""
+    asked = [one for one in found if one.version == version and one.confidence is not None]
+    points = []
+    for step in range(20):
+        at_least = step * 0.05
+        sure = [one for one in asked if (one.confidence or 0.0) >= at_least]
+        right = sum(one.guess == one.true for one in sure)
+        points.append(Point(at_least, share(len(sure), len(asked)), share(right, len(sure))))
+    return points

@@ -1,7 +1,7 @@
 """Stand-ins for people, openly: threads that know each ticket's true product.
 
-`Support` answers what flows ask, a moment later. `Desks` is what happens when a ticket is closed: the
-desk that worked on it notes which product it was, which is feedback on the classifier's answer.
+`Support` answers what flows ask, a moment later. `Desks` is what happens when a ticket is closed:
+the desk that worked on it notes which product it was, feedback on the classifier's answer.
 """
 
 import random

@@ -17,18 +17,24 @@ from typing import TYPE_CHECKING, Any, Self
 
 import aios
 from apps.support_triage.tickets import Ticket
-from apps.support_triage.triage import REPLIES
 
 if TYPE_CHECKING:
     from aio_pika.abc import AbstractChannel
 
 WEBHOOK, RABBITMQ = "webhook", "rabbitmq"
-TICKETS = "tickets"
-"""The queue that tickets come in by."""
 REPEAT_EVERY = 50
 ATTEMPTS, PAUSE_S = 8, 0.5
 """Of a webhook that is not answered with success; the pause doubles."""
 QUORUM = {"x-queue-type": "quorum"}
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A RabbitMQ and the queues of one run there."""
+
+    url: str
+    tickets: str
+    replies: str
 
 
 @dataclass(frozen=True)
@@ -77,14 +83,14 @@ class Traffic:
 
     Args:
         desk: where it is kept.
+        broker: where half of them go, and where replies are.
         hook: URL of the webhook.
         secret: by which its messages are signed.
-        broker: `amqp://` URL of RabbitMQ.
         rate: tickets a second.
     """
 
     def __init__(
-        self, desk: Desk, tickets: list[Ticket], hook: str, secret: str, broker: str, rate: float
+        self, desk: Desk, tickets: list[Ticket], broker: Broker, hook: str, secret: str, rate: float
     ) -> None:
         self._desk = desk
         self._tickets = tickets
@@ -103,10 +109,6 @@ class Traffic:
         self._stopping.set()
         self._thread.join(30)
 
-    @property
-    def all_sent(self) -> bool:
-        return len(self._desk.sent) == len(self._tickets)
-
     def _run(self) -> None:
         try:
             asyncio.run(self._work())
@@ -118,12 +120,14 @@ class Traffic:
         import httpx
 
         async with (
-            await aio_pika.connect(self._broker) as connection,
+            await aio_pika.connect(self._broker.url) as connection,
             httpx.AsyncClient(timeout=20, trust_env=False) as client,
         ):
             channel = await connection.channel(publisher_confirms=True)
-            await channel.declare_queue(TICKETS, durable=True, arguments=QUORUM)
-            replies = await channel.declare_queue(REPLIES, durable=True, arguments=QUORUM)
+            replies, _ = [
+                await channel.declare_queue(name, durable=True, arguments=QUORUM)
+                for name in (self._broker.replies, self._broker.tickets)
+            ]
             taking = asyncio.create_task(self._take(replies))
             await self._send_all(client, channel)
             while not self._stopping.is_set():
@@ -131,6 +135,7 @@ class Traffic:
                     taking.result()
                 await asyncio.sleep(0.1)
             taking.cancel()
+            await asyncio.wait([taking])
 
     async def _take(self, queue: Any) -> None:
         async with queue.iterator() as messages:
@@ -159,7 +164,7 @@ class Traffic:
         if way == WEBHOOK:
             await self._post(client, ticket.id, body)
         else:
-            await _publish(channel, ticket.id, body)
+            await _publish(channel, self._broker.tickets, ticket.id, body)
 
     async def _post(self, client: Any, message_id: str, body: bytes) -> None:
         """Post until it is answered with success, as Standard Webhooks wants.
@@ -183,12 +188,46 @@ class Traffic:
         raise aios.UsageError(f"the webhook does not take ticket {message_id}: {why}")
 
 
-async def _publish(channel: "AbstractChannel", message_id: str, body: bytes) -> None:
+def reach(url: str) -> None:
+    """Whether a RabbitMQ answers.
+
+    Raises:
+        UsageError: it does not, or that is no address of one.
+    """
+    aios.RabbitMQ(url, queue="any")
+
+    async def connected() -> None:
+        import aio_pika
+
+        async with await aio_pika.connect(url, timeout=10):
+            pass
+
+    try:
+        asyncio.run(connected())
+    except (OSError, TimeoutError) as error:
+        raise aios.UsageError(f"no RabbitMQ answers at {url}: {error}") from None
+
+
+def drop(broker: Broker) -> None:
+    """Delete the queues of a run."""
+
+    async def deleted() -> None:
+        import aio_pika
+
+        async with await aio_pika.connect(broker.url) as connection:
+            channel = await connection.channel()
+            for name in (broker.tickets, broker.replies):
+                await channel.queue_delete(name)
+
+    asyncio.run(deleted())
+
+
+async def _publish(channel: "AbstractChannel", queue: str, message_id: str, body: bytes) -> None:
     import aio_pika
 
     lasting = aio_pika.DeliveryMode.PERSISTENT
     message = aio_pika.Message(body, message_id=message_id, delivery_mode=lasting)
-    await channel.default_exchange.publish(message, routing_key=TICKETS)
+    await channel.default_exchange.publish(message, routing_key=queue)
 
 
 def key_of(secret: str) -> bytes:

@@ -23,8 +23,8 @@ SUPPORT = "support"
 """Who is asked: the identity of a key, or a role."""
 PATIENCE_S = 120.0
 """How long a person may take."""
-BROKER, REPLIES = "SUPPORT_RABBITMQ", "replies"
-"""The environment variable that says where RabbitMQ is, and the queue of replies there."""
+BROKER, REPLIES = "SUPPORT_RABBITMQ", "SUPPORT_REPLIES"
+"""Environment variables that say where RabbitMQ is, and how its queue of replies is called."""
 SENDER = "support-triage"
 
 LEGAL = ("my attorney", "my lawyer", "lawsuit", "legal action")
@@ -78,7 +78,7 @@ class Case(BaseModel):
 def send_reply(ticket: str, case: Case) -> str:
     """Write to the customer: one event on the queue of replies, however often it is tried."""
     told = {"ticket": ticket, "text": letter(case.product or GENERAL), **case.model_dump()}
-    to = aios.RabbitMQ(os.environ[BROKER], queue=REPLIES)
+    to = aios.RabbitMQ(os.environ[BROKER], queue=os.environ[REPLIES])
     return aios.emit("ticket.answered", told, to=to, id=ticket, source=SENDER, key=ticket)
 
 
