@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BINS = 60
+FEWEST = 15
+"""Tickets of a point: a share of fewer says little."""
 
 
 def timeline(found: Sequence[Outcome], happened: Sequence[Happened]) -> "Figure":
@@ -44,7 +46,8 @@ def thresholds(found: Sequence[Outcome], versions: Sequence[int]) -> "Figure":
     figure = blank_figure(WIDTH_IN, 3.2)
     axes = figure.subplots()
     for version, name in zip(versions, ("stable", "canary"), strict=False):
-        points = [one for one in trade_off(found, version) if one.answered > 0]
+        asked = sum(one.version == version for one in found)
+        points = [one for one in trade_off(found, version) if one.answered * asked >= FEWEST]
         if not points:
             continue
         across = [one.answered for one in points]

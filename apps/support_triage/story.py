@@ -89,8 +89,7 @@ def main(options: Options, console: "Console | None" = None) -> int:
 
     console = console or Console(highlight=False)
     drawing.blank_figure(1, 1)
-    if not 0 < options.rate_per_s <= 1_000:
-        raise aios.UsageError(f"{options.rate_per_s:g} tickets a second: give 0 to 1,000")
+    _check(options)
     if options.broker is None:
         rabbitmq_server()
     else:
@@ -106,6 +105,13 @@ def main(options: Options, console: "Console | None" = None) -> int:
         with aios.local(window_s=5.0, prices=prices) as rt:
             console.print(f"a private runtime is up at {rt.address}, RabbitMQ at {broker.url}")
             return _Story(rt, options, frame, todo, broker, console).tell()
+
+
+def _check(options: Options) -> None:
+    if not 0 < options.rate_per_s <= 1_000:
+        raise aios.UsageError(f"{options.rate_per_s:g} tickets a second: give 0 to 1,000")
+    if not 0 <= options.person_cost < float("inf"):
+        raise aios.UsageError(f"{options.person_cost:g} for a person's time: give 0 or more")
 
 
 class _Story:
