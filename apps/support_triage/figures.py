@@ -177,14 +177,20 @@ def ledger(desk: Desk) -> Ledger:
 
 @dataclass(frozen=True)
 class Bill:
-    """What the machines cost from opening to closing, by what used them; the parts sum to it.
+    """What the machines cost from opening to closing, and by what used them.
 
-    `person_cost` is an assumption: what a person's time for one ticket costs."""
+    `person_cost` is an assumption: what a person's time for one ticket costs.
+    """
 
     currency: str
     whole: float
     parts: Mapping[str, float]
     person_cost: float
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the parts sum to the bill, to rounding."""
+        return math.isclose(sum(self.parts.values()), self.whole, rel_tol=1e-6, abs_tol=1e-12)
 
     def machines(self, tickets: int, of: int) -> float:
         """The share of so many tickets out of all: each costs the same."""
@@ -195,16 +201,19 @@ class Bill:
         return self.person_cost * found.escalated
 
 
-def bill_between(
-    before: Mapping[str, float], after: Mapping[str, float], currency: str, person_cost: float
-) -> Bill:
-    """The bill between two looks.
+@dataclass(frozen=True)
+class Spent:
+    """What the runtime says that it has cost in all by now, and each part of it."""
 
-    Args:
-        before, after: what each part had cost in all by then.
-    """
-    parts = {name: amount - before.get(name, 0.0) for name, amount in after.items()}
-    return Bill(currency, sum(parts.values()), parts, person_cost)
+    whole: float
+    parts: Mapping[str, float]
+
+
+def bill_between(before: Spent, after: Spent, currency: str, person_cost: float) -> Bill:
+    """The bill from one look to a later one."""
+    names = {**before.parts, **after.parts}
+    parts = {name: after.parts.get(name, 0.0) - before.parts.get(name, 0.0) for name in names}
+    return Bill(currency, after.whole - before.whole, parts, person_cost)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,15 @@ from apps import drawing, supplies
 from apps.brokers import rabbitmq_server, running_rabbitmq
 from apps.support_triage import tickets as data
 from apps.support_triage.display import Screen, told
-from apps.support_triage.figures import Bill, Happened, bill_between, kpis, ledger, outcomes
+from apps.support_triage.figures import (
+    Bill,
+    Happened,
+    Spent,
+    bill_between,
+    kpis,
+    ledger,
+    outcomes,
+)
 from apps.support_triage.people import Desks, Support
 from apps.support_triage.report import RolloutTold, Told, write_report
 from apps.support_triage.tickets import Ticket
@@ -44,8 +53,8 @@ CURRENCY, NODE_HOUR = "EUR", 0.10
 TRIALS = 4
 """Tickets with which the desk is tried before it opens: the first of each kind starts a process."""
 LOOK_S = 0.5
-TRIAL_LIMIT_S = 120.0
-AFTER_LIMIT_S = 180.0
+TRIAL_LIMIT_S = 240.0
+AFTER_LIMIT_S = 300.0
 """How long after the last ticket answers are waited for."""
 
 
@@ -112,6 +121,8 @@ def _check(options: Options) -> None:
         raise aios.UsageError(f"{options.rate_per_s:g} tickets a second: give 0 to 1,000")
     if not 0 <= options.person_cost < float("inf"):
         raise aios.UsageError(f"{options.person_cost:g} for a person's time: give 0 or more")
+    if find_spec("aio_pika") is None:
+        raise aios.UsageError("RabbitMQ is reached by aio-pika: `pip install 'aios[rabbitmq]'`")
 
 
 class _Story:
@@ -134,6 +145,7 @@ class _Story:
         self._happened: list[Happened] = []
         self._surprises: list[str] = []
         self._rollout: aios.Rollout | None = None
+        self._over = False
         self._due = {
             "rollout": (ROLLOUT_AT, self._roll_out),
             "host": (HOST_DIES_AT, self._kill_host),
@@ -148,11 +160,11 @@ class _Story:
         self._hook = self._subscribe()
         self._person = aios.connect(rt.address, rt.keys.add(SUPPORT, role="viewer").key)
         self._try_out()
-        before = self._costs()
+        before = self._spent()
         self._desk = Desk()
         with Screen(self._desk, len(self._todo), self._console) as self._screen:
             self._work()
-        bill = bill_between(before, self._costs(), CURRENCY, self._options.person_cost)
+        bill = bill_between(before, self._spent(), CURRENCY, self._options.person_cost)
         return self._end(accuracies, bill, watch)
 
     # -- before the doors open --------------------------------------------------------
@@ -226,8 +238,8 @@ class _Story:
         status = None if self._rollout is None else self._rollout.status()
         running = status is not None and not status.finished
         self._screen.show(status.fields if status is not None and running else None)
-        if status is not None and not running and "ended" not in self._due:
-            self._due["ended"] = (2.0, lambda: None)
+        if status is not None and not running and not self._over:
+            self._over = True
             self._tell(f"the rollout is over: {status.summary}", "green")
         answered = len(self._desk.answered) == len(self._todo)
         return answered and not running
@@ -260,7 +272,8 @@ class _Story:
             book.balanced,
             f"lost {book.lost[:3]}, answered twice {book.twice[:3]}, strange {book.strange[:3]}",
         )
-        self._expect("worker" not in self._due, "not all that was to be killed was")
+        self._expect(bill.adds_up, f"the parts do not sum to the bill: {bill.parts}")
+        self._expect(not self._due, "not all that was to be killed was")
         rollout = self._rollout_told()
         wanted = "rolled_back" if self._options.worse else "promoted"
         self._expect(rollout.outcome == wanted, f"the rollout ended {rollout.outcome}")
@@ -311,9 +324,9 @@ class _Story:
             tuple(status.verdicts),
         )
 
-    def _costs(self) -> dict[str, float]:
-        """What each part has cost so far."""
-        return {part["what"]: part["cost"] for part in self._rt.cost(by="kind").parts}
+    def _spent(self) -> Spent:
+        found = self._rt.cost(by="kind")
+        return Spent(found.bill, {part["what"]: part["cost"] for part in found.parts})
 
     def _tell(self, text: str, style: str) -> None:
         self._happened.append(Happened(self._desk.elapsed_s, text))

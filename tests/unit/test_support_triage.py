@@ -17,6 +17,7 @@ from aios.contracts import Codec
 from aios.models import build, load_engine
 from aios.records.acting import Question
 from aios.security.webhooks import verified_id
+from apps import brokers
 from apps.support_triage import figures, people, story, tickets, traffic, triage
 from apps.support_triage.__main__ import options
 from apps.support_triage.figures import Bill, Happened, Outcome
@@ -266,10 +267,13 @@ def test_quantiles_are_values_that_were_there() -> None:
 
 
 def test_the_bill_is_what_was_spent_between_two_looks_and_is_divided_whole() -> None:
-    before, after = {"agents": 1.0, "idle": 2.0}, {"agents": 1.5, "idle": 4.0, "flows": 0.5}
+    before = figures.Spent(3.0, {"agents": 1.0, "idle": 2.0})
+    after = figures.Spent(6.0, {"agents": 1.5, "idle": 4.0, "flows": 0.5})
     bill = figures.bill_between(before, after, "EUR", 2.5)
     assert bill.parts == {"agents": 0.5, "idle": 2.0, "flows": 0.5}
-    assert bill.whole == 3.0
+    assert (bill.whole, bill.adds_up) == (3.0, True)
+    missing = figures.Spent(6.0, {"agents": 1.5, "idle": 4.0})
+    assert not figures.bill_between(before, missing, "EUR", 2.5).adds_up
     groups = figures.by_product(figures.outcomes(desk_of(("T-0", triage.PERSON, "card"))))
     parts = [bill.machines(one.tickets, 4) for one in groups.values()]
     assert sum(parts) == pytest.approx(bill.whole)
@@ -418,3 +422,12 @@ def test_what_cannot_be_told_is_refused_before_anything_starts(
 ) -> None:
     with pytest.raises(aios.UsageError, match=why):
         story.main(story.Options(**wrong))
+
+
+def test_a_machine_without_rabbitmq_is_told_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(brokers, "RABBIT", tmp_path / "rabbitmq-server")
+    with pytest.raises(aios.UsageError, match="apt-get install rabbitmq-server"):
+        story.main(story.Options())
