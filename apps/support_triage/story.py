@@ -53,6 +53,8 @@ CURRENCY, NODE_HOUR = "EUR", 0.10
 TRIALS = 4
 """Tickets with which the desk is tried before it opens: the first of each kind starts a process."""
 LOOK_S = 0.5
+QUIET_S = 15.0
+"""After the last reply a rollout that is not decided by then never will be."""
 TRIAL_LIMIT_S = 240.0
 AFTER_LIMIT_S = 300.0
 """How long after the last ticket answers are waited for."""
@@ -242,7 +244,13 @@ class _Story:
             self._over = True
             self._tell(f"the rollout is over: {status.summary}", "green")
         answered = len(self._desk.answered) == len(self._todo)
+        if self._rollout is not None and answered and running and self._quiet_s() > QUIET_S:
+            self._rollout.abort("the tickets were over before it was decided")
         return answered and not running
+
+    def _quiet_s(self) -> float:
+        """Since the last reply."""
+        return self._desk.elapsed_s - self._desk.replies[-1].at_s
 
     def _roll_out(self) -> None:
         self._rollout = self._rt.rollout(ENDPOINT, f"{ENDPOINT}:2", self._options.plan)
