@@ -42,7 +42,7 @@ SECRET = "support-hook"
 PLAN = aios.Canary(
     steps=(0.25, 0.5, 1.0),
     bake_s=6,
-    abort_when=("errors worse by 0.1", "latency_p95 > 3x + 200ms", "kpi worse by 0.2"),
+    abort_when=("errors worse by 0.1", "latency_p50 > 3x + 100ms", "kpi worse by 0.2"),
     max_stage_s=300,
     no_data_s=60,
 )
@@ -56,8 +56,8 @@ LOOK_S = 0.5
 QUIET_S = 15.0
 """After the last reply a rollout that is not decided by then never will be."""
 TRIAL_LIMIT_S = 240.0
-AFTER_LIMIT_S = 300.0
-"""How long after the last ticket answers are waited for."""
+AFTER_LIMIT_S = 900.0
+"""How long after the last ticket answers are waited for: a busy machine takes its time."""
 
 
 @dataclass(frozen=True)
