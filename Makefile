@@ -1,12 +1,13 @@
 # Two commands do everything on a fresh machine with Python 3.11+ and make:
 #   make demo    the loan story, with a report in out/
 #   make loop    drift, alarm, retrain and rollout on real loans, with a report in out/
+#   make triage  a support desk on real complaints, with a report in out/; needs rabbitmq-server
 #   make test    everything the tests need, then the tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo loop soak chaos test test-fast lint bench install clean
+.PHONY: demo loop triage soak chaos test test-fast lint bench install clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,6 +23,9 @@ demo: install
 
 loop: install
 	$(BIN)/aios demo --loop
+
+triage: install
+	$(BIN)/python -m apps.support_triage
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -1,6 +1,6 @@
 """How many events per second come from Kafka into the inbox, and are acted on?
 
-Method: a topic of 4 partitions on the protocol's broker of `tests.brokers`, events of 200 bytes in
+Method: a topic of 4 partitions on the protocol's broker of `apps.brokers`, events of 200 bytes in
 500 keys. Three readings of the same topic, in turns and each by a group of its own: a bare client
 that reads and commits after each batch; our reader, which makes an event of each message and keeps
 it in the inbox, one transaction with fsync per batch, before it commits; and the whole of it,
@@ -31,8 +31,8 @@ from aios.kernel.events import Events
 from aios.records.events import SubscriptionSpec
 from aios.registry import Registry
 from aios.store.database import Database
+from apps.brokers import make_topic, running_kafka
 from benchmarks.workload import prepare
-from tests.brokers import make_topic, running_kafka
 
 KEYS = 500
 PARTITIONS = 4

@@ -22,9 +22,10 @@ from aios.errors import (
     UsageError,
     from_problem,
 )
-from aios.packaging import exits_told
+from aios.flows.writing import Flow
+from aios.packaging import code_of, exits_told
 from aios.records.agents import CallEnd, Delivery, Entry, Letter
-from aios.records.base import Given
+from aios.records.base import Given, Record
 from aios.store.canonical import canonical
 
 ASK_S = 60.0
@@ -53,6 +54,17 @@ class ChildFailed(Given):
 
     child: str
     problem: str
+
+
+class Prediction(Record):
+    """What an endpoint answered an agent. `request_id` is what feedback on it names."""
+
+    endpoint: str
+    outputs: list[dict[str, Any]]
+    version: int | None = None
+    arm: str | None = None
+    degraded: str | None = None
+    request_id: str | None = None
 
 
 class Clockwork(Protocol):
@@ -99,6 +111,8 @@ class Context:
         sender: who sent it: a key's identity, or an agent's ref.
         attempt: 0 at first; more when it failed, or its host died, before.
         dry: whether this is a shadow: nothing that it does has an effect.
+        predictions: what endpoints answered while this message was handled, in order, those too
+            that `decide` asked for; each with its `request_id`, for feedback.
     """
 
     def __init__(
@@ -124,6 +138,7 @@ class Context:
         self._clockwork = clockwork
         self._calls = 0
         self._not_awaited: dict[object, str] = {}
+        self.predictions: list[Prediction] = []
         self.sent: list[Letter] = []
         self.entries: list[Entry] = []
         self.ended: list[CallEnd] = []
@@ -210,6 +225,7 @@ class Context:
         shown = _short(answer["outputs"])
         self.entries.append(Entry(kind="predict", choice=endpoint, reason=shown, details=told))
         outputs: list[dict[str, Any]] = answer["outputs"]
+        self.predictions.append(Prediction(endpoint=endpoint, outputs=outputs, **told))
         return outputs
 
     @_awaited
@@ -285,6 +301,41 @@ class Context:
             "parent": self.ref,
         }
         return str(await self._kernel("spawn", told))
+
+    @_awaited
+    async def start(
+        self,
+        flow: Any,
+        /,
+        *args: Any,
+        id: str,
+        attributes: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Begin a flow now; its id, which never runs twice, however often this message is handled.
+
+        Args:
+            flow: a function under `@aios.flow`, whose text goes along, or a name: `"refund"`.
+            args, kwargs: what it is called with; plain values.
+            attributes: to find it by, `rt.flows(attributes={"region": "eu"})`.
+
+        Raises:
+            UsageError: an argument cannot be taken, or the id was used with other arguments.
+            UnknownName: there is no flow of this name.
+        """
+        self._meter.step()
+        name, source = str(flow), None
+        if isinstance(flow, Flow):
+            flow.refuse_unfit(args, kwargs)
+            name, source = flow.name, code_of(flow, "flow").model_dump(mode="json")
+        told = {"args": args, "kwargs": kwargs, "attributes": dict(attributes or {})}
+        told = {"flow": name, "id": id, **_json(told, f"an argument of flow {name!r}")}
+        self.entries.append(Entry(kind="start", choice=name, reason=id))
+        key = self._key()
+        if self.dry:
+            return id
+        asked = {"agent": self.ref, "flow": told, "source": source, "operation": key}
+        return str(await self._kernel("start", asked))
 
     @_awaited
     async def revive(self, ref: str) -> None:

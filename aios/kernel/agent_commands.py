@@ -1,13 +1,13 @@
 """Commands and queries about agents, and what their hosts ask the kernel."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from aios.agents.supervision import MOST_GENERATIONS, wider
 from aios.clock import Clock
-from aios.errors import Forbidden, IllegalTransition, UnknownName, UsageError
+from aios.errors import Forbidden, IllegalTransition, StoreUnavailable, UnknownName, UsageError
 from aios.kernel.agent_calls import AgentCalls
 from aios.kernel.agent_metrics import AgentMetrics
 from aios.kernel.agent_plans import AgentPlans
@@ -28,6 +28,22 @@ HOSTS = "agents"
 """The identity of the key with which hosts predict."""
 MOST_MESSAGES = 1_000
 """In one call; more is sent in several."""
+PUT_S = 30.0
+"""How long a message may take to be on disk."""
+
+
+class Flows(Protocol):
+    """What begins flows for agents."""
+
+    def begin_for(
+        self, agent: str, told: dict[str, Any], source: CodeSource | None, operation: str, /
+    ) -> str:
+        """Begin a flow, once per id; its id.
+
+        Args:
+            told: as `flow_commands.StartFlow`.
+            source: the flow's text, kept where it is new.
+        """
 
 
 class Spawn(Record):
@@ -98,12 +114,19 @@ class AgentCommands:
 
     Args:
         changed: called after a change of keys, to tell all endpoints.
+        flows: begins flows for agents.
     """
 
     def __init__(
-        self, registry: Registry, database: Database, clock: Clock, changed: Callable[[], None]
+        self,
+        registry: Registry,
+        database: Database,
+        clock: Clock,
+        changed: Callable[[], None],
+        flows: Flows,
     ) -> None:
         self._registry = registry
+        self._flows = flows
         self._changed = changed
         facts = FactsOf(lambda name, version: registry.definition("agent", name, version).facts)
         self._facts = facts
@@ -158,6 +181,10 @@ class AgentCommands:
             return found.model_dump(mode="json")
         if what == "spawn":
             return self._spawn_below(told)
+        if what == "start":
+            source = told["source"]
+            source = None if source is None else CodeSource.model_validate(source)
+            return self._flows.begin_for(told["agent"], told["flow"], source, told["operation"])
         if what == "revive":
             return self._revive_below(told)
         return self._calls.host_asks(what, told)
@@ -166,6 +193,36 @@ class AgentCommands:
         counted = room.finish_all(epoch, turns)
         self.metrics.refused += counted.count(False)
         return counted
+
+    def tell_event(self, name: str, agent_id: str, event: Any, operation: str, by: str) -> None:
+        """Put an event into the mailbox of an agent, once for each operation; an agent that is not
+        there is spawned, without scopes. On disk when this returns.
+
+        Raises:
+            UsageError: that is no agent's id, or the agent takes no messages.
+            UnknownName: nobody sent an agent of this name.
+            TemporaryError: it could not be stored, or not soon enough.
+        """
+        letter = Letter(to=f"{name}/{agent_id}", message=event, sender=by, operation=operation)
+        try:
+            self._put(letter)
+        except UnknownName:
+            try:
+                request = Spawn(name=name, id=agent_id)
+            except ValidationError:
+                raise UsageError(
+                    f"the event's key {agent_id!r:.80} is no id of an agent: letters, digits and "
+                    ". _ : @ -, at most 128"
+                ) from None
+            told = request.model_dump(mode="json")
+            self._spawn(request, Asked.of(Caller(by, "deployer"), "spawn_agent", told, None))
+            self._put(letter)
+
+    def _put(self, letter: Letter) -> int:
+        try:
+            return int(self.post.order(lambda room: room.put(letter)).result(PUT_S))
+        except TimeoutError:
+            raise StoreUnavailable("a message for an agent was not on disk in time") from None
 
     def reply(self, seq: int) -> Any:
         """What became of a message: a future where that is to come."""

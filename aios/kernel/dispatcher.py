@@ -1,8 +1,10 @@
-"""Acts on events: a thread for each subscription begins a flow, or asks an endpoint, per event.
+"""Acts on events: a thread for each subscription begins a flow, asks an endpoint, or tells an
+agent, per event.
 
 An event is done in the transaction that keeps what follows from it. A kernel that is killed before
 that tries again: a flow has an id made of subscription and coordinates, so it is begun once; an
-endpoint is asked again, which changes nothing, and its answer is sent once.
+endpoint is asked again, which changes nothing, and its answer is sent once; to an agent it is the
+same message, which is in its mailbox once.
 """
 
 import hashlib
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aios.clock import Clock
-from aios.errors import AiosError
+from aios.errors import AiosError, UsageError
 from aios.events.asking import Asking
 from aios.events.dispatching import PutOff, SetAside, after_failure, fault_of
 from aios.records.cloudevents import CloudEvent
@@ -27,7 +29,7 @@ from aios.registry.events import EventStore, Outcome, Outgoing, Row
 WINDOW = 256
 """Events that are acted on between two transactions."""
 AT_A_TIME = 16
-"""Requests to one endpoint."""
+"""Requests to one endpoint, or agents that are told."""
 IDLE_S = 0.2
 """Between two looks at an inbox that was empty; whoever takes an event wakes its line at once."""
 AWAY_S = 1.0
@@ -46,6 +48,17 @@ class Starter(Protocol):
 
         Raises:
             AiosError: it cannot be begun, and why.
+        """
+
+
+class Teller(Protocol):
+    """What puts events into agents' mailboxes."""
+
+    def tell_event(self, name: str, agent_id: str, event: Any, operation: str, by: str, /) -> None:
+        """Let the agent of this id handle an event, once for each operation. On disk then.
+
+        Raises:
+            AiosError: it cannot be put there, and why.
         """
 
 
@@ -87,7 +100,8 @@ class Line:
         self._counts = counts
         self._wake = threading.Event()
         self._closed = False
-        at_a_time = AT_A_TIME if subscription.spec.endpoint is not None else 1
+        self._together = subscription.spec.flow is None
+        at_a_time = AT_A_TIME if self._together else 1
         self._pool = ThreadPoolExecutor(at_a_time, f"aios-event-{subscription.id}")
         self._thread = threading.Thread(
             target=self.run, name=f"aios-events-{subscription.id}", daemon=True
@@ -137,10 +151,10 @@ class Line:
         chains: dict[Any, list[Row]] = {}
         for row in rows:
             chains.setdefault((row.seq,) if row.key is None else row.key, []).append(row)
-        if self.subscription.spec.endpoint is None:
-            found = [self._tried_all(chain) for chain in chains.values()]
-        else:
+        if self._together:
             found = list(self._pool.map(self._tried_all, chains.values()))
+        else:
+            found = [self._tried_all(chain) for chain in chains.values()]
         results = [one for chain in found for one in chain]
         outcome = self._settled(results)
         self._store.settle(self.subscription.id, outcome)
@@ -199,13 +213,20 @@ class Dispatcher:
 
     Args:
         starter: begins flows.
+        teller: tells agents.
         asking: asks endpoints; made when it is first needed.
     """
 
     def __init__(
-        self, store: EventStore, clock: Clock, starter: Starter, asking: Callable[[], Asking]
+        self,
+        store: EventStore,
+        clock: Clock,
+        starter: Starter,
+        teller: Teller,
+        asking: Callable[[], Asking],
     ) -> None:
         self.starter = starter
+        self._teller = teller
         self._store = store
         self._clock = clock
         self._make_asking = asking
@@ -261,6 +282,13 @@ class Dispatcher:
     def _act(self, subscription: Subscription, row: Row) -> list[Outgoing]:
         spec, flow_id = subscription.spec, flow_id_of(subscription.id, row.coordinates)
         event = row.content
+        if spec.agent is not None:
+            if row.key is None:
+                raise UsageError(
+                    f"the event has no key, which says whose of the agents {spec.agent} it is"
+                )
+            self._teller.tell_event(spec.agent, row.key, event, flow_id, subscription.created_by)
+            return []
         if spec.endpoint is None:
             self.starter.begin(str(spec.flow), [event], flow_id, subscription.created_by)
             return []

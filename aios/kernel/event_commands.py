@@ -11,7 +11,7 @@ from aios.errors import IllegalTransition, UsageError
 from aios.events.filters import check_key, parse_filter
 from aios.events.secrets import key_of_webhook, secret
 from aios.kernel.commands import Asked, Commands, Queries
-from aios.kernel.dispatcher import Starter
+from aios.kernel.dispatcher import Starter, Teller
 from aios.kernel.event_metrics import EventMetrics
 from aios.kernel.events import Events
 from aios.kernel.requests import Nothing, OfId
@@ -73,6 +73,7 @@ class EventCommands:
     Args:
         told: called after a key was made, so that whoever checks keys learns of it.
         starter: begins flows.
+        teller: tells agents.
     """
 
     def __init__(
@@ -83,10 +84,11 @@ class EventCommands:
         clock: Clock,
         told: Callable[[], None],
         starter: Starter,
+        teller: Teller,
     ) -> None:
         self._registry = registry
         self._home = settings.home
-        self.events = Events(settings, registry, database, clock, told, starter)
+        self.events = Events(settings, registry, database, clock, told, starter, teller)
         self.metrics = EventMetrics(self.events, clock)
         self.commands: Commands = {
             "subscribe": (Subscribe, self._subscribe),
@@ -154,15 +156,17 @@ class EventCommands:
 
         Raises:
             UsageError: source, sink, key or filter cannot be taken, a secret is not on this
-                machine, or there is not exactly one of flow and endpoint.
-            UnknownName: there is no such flow or endpoint.
+                machine, or there is not exactly one of flow, endpoint and agent.
+            UnknownName: there is no such flow, endpoint or agent.
         """
         check_source(spec.source)
-        if (spec.flow is None) == (spec.endpoint is None):
-            raise UsageError("give a flow, or endpoint=, and not both")
+        if [spec.flow, spec.endpoint, spec.agent].count(None) != 2:
+            raise UsageError("give a flow, endpoint= or agent=, and only one of them")
         if spec.to is not None:
             if spec.endpoint is None:
-                raise UsageError("to= is where an endpoint's answers go; a flow emits by itself")
+                raise UsageError(
+                    "to= is where an endpoint's answers go; flows and agents emit by themselves"
+                )
             check_sink(spec.to)
             self._check_secrets(spec.to)
         if spec.key is not None:
@@ -172,6 +176,8 @@ class EventCommands:
         self._check_secrets(spec.source)
         if spec.endpoint is not None:
             self._registry.endpoint(spec.endpoint)
+        elif spec.agent is not None:
+            self._registry.definition("agent", spec.agent)
         else:
             name, _, version = str(spec.flow).partition(":")
             if version and not version.isdecimal():

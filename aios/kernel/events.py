@@ -1,7 +1,8 @@
 """Events in the kernel: what comes in is kept and acted on, what goes out is sent.
 
 source -> reader (a Ray actor) -> `take`: inbox, one transaction -> acknowledged to the source
-inbox  -> dispatcher: a flow begins, or an endpoint answers -> done, with what is to be sent
+inbox  -> dispatcher: a flow begins, an endpoint answers, an agent has a message -> done, with what
+          is to be sent
 outbox -> sending -> sink
 """
 
@@ -18,7 +19,7 @@ from aios.events.consumer import Taking
 from aios.events.reading import Message, Reader
 from aios.events.schedule import due_ticks, tick
 from aios.events.secrets import key_of_webhook
-from aios.kernel.dispatcher import Dispatcher, Starter
+from aios.kernel.dispatcher import Dispatcher, Starter, Teller
 from aios.kernel.event_readers import EventReaders
 from aios.kernel.event_sending import Sending
 from aios.kernel.note import write_private
@@ -58,13 +59,14 @@ class Events:
         clock: Clock,
         told: Callable[[], None],
         starter: Starter,
+        teller: Teller,
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._clock = clock
         self._told = told
         self.store = EventStore(database, clock)
-        self.dispatcher = Dispatcher(self.store, clock, starter, self._asking)
+        self.dispatcher = Dispatcher(self.store, clock, starter, teller, self._asking)
         self.sending = Sending(self.store, clock, settings.home)
         self.readers = EventReaders(clock, settings.home)
         self.counts: Counter[tuple[str, str]] = Counter()

@@ -12,10 +12,11 @@ from aios.flows.place import QUEUE
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.flow_workers import Crew, FlowWorkers
 from aios.kernel.opening import place_of
-from aios.kernel.requests import Nothing, OfId
+from aios.kernel.requests import Nothing, OfId, read
 from aios.records import CodeSource, Name, Record
 from aios.records.acting import Definition, Question
 from aios.registry import Registry
+from aios.security import Caller
 
 REPEATED = ("cancel_flow", "end_schedule", "set_queue", "set_schedule", "start_flow")
 """Commands whose effect is in the flows' database. Asked again under the same operation id they
@@ -156,6 +157,32 @@ class FlowCommands:
         definition = self._defined(flow)
         self.workers.start()
         return self.client.begin(definition, args, more.pop("kwargs", {}), flow_id, by, **more)
+
+    def begin_for(
+        self, agent: str, told: dict[str, Any], source: CodeSource | None, operation: str
+    ) -> str:
+        """Begin a flow for an agent, once per id; its id.
+
+        Args:
+            told: as `StartFlow`.
+            source: the flow's text, kept where it is new.
+            operation: of the agent, the same when its message is handled again.
+
+        Raises:
+            UnknownName, UsageError, StoreUnavailable: see `begin`.
+        """
+        request = read(StartFlow, told, "start")
+        caller = Caller(f"agent {agent}", "agent")
+        if source is not None:
+            request = request.model_copy(update={"sha256": source.sha256, "path": source.path})
+            try:
+                self._defined(request.flow, source.sha256, source.path)
+            except UnknownName:
+                sent = DefineFlow(name=request.flow, source=source)
+                asked = Asked.of(caller, "define_flow", sent.model_dump(mode="json"), None)
+                self._define(sent, asked)
+        asked = Asked.of(caller, "start_flow", request.model_dump(mode="json"), operation)
+        return str(self._start(request, asked)["id"])
 
     def _defined(self, ref: str, sha256: str | None = None, path: str | None = None) -> Definition:
         name, _, version = ref.partition(":")

@@ -107,12 +107,12 @@ class Kernel:
         self._sealing = Sealing(settings, self._database, clock)
         changed = self.reconciler.changed
         self.log = LogCommands(settings, self.registry, observed, workbench, clock, changed)
-        self.agents = AgentCommands(self.registry, self._database, clock, changed)
         self.flows = FlowCommands(settings, self.registry, crew)
-        eventful = EventCommands(settings, self.registry, database, clock, changed, self.flows)
+        self.agents = AgentCommands(self.registry, self._database, clock, changed, self.flows)
+        around = (clock, changed, self.flows, self.agents)
+        eventful = EventCommands(settings, self.registry, database, *around)
         self.events = eventful.events
-        own = (self.log.metrics, self.agents.metrics, eventful.metrics)
-        told = (CostMetrics(self.metering), *own)
+        told = (CostMetrics(self.metering), self.log.metrics, self.agents.metrics, eventful.metrics)
         seen = (self._observations, observed, self.watcher, self.alerts, *told)
         keys = KeyCommands(self.registry, changed)
         keys.ensure(*api_key)

@@ -31,6 +31,8 @@ from aios.models.manifest import (
 )
 
 MATRIX_NAME = "features"
+CONFIDENCE = "confidence"
+"""What `outputs=` may name beside label and probabilities: the probability of the label."""
 _INSTEAD = (
     "export it to ONNX yourself and register the file, or register a Python class by import "
     'path ("module:Class" with predict(batch))'
@@ -70,7 +72,8 @@ def convert_estimator(
     features = _features(estimator, contract, what)
     sources = _map_outputs(estimator, contract, outputs, classifies, what)
     inputs = _layout(estimator, contract, features)
-    content, names = _to_onnx(estimator, contract, inputs, classifies, what)
+    sure = any(source.name == CONFIDENCE for source in sources.values())
+    content, names = _to_onnx(estimator, contract, inputs, classifies, what, sure=sure)
     return Converted(
         source=f"sklearn.{what}",
         engine="onnx",
@@ -206,8 +209,11 @@ def _to_onnx(
     inputs: MatrixInput | ColumnsInput,
     classifies: bool,
     what: str,
+    *,
+    sure: bool,
 ) -> tuple[bytes, dict[str, str]]:
-    """The graph's bytes, and the graph's names of `label`, `probabilities` and `value`."""
+    """The graph's bytes, and the graph's names of `label`, `probabilities` and `value`; with
+    `sure` it has a `confidence` too."""
     from skl2onnx import convert_sklearn
 
     _mend_histogram_trees()
@@ -223,8 +229,28 @@ def _to_onnx(
         ) from error
     found = [output.name for output in graph.graph.output]
     roles = ("label", "probabilities") if classifies else ("value",)
+    if sure:
+        _add_confidence(graph, found[1])
+        found, roles = [*found, CONFIDENCE], (*roles, CONFIDENCE)
     content: bytes = graph.SerializeToString(deterministic=True)
     return content, dict(zip(roles, found, strict=False))
+
+
+def _add_confidence(graph: Any, probabilities: str) -> None:
+    """Let the graph give the largest of a row's probabilities, [rows], beside all of them."""
+    from onnx import TensorProto, helper
+
+    largest = {"keepdims": 0, "name": CONFIDENCE}
+    version = next(one.version for one in graph.opset_import if one.domain == "")
+    if version < 18:  # what is reduced over was an attribute before
+        node = helper.make_node("ReduceMax", [probabilities], [CONFIDENCE], axes=[1], **largest)
+    else:
+        axes = helper.make_tensor("confidence_axes", TensorProto.INT64, [1], [1])
+        graph.graph.initializer.append(axes)
+        node = helper.make_node("ReduceMax", [probabilities, axes.name], [CONFIDENCE], **largest)
+    graph.graph.node.append(node)
+    told = helper.make_tensor_value_info(CONFIDENCE, TensorProto.FLOAT, [None])
+    graph.graph.output.append(told)
 
 
 def _mend_histogram_trees() -> None:
@@ -274,13 +300,14 @@ def _map_outputs(
     classifies: bool,
     what: str,
 ) -> dict[str, OutputSource]:
-    """Contract output -> `label`, a column of `probabilities`, or `value`."""
+    """Contract output -> `label`, a column of `probabilities`, `confidence`, or `value`."""
     classes = [_plain(value) for value in estimator.classes_] if classifies else []
     scores = hasattr(estimator, "predict_proba")
     if outputs is not None:
         offered: dict[str, int | None] = {"value": None}
         if classifies:
-            offered = {"label": 1, **({"probabilities": len(classes)} if scores else {})}
+            scored = {"probabilities": len(classes), CONFIDENCE: 1} if scores else {}
+            offered = {"label": 1, **scored}
         return chosen_outputs(outputs, contract, offered)
     if not classifies:
         return _regressor_outputs(contract, what)
@@ -359,8 +386,9 @@ def _original(
         raw: dict[str, Array] = {}
         needed = {source.name for source in sources.values()}
         try:
-            if "probabilities" in needed:
+            if needed & {"probabilities", CONFIDENCE}:
                 raw["probabilities"] = np.asarray(estimator.predict_proba(rows))
+                raw[CONFIDENCE] = raw["probabilities"].max(axis=1)
             if needed & {"label", "value"}:
                 raw["label"] = raw["value"] = np.asarray(estimator.predict(rows))
         except Exception as error:

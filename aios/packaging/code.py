@@ -30,6 +30,8 @@ _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 CODE_MODULE = "aios_code_"
 """How the names of the modules begin in which sent texts are run."""
+_SENT = "__aios_sent__"
+"""Where such a module holds what was sent."""
 
 
 def code_of(found: Any, kind: str) -> CodeSource:
@@ -49,6 +51,11 @@ def code_of(found: Any, kind: str) -> CodeSource:
             "put it at the top of a file or cell"
         )
     module, folder = found.__module__, str(Path.cwd())
+    sent: CodeSource | None = getattr(sys.modules.get(module), _SENT, None)
+    if sent is not None:
+        # Its neighbours travel with it: an agent begins a flow of its own file.
+        begin = sent.path.partition(":")[0]
+        return sent.model_copy(update={"path": f"{begin}:{found.__name__}"})
     if module == "__main__":
         text = _needed(found.__name__, list(_written_in_main(found)), kind)
         script = getattr(sys.modules["__main__"], "__file__", None)
@@ -81,6 +88,7 @@ def load_code(source: CodeSource, kind: str) -> Any:
         sys.path.insert(0, source.folder)
     module = ModuleType(f"{CODE_MODULE}{source.sha256[:16]}")
     module.__file__ = file_of(source)
+    setattr(module, _SENT, source)
     if "." in name:
         module.__package__ = name.rpartition(".")[0]
     lines = source.text.splitlines(keepends=True)

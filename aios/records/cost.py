@@ -133,7 +133,7 @@ class ProcessUsage(Record):
 
     id: str = Field(min_length=1, max_length=100)
     node: str
-    kind: Literal["endpoint", "training", "control plane", "agents"]
+    kind: Literal["endpoint", "training", "control plane", "agents", "flows"]
     endpoint: str = ""
     model: str = ""
     version: int = 0

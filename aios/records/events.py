@@ -352,7 +352,7 @@ def _is_here(servers: str) -> bool:
 
 
 class SubscriptionSpec(Record):
-    """What `rt.on` asks for: whichever of `flow` and `endpoint` is given acts on each event.
+    """What `rt.on` asks for: whichever of `flow`, `endpoint`, `agent` is given acts on each event.
 
     `key`: path in the event's data; events of one key are acted on one after the other, in the
     order in which they came. `filter`: see `events.filters`. `consumers`: how many processes read.
@@ -362,6 +362,7 @@ class SubscriptionSpec(Record):
     source: Source
     flow: str | None = Field(default=None, max_length=200)
     endpoint: Name | None = None
+    agent: Name | None = None
     to: Sink | None = None
     key: str | None = Field(default=None, max_length=200)
     filter: str | None = Field(default=None, max_length=500)
@@ -370,6 +371,8 @@ class SubscriptionSpec(Record):
     @property
     def target(self) -> str:
         """For people."""
+        if self.agent:
+            return f"agents {self.agent}"
         return f"endpoint {self.endpoint}" if self.endpoint else f"flow {self.flow}"
 
 

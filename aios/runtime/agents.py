@@ -295,7 +295,7 @@ class Delegated:
         """
         name = agent
         if not isinstance(agent, str):
-            name, version = self._define(agent)
+            name, version = define_agent(self._transport, agent)
         elif version is None:
             raise UsageError("a name needs the version that is to be rolled out")
         body = {"version": version, "share": share, "shadow": shadow}
@@ -319,14 +319,16 @@ class Delegated:
         found = self._transport.get("/api/v1/agent-plans")
         return Table("agent rollouts", found, ("at_s", "name", "version", "share", "shadow", "by"))
 
-    def _define(self, agent: Any) -> tuple[str, int]:
-        made = agent_class(agent)
-        body = {
-            "source": code_of(agent, "agent").model_dump(mode="json"),
-            "facts": made.facts.model_dump(mode="json"),
-        }
-        found = self._transport.change("POST", f"/api/v1/agent-versions/{made.name}", body)
-        return made.name, int(found["version"])
+
+def define_agent(transport: Transport, agent: Any) -> tuple[str, int]:
+    """Send the text of an agent's class; its name and version."""
+    made = agent_class(agent)
+    body = {
+        "source": code_of(agent, "agent").model_dump(mode="json"),
+        "facts": made.facts.model_dump(mode="json"),
+    }
+    found = transport.change("POST", f"/api/v1/agent-versions/{made.name}", body)
+    return made.name, int(found["version"])
 
 
 def plain(value: Any) -> Any:

@@ -40,5 +40,5 @@ def _runtime() -> Runtime:
     home = os.environ.get(HOME_VARIABLE)
     with _lock:
         if home not in _here:
-            _here[home] = connect(home=home)
+            _here[home] = connect()
         return _here[home]

@@ -20,6 +20,7 @@ from aios.records.events import (
     check_sink,
     check_source,
 )
+from aios.runtime.agents import define_agent
 from aios.runtime.tables import Look
 from aios.runtime.transport import Transport
 
@@ -164,13 +165,15 @@ class Eventful:
         flow: Any = None,
         *,
         endpoint: str | None = None,
+        agent: Any = None,
         to: Sink | None = None,
         key: str | None = None,
         filter: str | None = None,
         id: str | None = None,
         consumers: int | Autoscale = 1,
     ) -> SubscriptionStatus:
-        """Act on each event of a source from now on: begin a flow, once, or ask an endpoint.
+        """Act on each event of a source from now on: begin a flow, once, ask an endpoint, or let an
+        agent handle it.
 
         An event is a CloudEvent 1.0; any other JSON becomes the data of one. It is acknowledged to
         its source once it is on disk here, and known by its coordinates there, so that a repeat
@@ -182,6 +185,9 @@ class Eventful:
             flow: begun with the event as its argument, a dict in CloudEvents' JSON format.
             endpoint: asked with the event's data as a record of its contract, by the event's key,
                 so that a canary splits by it; `to` gets the answer, `type` is `aios.answer`.
+            agent: a class with `@aios.agent`, whose text is sent along, or the name of a known one.
+                The event is a message to the agent whose id is the event's key, as a flow gets it;
+                one that is not there yet is spawned, without scopes.
             key: path in the event's data, such as `order.customer`; events of one key are acted on
                 one after the other. Default: the envelope's subject (of Kafka the message's key).
             filter: such as `amount > 100 and event.type = "order.created"`; others are passed over.
@@ -190,13 +196,14 @@ class Eventful:
 
         Raises:
             UsageError: an argument cannot be taken, or a secret is not on the kernel's machine.
-            UnknownName: there is no such flow or endpoint.
+            UnknownName: there is no such flow, endpoint or agent.
             IllegalTransition: the id is on, with something else.
         """
         check_source(source)
-        if (flow is None) == (endpoint is None):
+        if [flow, endpoint, agent].count(None) != 2:
             raise UsageError(
-                "rt.on(source, flow), or rt.on(source, endpoint=...): give one of them"
+                "rt.on(source, flow), rt.on(source, endpoint=...), rt.on(source, agent=...): "
+                "give one of them"
             )
         if to is not None:
             check_sink(to)
@@ -205,14 +212,17 @@ class Eventful:
         if filter is not None:
             parse_filter(filter)
         scale = Autoscale(consumers, consumers) if isinstance(consumers, int) else consumers
-        acts = endpoint if flow is None else self._flow_ref(flow)
-        name = id if id is not None else f"{str(acts).partition(':')[0]}-{_kind(source)}"
+        told = None if flow is None else self._flow_ref(flow)
+        handles = None if agent is None else self._agent_name(agent)
+        acts = told or handles or str(endpoint)
+        name = id if id is not None else f"{acts.partition(':')[0]}-{_kind(source)}"
         try:
             spec = SubscriptionSpec(
                 id=name,
                 source=source,
-                flow=None if flow is None else str(acts),
+                flow=told,
                 endpoint=endpoint,
+                agent=handles,
                 to=to,
                 key=key,
                 filter=filter,
@@ -317,6 +327,10 @@ class Eventful:
         body = {"source": code_of(flow, "flow").model_dump(mode="json")}
         self._transport.change("PUT", f"/api/v1/flow-definitions/{name}", body)
         return name
+
+    def _agent_name(self, agent: Any) -> str:
+        """The name of an agent as the kernel knows it."""
+        return agent if isinstance(agent, str) else define_agent(self._transport, agent)[0]
 
 
 def _kind(source: Source) -> str:

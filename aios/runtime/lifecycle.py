@@ -15,6 +15,7 @@ from aios.config import Settings
 from aios.errors import AiosError, ClusterUnavailable, UsageError
 from aios.kernel.guard import spawn_guard
 from aios.kernel.head import Head, Ports, head_is_alive, read_head, start_head, stop_head
+from aios.kernel.processes import HOME_VARIABLE
 from aios.runtime.connection import Connection, forget, note, noted, own_key
 from aios.runtime.objects import spinner
 from aios.runtime.readiness import wait_until_ready
@@ -70,7 +71,8 @@ def down(settings: Settings) -> bool:
 
 
 def connect(address: str | None = None, key: str | None = None, home: Any = None) -> Runtime:
-    """The runtime at `address`, at AIOS_ADDRESS, or the one that `aios up` started here.
+    """The runtime at `address`, at AIOS_ADDRESS, or the one that `aios up` started here. In code
+    that a runtime runs, such as a flow's step or an agent's tool, it is that runtime.
 
     Args:
         address: URL of the ingress.
@@ -81,14 +83,17 @@ def connect(address: str | None = None, key: str | None = None, home: Any = None
         UsageError: no address is given and none is noted.
         ClusterUnavailable: nothing answers there.
     """
-    settings = Settings.load(address=address, key=key, home=home)
+    own = os.environ.get(HOME_VARIABLE) if address is None and home is None else None
+    settings = Settings.load(address=address, key=key, home=own or home)
     here = noted(settings.home)
-    where = settings.address or (here.address if here else None)
+    elsewhere = None if own else settings.address
+    where = elsewhere or (here.address if here else None)
     if where is None:
         raise UsageError(_nothing_known(settings.home))
     # The noted key opens the noted runtime; another address has no business to see it.
     known = here.key if here and where.rstrip("/") == here.address else None
-    runtime = Runtime(where, settings.key or known)
+    chosen = key if own else settings.key
+    runtime = Runtime(where, chosen or known)
     if not runtime._transport.ready():
         runtime.close()
         raise ClusterUnavailable(f"nothing answers at {where}: {_why_silent(settings, where)}")

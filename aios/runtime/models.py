@@ -52,7 +52,8 @@ class Models:
             tolerance: largest difference allowed on the sample, absolute plus relative.
             tracking_uri: where MLflow is; None takes `MLFLOW_TRACKING_URI`.
             outputs: contract output -> model output, or (model output, column), where names do
-                not say it.
+                not say it. A classifier of scikit-learn has `label`, `probabilities` and
+                `confidence`, the probability of the label.
             trust: let code inside a model from MLflow run: pickles are refused without it.
 
         Raises:

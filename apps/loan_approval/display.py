@@ -2,34 +2,30 @@
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import aios
+from apps import screen
 from apps.loan_approval.outcomes import Stats
 from apps.loan_approval.replay import Replay
+from apps.screen import REFRESH_PER_S, verdict_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.live import Live
 
 WINDOW_S = 2.0
 """Rates and latency are over the last two seconds: steady, and soon after a change."""
 
-REFRESH_PER_S = 4
 RUN_LOOK_S = 0.5
-LINE_EVERY_S = 5.0
-"""Without a terminal, how often a line of figures is printed at most."""
 
 BAR_WIDTH = 40
 _ARM_STYLES = {"stable": "blue", "canary": "dark_orange"}
-_STATE_STYLES = {"worse": "bold red", "not_worse": "green"}
 
 
-class Screen:
+class Screen(screen.Screen):
     """A live view of the traffic and of the rollout that runs.
 
-    Use as a context manager. `say` tells what happened and stays; `show` says what the
-    rollout looks like now and is replaced by the next.
+    `show` says what the rollout looks like now and is replaced by the next.
 
     Args:
         replay: whose figures to show.
@@ -37,40 +33,14 @@ class Screen:
     """
 
     def __init__(self, replay: Replay, console: "Console | None" = None) -> None:
-        from rich.console import Console
-
+        super().__init__(console)
         self._replay = replay
-        self._console = console or Console(highlight=False)
-        self._live: Live | None = None
         self._rollout: Mapping[str, Any] | None = None
         self._about = ""
-        self._printed_s = -LINE_EVERY_S
-        self._printed_stage = ""
 
-    def __enter__(self) -> Self:
-        from rich.live import Live
-
-        if self._console.is_terminal:
-            self._live = Live(
-                get_renderable=self._render,
-                console=self._console,
-                refresh_per_second=REFRESH_PER_S,
-                transient=True,
-            )
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-    def say(self, text: str, style: str = "") -> None:
-        """One line that stays, with the seconds since the start."""
-        from rich.text import Text
-
-        line = Text(f"{self._replay.elapsed_s:6.1f} s  ", style="dim")
-        self._console.print(line.append(text, style=style), soft_wrap=True)
+    @property
+    def elapsed_s(self) -> float:
+        return self._replay.elapsed_s
 
     def show(self, rollout: Mapping[str, Any] | None, about: str = "") -> None:
         """The rollout as it is now, or None between rollouts.
@@ -80,18 +50,15 @@ class Screen:
             about: what is special about the new version.
         """
         self._rollout, self._about = rollout, about
-        if self._live is None:
-            self._print_line()
+        self.tick()
 
-    def _print_line(self) -> None:
-        stage = _stage(self._rollout)
-        now_s = time.monotonic()
-        if stage == self._printed_stage and now_s - self._printed_s < LINE_EVERY_S:
-            return
-        self._printed_stage, self._printed_s = stage, now_s
-        self.say(f"{stage}: {_figures(self._replay, self._replay.stats(WINDOW_S))}")
+    def stage(self) -> str:
+        return _stage(self._rollout)
 
-    def _render(self) -> "RenderableType":
+    def figures(self) -> str:
+        return _figures(self._replay, self._replay.stats(WINDOW_S))
+
+    def render(self) -> "RenderableType":
         from rich.console import Group
         from rich.panel import Panel
         from rich.text import Text
@@ -102,7 +69,7 @@ class Screen:
             Text(_figures(self._replay, recent)),
         ]
         verdicts = self._rollout["verdicts"] if self._rollout else ()
-        parts += [_verdict_line(verdict) for verdict in verdicts]
+        parts += [verdict_line(verdict) for verdict in verdicts]
         title = _stage(self._rollout) + (f" · {self._about}" if self._about else "")
         return Panel(Group(*parts), title=Text(title), title_align="left", width=100)
 
@@ -136,26 +103,6 @@ def _arm_lines(recent: Stats) -> "list[RenderableType]":
         line.append(" " * (BAR_WIDTH - width) + f" {share * recent.rate_per_s:6.0f}/s")
         lines.append(line)
     return lines
-
-
-def _verdict_line(verdict: Mapping[str, Any]) -> "RenderableType":
-    from rich.text import Text
-
-    line = Text(f"{verdict['rule']:<28} ")
-    state = str(verdict["state"])
-    line.append(f"{state.replace('_', ' '):<10}", style=_STATE_STYLES.get(state, "dim"))
-    line.append(
-        f" {_number(verdict.get('estimate'))} in "
-        f"[{_number(verdict.get('lower'))}, {_number(verdict.get('upper'))}]"
-        f", limit {_number(verdict['threshold'])}"
-    )
-    if state == "undecided" and verdict.get("needed"):
-        line.append(f", needs {verdict['needed']:,} more", style="dim")
-    return line
-
-
-def _number(value: float | None) -> str:
-    return "?" if value is None else f"{value:.3g}"
 
 
 def watch_run(run: aios.Run, about: str, console: "Console") -> Any:

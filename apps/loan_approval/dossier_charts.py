@@ -1,9 +1,9 @@
-"""The governed act's charts, in the colours of `charts.PALETTE`."""
+"""The governed act's charts, in the colours of `drawing.PALETTE`."""
 
 import math
 from typing import TYPE_CHECKING
 
-from apps.loan_approval.charts import (
+from apps.drawing import (
     WIDTH_IN,
     blank_figure,
     colour,

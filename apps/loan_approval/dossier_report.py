@@ -4,9 +4,10 @@ import time
 from html import escape
 from typing import TYPE_CHECKING
 
-from apps.loan_approval import charts, dossier_charts
+from apps.drawing import as_svg
+from apps.loan_approval import dossier_charts
 from apps.loan_approval.dossier import Candidate, Dossier
-from apps.loan_approval.markup import decimal, milliseconds, percent, table
+from apps.markup import decimal, milliseconds, percent, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +34,7 @@ def governed_section(dossier: Dossier, drawn: "dict[str, Figure]") -> str:
         drawn: as `governed_charts` gives them.
     """
     shown = {
-        name: f'<div class="chart">{charts.as_svg(figure, f"governed {name}")}</div>'
+        name: f'<div class="chart">{as_svg(figure, f"governed {name}")}</div>'
         for name, figure in drawn.items()
     }
     parts = [

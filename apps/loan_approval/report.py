@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from apps.drawing import as_svg, save_png
 from apps.loan_approval import charts
 from apps.loan_approval.dossier import Dossier
 from apps.loan_approval.dossier_report import governed_charts, governed_section
-from apps.loan_approval.markup import decimal, milliseconds, percent, table
 from apps.loan_approval.narrative import RolloutTold, Story
+from apps.markup import decimal, milliseconds, page, percent, table, tile
 
 
 @dataclass(frozen=True)
@@ -32,32 +33,30 @@ def write_report(story: Story, folder: Path, dossier: Dossier | None = None) -> 
     """
     folder.mkdir(parents=True, exist_ok=True)
     timeline = charts.timeline(story)
-    pictures = [charts.save_png(timeline, folder / "timeline.png")]
+    pictures = [save_png(timeline, folder / "timeline.png")]
     evidence = []
     for rollout in story.rollouts:
         figure = charts.evidence(rollout)
         drawn = ""
         if figure is not None:
-            pictures.append(charts.save_png(figure, folder / f"evidence-v{rollout.to_version}.png"))
-            drawn = charts.as_svg(figure, f"evidence v{rollout.to_version}")
+            pictures.append(save_png(figure, folder / f"evidence-v{rollout.to_version}.png"))
+            drawn = as_svg(figure, f"evidence v{rollout.to_version}")
         evidence.append(_evidence_section(rollout, drawn))
     governed = {} if dossier is None else governed_charts(dossier)
     pictures += [
-        charts.save_png(drawn, folder / f"governed-{name}.png") for name, drawn in governed.items()
+        save_png(drawn, folder / f"governed-{name}.png") for name, drawn in governed.items()
     ]
-    page = _PAGE.format(
-        style=_style(),
-        headline=escape(_headline(story)),
+    body = _BODY.format(
         tiles=_tiles(story),
-        timeline=charts.as_svg(timeline, "timeline"),
+        timeline=as_svg(timeline, "timeline"),
         rollouts=_rollout_table(story),
         evidence="".join(evidence),
         models=_model_table(story),
         governed="" if dossier is None else governed_section(dossier, governed),
-        foot=escape(story.machine),
     )
+    html = page("The loan story", _headline(story), body, foot=story.machine)
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(html, encoding="utf-8")
     return Report(path, tuple(pictures))
 
 
@@ -86,11 +85,7 @@ def _tiles(story: Story) -> str:
             f"the longest of {len(waits_s)}" if waits_s else "nothing was rolled back",
         ),
     ]
-    return "".join(
-        f'<div class="tile"><span>{escape(name)}</span><strong>{escape(value)}</strong>'
-        f"<small>{escape(note)}</small></div>"
-        for name, value, note in tiles
-    )
+    return "".join(tile(*told) for told in tiles)
 
 
 def _rollout_table(story: Story) -> str:
@@ -171,42 +166,7 @@ def _model_table(story: Story) -> str:
     return table(heads, rows, numbers=tuple(range(2, len(heads))))
 
 
-def _style() -> str:
-    light = "".join(f"--{name}:{pair[0]};" for name, pair in charts.PALETTE.items())
-    dark = "".join(f"--{name}:{pair[1]};" for name, pair in charts.PALETTE.items())
-    return (
-        f":root{{color-scheme:light dark;{light}}}"
-        f"@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{_CSS}"
-    )
-
-
-_CSS = """
-body{margin:0 auto;max-width:68rem;padding:2rem 1.25rem 4rem;background:var(--surface);
-  color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif}
-h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2.5rem 0 .5rem}
-h3{font-size:1rem;margin:1.6rem 0 .2rem;font-weight:600}
-p{margin:.2rem 0 .6rem;max-width:60rem;color:var(--muted)}p.lead{font-size:1.05rem;color:var(--ink)}
-.tiles{display:flex;flex-wrap:wrap;gap:.75rem;margin:1.25rem 0}
-.tile{flex:1 1 9rem;border:1px solid var(--grid);border-radius:8px;padding:.6rem .9rem}
-.tile span,.tile small{display:block;color:var(--muted);font-size:.82rem}
-.tile strong{font-size:1.5rem;font-weight:600}
-.chart svg{width:100%;height:auto;display:block}
-.chart svg text{font-family:system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif!important}
-.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.88rem}
-th,td{text-align:left;padding:.4rem .7rem .4rem 0;border-bottom:1px solid var(--grid);
-  vertical-align:top}
-th{color:var(--muted);font-weight:500}.number{text-align:right;font-variant-numeric:tabular-nums}
-b{font-weight:600;white-space:nowrap}.good{color:var(--good)}.bad{color:var(--bad)}
-td:first-child{white-space:nowrap}.warning{color:var(--warning)}footer{margin-top:3rem;color:var(--muted);font-size:.82rem}
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width,initial-scale=1">
-<title>aios: the loan story</title><style>{style}</style></head><body>
-<h1>The loan story</h1>
-<p class="lead">{headline}</p>
-<div class="tiles">{tiles}</div>
+_BODY = """<div class="tiles">{tiles}</div>
 <h2>What the clients saw</h2>
 <div class="chart">{timeline}</div>
 <h2>What happened</h2>
@@ -221,7 +181,4 @@ and each stage counts afresh.</p>
 <p>Figures on applications that no model was trained on. Race is not among the inputs; the
 approval rates show what the models do all the same.</p>
 {models}
-{governed}
-<footer>{foot}</footer>
-</body></html>
-"""
+{governed}"""

@@ -1,6 +1,6 @@
 """Events under kills: nothing lost, nothing applied twice, every key in its order.
 
-Method: events are produced to Kafka's protocol (`tests.brokers`) out of order between keys and each
+Method: events are produced to Kafka's protocol (`apps.brokers`) out of order between keys and each
 tenth of them twice, as a producer does that never heard of its acknowledgement; readers in Ray
 actors are killed by SIGKILL at random instants while they read; an endpoint answers each event, and
 its answers go to another topic. A bare client reads the answers. An event counts by its own id.
@@ -22,8 +22,8 @@ from typing import Any
 from uuid import uuid4
 
 import aios
+from apps.brokers import make_topic, running_kafka
 from benchmarks.workload import prepare
-from tests.brokers import make_topic, running_kafka
 
 KEYS = 500
 PARTITIONS = 4

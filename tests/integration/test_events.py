@@ -20,7 +20,7 @@ from aios.events.postgres_cdc import PostgresConsumer
 from aios.events.reading import Reader
 from aios.records.events import SubscriptionSpec
 from aios.security.webhooks import webhook_headers
-from tests.brokers import Rabbit, make_topic, running_kafka, running_rabbitmq
+from apps.brokers import Rabbit, make_topic, running_kafka, running_rabbitmq
 from tests.postgres_server import running_postgres
 
 ENDPOINT = "scoring"

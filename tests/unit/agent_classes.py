@@ -41,6 +41,12 @@ def leave() -> None:
     sys.exit(2)
 
 
+@aios.flow
+def pay_back(order: str) -> str:
+    """What a clerk begins."""
+    return order
+
+
 @aios.agent(
     state=Memory,
     tools=[note, refund, big_refund, leave],
@@ -82,6 +88,12 @@ class Clerk:
     async def _predict(self, ctx, message):
         return await ctx.predict("model", {"a": 1})
 
+    async def _request_ids(self, ctx, message):
+        model = ctx.model("model", {"a": 1}, output="topic", confidence="p", at_least=0.9)
+        await ctx.predict("model", [{"a": 1}, {"a": 2}], key="mine")
+        await ctx.decide(model, otherwise="person")
+        return [(one.endpoint, one.request_id, len(one.outputs)) for one in ctx.predictions]
+
     async def _decide(self, ctx, message):
         text = message["text"]
         return await ctx.decide(
@@ -94,6 +106,12 @@ class Clerk:
     async def _loop(self, ctx, message):
         for _ in range(1000):
             await ctx.call("note", text="again")
+
+    async def _start(self, ctx, message):
+        found = await ctx.start(pay_back, message["order"], id=message["id"])
+        if message.get("fails"):
+            raise ValueError("after the flow began")
+        return found
 
     async def _sleep(self, ctx, message):
         await asyncio.sleep(3600)

@@ -45,6 +45,25 @@ class Starts:
         return [event["data"] for event in self.begun.values()]
 
 
+class Tells:
+    """Mailboxes in memory, each operation once. `fails` makes those of an agent's id fail."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, tuple[str, Any]] = {}
+        self.fails: dict[str, Exception] = {}
+        self._lock = threading.Lock()
+
+    def tell_event(self, name: str, agent_id: str, event: Any, operation: str, by: str) -> None:
+        with self._lock:
+            if agent_id in self.fails:
+                raise self.fails[agent_id]
+            self.told.setdefault(operation, (f"{name}/{agent_id}", event))
+
+    @property
+    def data(self) -> list[Any]:
+        return [(ref, event["data"]) for ref, event in self.told.values()]
+
+
 class EventWorld:
     """Inbox, lines and outbox on a SQLite file, second by second."""
 
@@ -52,6 +71,7 @@ class EventWorld:
         self.home = home
         self.clock = ManualClock(now_s)
         self.starts = Starts()
+        self.tells = Tells()
         self.settings = Settings(home=home)
         self.restart()
 
@@ -61,7 +81,7 @@ class EventWorld:
         database.upgrade()
         registry = Registry(database, self.clock)
         self.commands = EventCommands(
-            self.settings, registry, database, self.clock, lambda: None, self.starts
+            self.settings, registry, database, self.clock, lambda: None, self.starts, self.tells
         )
         self.registry = registry
         self.events = self.commands.events
@@ -70,7 +90,7 @@ class EventWorld:
 
     def subscribe(self, **fields: Any) -> SubscriptionSpec:
         told = {"id": "orders", "source": KAFKA, "flow": "refund", **fields}
-        if told.get("endpoint"):
+        if told.get("endpoint") or told.get("agent"):
             told["flow"] = None
         spec = SubscriptionSpec(**told)
         with self.registry.change(actor="ann", action="subscribe", subject=spec.id) as change:

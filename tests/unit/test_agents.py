@@ -114,6 +114,57 @@ def test_an_endpoint_is_asked_with_the_agent_as_key(world: AgentWorld, clerk: st
     assert entry["details"]["request_id"] == clerk
 
 
+def test_an_agent_begins_a_flow_once_however_often_its_message_is_handled(
+    world: AgentWorld, clerk: str
+) -> None:
+    seq = world.tell(clerk, {"do": "start", "order": "o", "id": "back-o", "fails": True})
+    settle(world)
+    assert "after the flow began" in problem(world, seq)["detail"]
+    again = world.tell(clerk, {"do": "start", "order": "o", "id": "back-o"})
+    world.run()
+    assert world.became(again) == {"reply": "back-o"}
+    [flow] = world.do("flows", limit=10)
+    assert (flow["id"], flow["flow"], flow["by"]) == ("back-o", "pay_back", f"agent {clerk}")
+    actions = [entry["action"] for entry in world.do("audit", limit=20)]
+    assert (actions.count("define_flow"), actions.count("start_flow")) == (1, 2), "one a message"
+    other = world.tell(clerk, {"do": "start", "order": "other", "id": "back-o"})
+    settle(world)
+    assert "other arguments" in problem(world, other)["detail"]
+
+
+def test_a_flow_that_an_agent_cannot_begin_is_told_to_it(world: AgentWorld, clerk: str) -> None:
+    told = {"agent": clerk, "source": None, "operation": "c#1", "flow": {"flow": "none", "id": "x"}}
+    with pytest.raises(UnknownName, match="none"):
+        world.host_says(1, "start", told)
+    with pytest.raises(UsageError):
+        world.host_says(1, "start", {**told, "flow": {"flow": "none"}})
+
+
+def test_an_event_is_a_message_once_and_spawns_its_agent(world: AgentWorld, clerk: str) -> None:
+    tell = world.kernel.agents.tell_event
+    for _ in range(2):
+        tell("clerk", "c-1", {"text": "known"}, "e-1", "ann")
+        tell("clerk", "c-9", {"text": "new"}, "e-2", "ann")
+    world.post.hire()
+    world.run()
+    assert (seen(world, clerk), seen(world, "clerk/c-9")) == (["known"], ["new"])
+    assert world.do("agent", ref="clerk/c-9")["created_by"] == "ann"
+    with pytest.raises(UsageError, match="is no id of an agent"):
+        tell("clerk", "no id", {}, "e-3", "ann")
+    with pytest.raises(UnknownName, match="nobody"):
+        tell("nobody", "n-1", {}, "e-4", "ann")
+    world.do("kill_agent", ref=clerk, reason="over")
+    with pytest.raises(IllegalTransition, match="killed"):
+        tell("clerk", "c-1", {}, "e-5", "ann")
+
+
+def test_what_endpoints_answered_is_known_by_its_request_ids(world: AgentWorld, clerk: str) -> None:
+    world.answers["model"] = {"topic": "billing", "p": 0.5}
+    seq = world.tell(clerk, {"do": "request_ids"})
+    world.run()
+    assert world.became(seq)["reply"] == [["model", "mine", 2], ["model", clerk, 1]]
+
+
 def test_rules_decide_first_then_a_model_then_others_and_each_says_why(
     world: AgentWorld, clerk: str
 ) -> None:

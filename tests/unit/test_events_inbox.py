@@ -94,6 +94,29 @@ def test_ten_thousand_events_behind_a_poison_key_do_not_hide_the_others(world):
     line.close()
 
 
+def test_an_event_is_told_to_the_agent_of_its_key_under_one_operation(world):
+    world.subscribe(id="machines", agent="machine")
+    batch = [coming(n, {"n": n}, key) for n, key in enumerate(("m-1", "m-2", "m-1", None))]
+    world.tells.fails["m-2"] = ClusterUnavailable("away")
+    for _ in range(2):
+        world.events.take("machines", batch, 0)
+    line = world.line("machines")
+    # It was told, and the kernel died before the row said so.
+    line._act(line.subscription, world.store.due("machines", 1)[0])
+    line.close()
+    world.restart()
+    world.tells.fails.clear()
+    drained(world, name="machines")
+    told = sorted(world.tells.data, key=lambda one: one[1]["n"])
+    assert [(ref, data["n"]) for ref, data in told] == [
+        ("machine/m-1", 0),
+        ("machine/m-2", 1),
+        ("machine/m-1", 2),
+    ]
+    [letter] = world.store.dead_letters()
+    assert letter.reason.startswith("the event has no key")
+
+
 def test_a_dead_letter_is_acted_on_when_it_is_replayed(world):
     world.starts.fails["bad"] = ContractViolation("bad")
     world.take({"n": "bad"})

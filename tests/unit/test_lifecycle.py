@@ -15,6 +15,7 @@ import aios
 from aios.config import Settings
 from aios.errors import AiosError, ClusterUnavailable, UsageError
 from aios.kernel.guard import watch
+from aios.kernel.processes import HOME_VARIABLE
 from aios.kernel.serve_config import API_APP
 from aios.runtime.connection import Connection, forget, note, noted, own_key
 from aios.runtime.lifecycle import connect, down, local, up
@@ -103,6 +104,29 @@ def test_the_noted_key_opens_the_noted_runtime_only(tmp_path: Path, serve: Any) 
     connect(elsewhere, key="other", home=tmp_path).close()
     mine = f"Bearer {KEY}"
     assert seen == [mine, mine, mine, None, "Bearer other"]
+
+
+def test_code_that_a_runtime_runs_finds_that_runtime_whatever_its_settings_name(
+    tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+
+    def answer(path: str, authorization: str | None) -> tuple[int, Any]:
+        seen.append(authorization)
+        return 200, {}
+
+    here, elsewhere = serve(answer), serve(answer)
+    note(tmp_path, Connection(address=here, key=KEY))
+    monkeypatch.setenv("AIOS_ADDRESS", elsewhere)
+    monkeypatch.setenv("AIOS_KEY", "other")
+    with connect() as outside:
+        assert outside.address == elsewhere
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
+    with connect() as inside:
+        assert inside.address == here
+    with connect(elsewhere) as told:
+        assert told.address == elsewhere
+    assert seen == ["Bearer other", f"Bearer {KEY}", "Bearer other"]
 
 
 def test_ending_what_runs_on_another_ray_is_refused_and_forgets_nothing(tmp_path: Path) -> None:

@@ -169,6 +169,30 @@ def test_labels_and_named_classes_come_beside_each_other(
     assert list(found["region"]) == list(estimator.predict(given))
 
 
+def test_a_classifier_tells_how_sure_it_is_of_its_label(
+    frame: pandas.DataFrame, tmp_path: Path
+) -> None:
+    estimator = numeric(LogisticRegression(), frame, frame.region)
+    contract = Contract(
+        inputs=NUMBERS, outputs={"sure": Number(min=0, max=1), "region": MIXED["region"]}
+    )
+    chosen = {"sure": "confidence", "region": "label"}
+    built = build(estimator, contract, frame, tmp_path, outputs=chosen)
+    given = frame[list(NUMBERS)].head(9)
+    found = answers(built, contract, given.to_dict("records"))
+    largest = estimator.predict_proba(given).max(axis=1)
+    np.testing.assert_allclose(found["sure"], largest, atol=1e-5)
+    assert list(found["region"]) == list(estimator.predict(given))
+    with pytest.raises(UsageError, match="no output 'confidence'"):
+        build(
+            numeric(LinearSVC(), frame, frame.region),
+            contract,
+            frame,
+            tmp_path,
+            outputs=chosen,
+        )
+
+
 def test_a_regressor_gives_values_one_per_output(frame: pandas.DataFrame, tmp_path: Path) -> None:
     one = Contract(inputs=NUMBERS, outputs={"amount": Number()})
     estimator = numeric(HistGradientBoostingRegressor(max_iter=10), frame, frame.income * 10)

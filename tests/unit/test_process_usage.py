@@ -65,3 +65,8 @@ def test_a_container_is_as_busy_as_its_own_processes(tmp_path: Path) -> None:
     (tmp_path / "cpu.stat").write_text("user_usec 2000000\n")
     times = psutil.cpu_times()
     assert 0 < busy_s(tmp_path) <= sum(times) - times.idle + 60
+
+
+@pytest.mark.parametrize("kind", ["endpoint", "training", "agents", "flows", "control plane"])
+def test_whoever_works_may_tell_what_it_used(kind: str) -> None:
+    assert ProcessMeter(Owner(kind), node="n1").usage({}).kind == kind

