@@ -44,7 +44,7 @@ def running_kafka() -> Iterator[str]:
     here = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     server = [weed, "server", *here, f"-dir={folder}", "-filer", "-s3", "-mq.broker"]
     server += ["-master.volumeSizeLimitMB=64", "-volume.max=20"]
-    # Two more listeners that nobody needs; one has the port at which a runtime's ingress is measured.
+    # Two listeners that nobody needs; one takes the port of a lasting runtime's HAProxy metrics.
     server += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     gateway = [weed, "mq.kafka.gateway", *here, f"-port={KAFKA_PORT}", "-master=127.0.0.1:9333"]
     gateway += [f"-schema-registry-url=http://127.0.0.1:{registry.server_port}"]

@@ -216,8 +216,8 @@ def _cost(found: Outcome) -> str:
 def _honest(found: Outcome) -> str:
     low, high = plant.WEAR_TICKS
     return (
-        "<p><b>Real:</b> the readings of nine sensors of a Space Shuttle's radiators, each with its "
-        "label (UCI, Statlog (Shuttle), CC BY 4.0, 49,097 rows); the model sees the first six "
+        "<p><b>Real:</b> the readings of nine sensors of a Space Shuttle's radiators, each with "
+        "its label (UCI, Statlog (Shuttle), CC BY 4.0, 49,097 rows); the model sees the first six "
         "tenths, machines send of the rest, in the file's order. Real too: broker, runtime, kills, "
         "times.</p>"
         "<p><b>Made up:</b> the file was shuffled before it was published, so which machine a "

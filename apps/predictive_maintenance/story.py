@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SUBSCRIPTION = "machines"
 PARTITIONS = 3
 LOOK_S = 1.0
+BROKER_S = 5.0
 THINK_TICKS = 4.0
 """A person answers 40 minutes of a machine's time after they were asked."""
 ANSWER_TICKS = 18.0
@@ -100,6 +101,11 @@ def main(options: Options, console: "Console | None" = None) -> int:
 def tell(options: Options, console: "Console") -> Outcome:
     """What happened, from the start of the broker to its end."""
     refuse_what_is_missing()
+    with _broker(options.servers, console) as servers:
+        return _told(options, servers, console)
+
+
+def _told(options: Options, servers: str, console: "Console") -> Outcome:
     console.print(
         "[bold]aios: predictive maintenance[/bold], machines with a Space Shuttle's sensors"
     )
@@ -107,7 +113,7 @@ def tell(options: Options, console: "Console") -> Outcome:
     history, later = sensors.split(frame)
     console.print(f"{len(history):,} readings are history, {len(later):,} are there for machines")
     model, measured = sensors.train(history)
-    with _broker(options.servers, console) as servers, aios.local() as rt:
+    with aios.local() as rt:
         console.print(f"a private runtime is up at {rt.address}")
         sample = history[list(sensors.SENSORS)].astype(float).head(2_000)
         rt.models.register(
@@ -134,6 +140,7 @@ def refuse_what_is_missing() -> None:
 @contextmanager
 def _broker(servers: str | None, console: "Console") -> Iterator[str]:
     if servers is not None:
+        _refuse_silent(servers)
         yield servers
         return
     with console.status("starting a broker that speaks Kafka's protocol"):
@@ -144,6 +151,16 @@ def _broker(servers: str | None, console: "Console") -> Iterator[str]:
         yield address
     finally:
         starting.__exit__(None, None, None)
+
+
+def _refuse_silent(servers: str) -> None:
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    try:
+        AdminClient({"bootstrap.servers": servers, "log_level": 0}).list_topics(timeout=BROKER_S)
+    except KafkaException as error:
+        raise aios.UsageError(f"no broker answers at {servers}: {error}") from None
 
 
 class _Telling:
