@@ -306,13 +306,13 @@ class Context:
     async def start(
         self,
         flow: Any,
+        /,
         *args: Any,
         id: str,
         attributes: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> str:
-        """Begin a flow now; its id. The same id never runs twice: handled again, this message
-        begins no other.
+        """Begin a flow now; its id, which never runs twice, however often this message is handled.
 
         Args:
             flow: a function under `@aios.flow`, whose text goes along, or a name: `"refund"`.
@@ -328,13 +328,8 @@ class Context:
         if isinstance(flow, Flow):
             flow.refuse_unfit(args, kwargs)
             name, source = flow.name, code_of(flow, "flow").model_dump(mode="json")
-        told = {
-            "flow": name,
-            "id": id,
-            "args": _json(args, f"an argument of flow {name!r}"),
-            "kwargs": _json(kwargs, f"an argument of flow {name!r}"),
-            "attributes": _json(dict(attributes or {}), "attributes"),
-        }
+        told = {"args": args, "kwargs": kwargs, "attributes": dict(attributes or {})}
+        told = {"flow": name, "id": id, **_json(told, f"an argument of flow {name!r}")}
         self.entries.append(Entry(kind="start", choice=name, reason=id))
         key = self._key()
         if self.dry:
