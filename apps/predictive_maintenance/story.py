@@ -17,6 +17,7 @@ from apps import brokers
 from apps.predictive_maintenance import outcome, plant, roster, sensors
 from apps.predictive_maintenance.display import Screen
 from apps.predictive_maintenance.intervention import Site as Place
+from apps.predictive_maintenance.intervention import rehearse
 from apps.predictive_maintenance.operations import Operations
 from apps.predictive_maintenance.outcome import Kill, Look, Outcome
 from apps.predictive_maintenance.stream import Site
@@ -34,6 +35,7 @@ THINK_TICKS = 4.0
 ANSWER_TICKS = 18.0
 """Within 3 hours, or the default counts."""
 DRAIN_S = 120.0
+REHEARSE_S = 120.0
 KILLS = {0.35: "agent host", 0.5: "flow worker", 0.65: "event reader"}
 """What is killed, when so much of the stream is sent."""
 
@@ -201,6 +203,7 @@ class _Telling:
             self._rt.spawn(Machine, id=plan.machine, state=Watching(site=place))
         source = aios.Kafka(self._servers, topic=place.readings)
         self._rt.on(source, agent=Machine, key=sensors.KEY, id=SUBSCRIPTION)
+        self._rehearse()
         site = Site(
             self._servers,
             self._plans,
@@ -216,6 +219,20 @@ class _Telling:
             self._follow(site, people, screen)
             states = self._drain(site, screen)
         return self._collected(site, people, states)
+
+    def _rehearse(self) -> None:
+        """Wait for hosts, workers and the reader, which begin with what needs them first."""
+        told = {"intervention": "none", "repaired": False, "why": "a rehearsal"}
+        event = {"type": "intervention.ended", "data": told}
+        with self._console.status("agents, flows and the reader begin"):
+            self._rt.start(rehearse, id="rehearsal").result(REHEARSE_S)
+            for plan in self._plans:
+                self._rt.agent("machine", plan.machine).ask(event, timeout_s=REHEARSE_S)
+            give_up_s = time.monotonic() + REHEARSE_S
+            while not self._rt.subscriptions()[SUBSCRIPTION].fields["pids"]:
+                if time.monotonic() > give_up_s:
+                    raise aios.ClusterUnavailable("the reader of the stream does not begin")
+                time.sleep(LOOK_S)
 
     def _follow(self, site: Site, people: Operations, screen: Screen) -> None:
         """Look every second until everything is sent; kill what is to be killed."""
