@@ -2,12 +2,13 @@
 #   make demo    the loan story, with a report in out/
 #   make loop    drift, alarm, retrain and rollout on real loans, with a report in out/
 #   make triage  a support desk on real complaints, with a report in out/; needs rabbitmq-server
+#   make maintenance  machines watched, stopped for repair with approval; report in out/
 #   make test    everything the tests need, then the tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo loop triage soak chaos test test-fast lint bench install clean
+.PHONY: demo loop triage maintenance soak chaos test test-fast lint bench install clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,6 +27,9 @@ loop: install
 
 triage: install
 	$(BIN)/python -m apps.support_triage
+
+maintenance: install
+	$(BIN)/python -m apps.predictive_maintenance
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile

