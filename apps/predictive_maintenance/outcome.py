@@ -207,14 +207,13 @@ def interventions_of(
         for opened in states[told.plan.machine].opened:
             row, stop = rows.get(opened.id), stops.get(opened.id)
             tick = told.ticks[opened.reading - 1]
-            created_s = math.nan if row is None else row["created_s"]
             became = _became(row, said.get(opened.id), stop)
             found.append(
                 Intervention(
                     id=opened.id,
                     machine=told.plan.machine,
                     tick=tick,
-                    response_s=created_s - opened.sent_s,
+                    response_s=opened.opened_s - opened.sent_s,
                     became=became,
                     why=said[opened.id][1] if opened.id in said else "nobody answered in time",
                     right=any(wear.begin <= tick <= wear.end for wear in told.life.wears),

@@ -5,6 +5,7 @@ Rules come first (a sensor that is missing or shows what it cannot show says not
 machine), then the model. One anomalous reading does nothing: `OPEN_AT` of the last `LAST` do.
 """
 
+import time
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,11 +27,12 @@ KEPT = 20
 
 
 class Opened(BaseModel):
-    """An intervention that was opened: by which reading, sent when."""
+    """An intervention that was opened: by which reading, sent when, and when its flow was begun."""
 
     id: str
     reading: int
     sent_s: float
+    opened_s: float
     average: float
 
 
@@ -78,13 +80,14 @@ class Watching(BaseModel):
         self.average += SMOOTHING * (score - self.average)
         return self.open is None and not self.quiet and sum(self.recent) >= OPEN_AT
 
-    def opens(self, machine: str, reading: int, sent_s: float) -> str:
-        """Note that an intervention is opened; its id."""
+    def opens(self, id: str, reading: int, sent_s: float, opened_s: float) -> None:
+        """Note that an intervention was opened."""
         self.episode += 1
-        self.open = intervention_id(machine, self.episode)
-        opened = Opened(id=self.open, reading=reading, sent_s=sent_s, average=self.average)
+        self.open = id
+        opened = Opened(
+            id=id, reading=reading, sent_s=sent_s, opened_s=opened_s, average=self.average
+        )
         self.opened = [*self.opened, opened]
-        return self.open
 
     def ended(self, id: str, repaired: bool) -> bool:
         """An intervention is over; False where it is not the one that is open, as when it is told
@@ -145,8 +148,9 @@ class Machine:
         state: Watching = ctx.state
         if state.site is None:
             raise aios.UsageError(f"agent {ctx.ref} was spawned without its site")
-        id = state.opens(ctx.id, data["reading"], data["sent_s"])
+        id = intervention_id(ctx.id, state.episode + 1)
         of = f"{sum(state.recent)} of the last {len(state.recent)} readings are anomalous"
         case = Case(machine=ctx.id, id=id, why=of, site=state.site)
         await ctx.start(intervene, case.model_dump(), id=id, attributes={"machine": ctx.id})
+        state.opens(id, data["reading"], data["sent_s"], time.time())
         ctx.log("open", of, intervention=id, average=round(state.average, 3))

@@ -24,7 +24,7 @@ def test_machines_are_watched_stopped_with_approval_and_nothing_is_lost_or_done_
     states = Counter(row["state"] for row in found.reservations)
     assert states["used"] == became["repaired"] + became["too late"]
     assert states["released"] == became["refused"] + became["unanswered"]
-    assert all(one.response_s > 0 for one in found.interventions)
+    assert not [one for one in found.interventions if not one.response_s > 0]
     assert all(one.why for one in found.interventions)
     wrong = sum(found.confusion[pair] for pair in ((True, "normal"), (False, "anomalous")))
     assert wrong <= found.judged * 0.01, "the endpoint's answers are those of these readings"

@@ -151,14 +151,15 @@ def test_while_an_intervention_is_open_or_was_refused_no_other_is_opened():
     for number in range(1, LAST + 1):
         opens = state.take(number, 1.0)
     assert opens
-    assert state.opens("m-01", 8, 1.0) == "m-01-1"
+    state.opens("m-01-1", 8, 1.0, 1.5)
     assert not state.take(9, 1.0)
     assert not state.ended("m-01-9", True), "another one"
     assert state.ended("m-01-1", False)
     assert not state.ended("m-01-1", True), "told twice"
     opened = [state.take(number, 1.0) for number in range(10, 10 + QUIET)]
     assert opened == [False] * (QUIET - 1) + [True]
-    assert state.opens("m-01", 21, 2.0) == "m-01-2"
+    state.opens("m-01-2", 21, 2.0, 2.5)
+    assert (state.open, state.episode) == ("m-01-2", 2)
 
 
 def test_the_person_refuses_what_is_calm_again():
@@ -212,13 +213,14 @@ def told(**changed):
     )
     states = {
         name: Watching(
-            judged=30, opened=[Opened(id=f"{name}-1", reading=21, sent_s=5.0, average=0.6)]
+            judged=30,
+            opened=[Opened(id=f"{name}-1", reading=21, sent_s=5.0, opened_s=opened_s, average=0.6)],
         )
-        for name in lives
+        for name, opened_s in zip(lives, (5.5, 6.0), strict=True)
     }
     flows = [
-        {"id": "m-01-1", "status": "finished", "created_s": 5.5, "lives": 2},
-        {"id": "m-02-1", "status": "failed", "created_s": 6.0, "lives": 1},
+        {"id": "m-01-1", "status": "finished", "lives": 2},
+        {"id": "m-02-1", "status": "failed", "lives": 1},
     ]
     given = {
         "plans": plans,
