@@ -93,7 +93,7 @@ def products(groups: dict[str, Kpis]) -> "Figure":
 
 def _draw_happened(axes: "Axes", happened: Sequence[Happened], last_s: float) -> None:
     for place, one in enumerate(happened):
-        height = -(place % 3)
+        height = -place
         axes.plot([one.at_s], [height], marker="v", color=colour("bad"), markersize=6)
         right = one.at_s > 0.6 * last_s
         axes.annotate(
@@ -106,7 +106,7 @@ def _draw_happened(axes: "Axes", happened: Sequence[Happened], last_s: float) ->
             fontsize=8,
             color=colour("muted"),
         )
-    axes.set_ylim(-2.6, 0.6)
+    axes.set_ylim(0.4 - max(3, len(happened)), 0.6)
     axes.set_axis_off()
 
 
