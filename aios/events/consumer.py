@@ -27,10 +27,12 @@ logger = logging.getLogger("aios.events")
 
 
 class Batch(NamedTuple):
-    """Messages in the order of their source; `mark` is what `ack` needs of them."""
+    """Messages in the order of their source; `mark` is what `ack` needs of them, `problem` why
+    none may come."""
 
     messages: Sequence[Message]
     mark: Any = None
+    problem: str | None = None
 
 
 class Consumer(Protocol):
@@ -107,7 +109,6 @@ class Pump:
                     self._consumer = self._open()
                 self.step()
                 pause_s = FIRST_PAUSE_S
-                self.progress.problem = None
             except Exception as error:  # noqa: BLE001  whatever a client library raises
                 told = error.message if isinstance(error, AiosError) else f"{error!r:.300}"
                 if told != self.progress.problem:
@@ -125,6 +126,7 @@ class Pump:
         batch = consumer.poll(BATCH, POLL_S)
         if batch.messages:
             self._hand_over(consumer, batch)
+        self.progress.problem = batch.problem
         self.progress.looked_s = time.monotonic()
         if time.monotonic() >= self._lag_due_s:
             self.progress.lag = consumer.lag()

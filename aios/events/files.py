@@ -33,12 +33,14 @@ class FilesConsumer:
         self._before: dict[str, str] = {}
         self._taken: dict[str, str] = {}
         self._due_s = 0.0
+        self._why: str | None = None
 
     def poll(self, most: int, wait_s: float) -> Batch:
         if time.monotonic() < self._due_s:
             time.sleep(min(wait_s, max(0.0, self._due_s - time.monotonic())))
-            return Batch([])
+            return Batch([], problem=self._why)
         found = self._listed()
+        self._why = self._problem(found)
         told = {path: _etag(info) for path, info in found.items()}
         # One that is being written is another one at each look.
         still = [path for path, etag in told.items() if self._before.get(path) == etag]
@@ -47,7 +49,7 @@ class FilesConsumer:
         if len(new) <= most:
             self._due_s = time.monotonic() + self._files.every_s
         batch = [_message(self._files, path, found[path], told[path]) for path in new[:most]]
-        return Batch(batch, {path: told[path] for path in new[:most]})
+        return Batch(batch, {path: told[path] for path in new[:most]}, self._why)
 
     def ack(self, batch: Batch) -> None:
         self._taken.update(batch.mark)
@@ -60,6 +62,13 @@ class FilesConsumer:
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _problem(self, found: Mapping[str, Any]) -> str | None:
+        """A folder that is missing on a disk; object stores have no empty ones."""
+        here = "file" in self._system.protocol
+        if found or not here or self._system.isdir(self._folder):
+            return None
+        return f"{self._files.shown}: there is no such folder yet"
 
     def _listed(self) -> dict[str, Mapping[str, Any]]:
         try:

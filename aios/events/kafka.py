@@ -50,8 +50,9 @@ class KafkaConsumer:
 
     def __init__(self, kafka: Kafka, group: str, password: str | None = None) -> None:
         self._library = _library()
-        self._topic = kafka.topic
+        self._topic, self._servers = kafka.topic, kafka.servers
         self._held = False
+        self._down: str | None = None
         settings = settings_of(kafka, password) | {
             "group.id": kafka.group or group,
             "enable.auto.commit": False,
@@ -62,6 +63,7 @@ class KafkaConsumer:
             "isolation.level": "read_committed",
             # What is read ahead and not yet asked for; 64 MiB by default for each partition.
             "queued.max.messages.kbytes": 16_384,
+            "error_cb": self._failed,
         }
         self._consumer = self._library.Consumer(settings)
         self._consumer.subscribe([kafka.topic], on_revoke=self._revoked, on_lost=self._revoked)
@@ -79,7 +81,9 @@ class KafkaConsumer:
                 continue
             messages.append(_message(one))
             ends[one.partition()] = one.offset() + 1
-        return Batch(messages, ends)
+        if messages:
+            self._down = None
+        return Batch(messages, ends, self._down)
 
     def ack(self, batch: Batch) -> None:
         kind = self._library.TopicPartition
@@ -108,7 +112,7 @@ class KafkaConsumer:
     def lag(self) -> int | None:
         assigned = self._consumer.assignment()
         if not assigned:
-            return 0
+            return None if self._down else 0
         try:
             committed = self._consumer.committed(assigned, timeout=REQUEST_S)
             total = 0
@@ -117,6 +121,7 @@ class KafkaConsumer:
                 total += max(0, high - (one.offset if one.offset >= 0 else low))
         except self._library.KafkaException:
             return None
+        self._down = None
         return total
 
     def close(self) -> None:
@@ -126,6 +131,11 @@ class KafkaConsumer:
         if self._held:
             self._consumer.resume(self._consumer.assignment())
             self._held = False
+
+    def _failed(self, error: Any) -> None:
+        """librdkafka goes on trying, and raises nothing for what it cannot reach."""
+        if error.code() == self._library.KafkaError._ALL_BROKERS_DOWN:
+            self._down = f"no broker of {self._servers} can be reached"
 
     def _revoked(self, _consumer: Any, _partitions: Any) -> None:
         """Nothing is kept of a partition: what was not committed its next reader reads again."""

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from aios.errors import UsageError
 from aios.events.filters import check_key, parse_filter
+from aios.flows.writing import Flow
 from aios.packaging import code_of
 from aios.presentation import Shown, duration, moment
 from aios.records import Autoscale
@@ -212,6 +213,8 @@ class Eventful:
         if filter is not None:
             parse_filter(filter)
         scale = Autoscale(consumers, consumers) if isinstance(consumers, int) else consumers
+        if isinstance(flow, Flow):
+            flow.refuse_unfit(({},), {})  # it is begun with the event alone
         told = None if flow is None else self._flow_ref(flow)
         handles = None if agent is None else self._agent_name(agent)
         acts = told or handles or str(endpoint)

@@ -13,12 +13,15 @@ from kernel_fakes import World, make_template, make_world
 
 import aios
 from aios.errors import Overloaded, TemporaryError, Unauthenticated, UnknownName, UsageError
+from aios.events.consumer import Pump, Taking
 from aios.events.files import FilesConsumer
+from aios.events.kafka import KafkaConsumer
 from aios.events.sinks import FilesSender, WebhookSender, open_sender
 from aios.kernel.event_readers import EventReaders
 from aios.kernel.event_sending import Sending
 from aios.kernel.events import MOST_WAITING
 from aios.records.cloudevents import CloudEvent
+from aios.records.events import SubscriptionSpec
 from aios.registry.events import Outgoing
 from aios.runtime.events import DeadLetters, Subscriptions
 from aios.security.webhooks import verified_id, webhook_headers
@@ -417,3 +420,26 @@ def test_a_line_begins_and_ends_with_its_subscription(world):
 
 def test_dead_letters_print_as_a_table(world):
     assert repr(DeadLetters([])) == "dead letters: none"
+
+
+def test_a_folder_that_is_missing_is_told_until_it_is_there(tmp_path):
+    reader = FilesConsumer(aios.Files(tmp_path / "later", every_s=0.1))
+    for _ in range(3):
+        assert "there is no such folder yet" in str(reader.poll(10, 0.05).problem)
+    (tmp_path / "later").mkdir()
+    time.sleep(0.15)
+    assert reader.poll(10, 0.05).problem is None
+
+
+def test_brokers_that_cannot_be_reached_are_told():
+    spec = SubscriptionSpec(id="down", source=aios.Kafka("127.0.0.1:1", topic="t"), endpoint="e")
+    consumer = KafkaConsumer(spec.source, "group")
+    pump = Pump(spec, lambda: consumer, lambda read, filtered: Taking(hold=False))
+    try:
+        give_up_s = time.monotonic() + 30
+        while pump.progress.problem is None and time.monotonic() < give_up_s:
+            pump.step()
+        assert pump.progress.problem == "no broker of 127.0.0.1:1 can be reached"
+        assert consumer.lag() is None
+    finally:
+        consumer.close()
