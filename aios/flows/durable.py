@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from aios.errors import AiosError, PermanentError, StoreUnavailable, UsageError, from_problem
-from aios.store.database import begin_file
+from aios.store.files import begin_file
 
 FlowFunction = Callable[..., Any]
 CLOSE_S = 5.0

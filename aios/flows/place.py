@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from aios.flows.outcomes import Outcomes
-from aios.store.database import Database, begin_file
+from aios.store.database import Database
+from aios.store.files import begin_file
 
 APPLICATION = "aios-flows"
 VERSION = "1"

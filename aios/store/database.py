@@ -1,7 +1,5 @@
 """One database behind one door: SQLite in WAL mode, or PostgreSQL, with the same code."""
 
-import os
-import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +12,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, StatementError
 
 from aios.errors import AiosError, StoreCorrupt, StoreUnavailable, UsageError
 from aios.store import faults, schema
+from aios.store.files import owned
 
 _WAIT_S = 10
 """How long a writer waits for another one, and a connection for its server: longer than
@@ -166,25 +165,9 @@ def _parse(url: str) -> URL:
     raise UsageError(f"store {parsed!r} is not supported; use a SQLite file or PostgreSQL")
 
 
-def begin_file(path: str | Path) -> None:
-    """A SQLite file for others' tables: only its owner reads it, and it has a WAL, which is a
-    property of the file. One that is there keeps its rights."""
-    _owned(path)
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.close()
-
-
-def _owned(path: str | Path) -> None:
-    """An empty file that only its owner reads, if there is none. SQLite gives the files that it
-    makes beside it the same rights."""
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-
-
 def _make_private(_dialect: Any, _record: Any, arguments: list[Any], _named: Any) -> None:
     with suppress(OSError):  # SQLite says it better
-        _owned(arguments[0])
+        owned(arguments[0])
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

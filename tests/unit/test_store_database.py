@@ -17,7 +17,8 @@ from aios.records import Artifact
 from aios.registry import Registry
 from aios.store import audit, tables
 from aios.store.canonical import canonical
-from aios.store.database import Database, begin_file
+from aios.store.database import Database
+from aios.store.files import begin_file
 
 CRASH_ROUNDS = int(os.environ.get("CRASH_ROUNDS", "20"))
 ARTIFACT = Artifact(digest="a" * 64, engine="onnx", size_bytes=10)
