@@ -1,6 +1,6 @@
 """Routes of agents."""
 
-import time
+import asyncio
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -116,17 +116,20 @@ async def tell_many(request: Request, body: MessagesBody) -> Any:
 @router.post("/agents/{name}/{agent_id}/ask")
 async def ask(request: Request, name: str, agent_id: str, body: AskBody) -> Any:
     """The reply, or the error that the agent ended with."""
-    ref, until_s = f"{name}/{agent_id}", time.monotonic() + body.timeout_s
+    ref = f"{name}/{agent_id}"
     put = await call(request, "ask_agent", to=ref, message=body.message)
     answer = None
-    while answer is None:
-        if time.monotonic() > until_s:
-            raise DeadlineExceeded(
-                f"{ref} has not replied within {body.timeout_s:g} s; it still may: the message is "
-                f"number {put['message']}",
-                number=put["message"],
-            )
-        answer = await call(request, "agent_reply", seq=put["message"])
+    try:
+        # One look at the kernel waits for seconds, which may be longer than what is left.
+        async with asyncio.timeout(body.timeout_s):
+            while answer is None:
+                answer = await call(request, "agent_reply", seq=put["message"])
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"{ref} has not replied within {body.timeout_s:g} s; it still may: the message is "
+            f"number {put['message']}",
+            number=put["message"],
+        ) from None
     if answer.get("problem") is not None:
         raise from_problem(answer["problem"])
     return {"reply": answer["reply"], "message": put["message"]}

@@ -118,6 +118,8 @@ class Agent(Live):
 
     def state(self, kind: type[BaseModel] | None = None) -> Any:
         """Its memory after the last message that is done: plain values, or a model of yours."""
+        if kind is not None and not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            raise UsageError(f"state(...) takes a pydantic model's class, not {kind!r:.60}")
         found = self._transport.get(self._path)["state"]
         return found if kind is None else kind.model_validate(found or {})
 

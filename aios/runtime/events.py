@@ -5,6 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from aios.errors import UsageError
 from aios.events.filters import check_key, parse_filter
@@ -272,6 +273,11 @@ class Eventful:
                 thousand that it is in none is replayed.
         """
         every = [letters] if isinstance(letters, int | DeadLetter) else list(letters)
+        strange = [one for one in every if not isinstance(one, int | DeadLetter)]
+        if strange:
+            raise UsageError(
+                f"{strange[0]!r:.60} is no dead letter; give rows of rt.dead_letters()"
+            )
         ids = [one if isinstance(one, int) else one.id for one in every]
         count = 0
         for place in range(0, len(ids), _EACH):
@@ -317,7 +323,11 @@ class Eventful:
             fault = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in fault["loc"])
             raise UsageError(f"emit: {where}: {fault['msg']}") from None
-        body = {"sink": to.model_dump(mode="json"), "event": as_json(event), "key": key}
+        try:
+            told = as_json(event)
+        except PydanticSerializationError as error:
+            raise UsageError(f"emit: data is not JSON: {error}"[:300]) from None
+        body = {"sink": to.model_dump(mode="json"), "event": told, "key": key}
         return str(self._transport.change("POST", "/api/v1/events", body)["id"])
 
     def _flow_ref(self, flow: Any) -> str:

@@ -118,6 +118,8 @@ class FlowHandle(Live):
                 PermanentError; `details` tell what was undone and what could not be.
             DeadlineExceeded: it goes on after `timeout_s`.
         """
+        if not isinstance(timeout_s, int | float) or not timeout_s >= 0:
+            raise UsageError(f"timeout_s is a number of seconds, 0 or more, not {timeout_s!r:.60}")
         give_up_s = time.monotonic() + timeout_s
         pause_s = FIRST_LOOK_S
         while True:
@@ -261,6 +263,8 @@ class Acting:
             UnknownName: no flow, version or queue of this name.
         """
         wanted = _called(flow, args, kwargs)
+        if attributes is not None and not isinstance(attributes, Mapping):
+            raise UsageError(f"attributes are names with values, not {attributes!r:.60}")
         body = {
             **wanted,
             "id": uuid4().hex if id is None else id,

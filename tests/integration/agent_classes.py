@@ -24,6 +24,15 @@ class Counter:
         return ctx.state.numbers
 
 
+@aios.agent
+class Slow:
+    """Takes as many seconds as it is told."""
+
+    async def on_message(self, ctx, message: float) -> float:
+        await asyncio.sleep(message)
+        return message
+
+
 @aios.agent(name="counter", state=Count, budget=aios.Budget(steps=1))
 class NextCounter:
     """The next version of the counter."""

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 import aios
 from aios.cli import app
-from aios.errors import PermanentError, UnknownName
-from tests.integration.agent_classes import Counter, Desk, NextCounter
+from aios.errors import DeadlineExceeded, PermanentError, UnknownName, UsageError
+from tests.integration.agent_classes import Counter, Desk, NextCounter, Slow
 
 AGENTS = 5
 MESSAGES = 40
@@ -45,6 +45,18 @@ def hosts(rt: aios.Runtime) -> list[int]:
 
 def test_no_host_is_there_before_the_first_agent(agents_rt: aios.Runtime) -> None:
     assert list(agents_rt.agent_hosts()) == []
+
+
+def test_an_ask_ends_when_its_time_is_over(agents_rt: aios.Runtime) -> None:
+    slow = agents_rt.spawn(Slow, id="s-1")
+    assert slow.ask(0) == 0
+    begun_s = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match=r"slow/s-1 has not replied within 1 s"):
+        slow.ask(30, timeout_s=1)
+    assert time.monotonic() - begun_s < 8, "not when the kernel is next asked"
+    with pytest.raises(UsageError, match="takes a pydantic model's class"):
+        slow.state(dict)
+    slow.kill()
 
 
 @pytest.mark.timeout(200)

@@ -14,6 +14,8 @@ from rich.console import Console
 import aios
 from aios.presentation import Shown, as_html, as_text, duration, moment
 from aios.records import Artifact, ModelVersion
+from aios.runtime.agents import Agent
+from aios.runtime.flows import FlowHandle
 from aios.runtime.objects import Answer, Endpoint, Rollout, _as_records
 from aios.runtime.runtime import Runtime
 from aios.runtime.tables import EndpointStatus, ModelVersions, RolloutStatus, Status, Table
@@ -337,3 +339,19 @@ def test_what_a_user_gives_in_the_wrong_shape_is_told_in_one_line() -> None:
         aios.Default(3)  # type: ignore[arg-type]
     with pytest.raises(aios.UsageError, match="below min_replicas"):
         aios.Autoscale(3, 1)
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (lambda rt: rt.emit("t", lambda: 1, to=aios.Files("/tmp/x")), "emit: data is not JSON"),
+        (lambda rt: rt.replay("x"), "'x' is no dead letter"),
+        (lambda rt: rt.start("refund", attributes=3), "attributes are names with values, not 3"),
+        (lambda rt: FlowHandle(rt._transport, "f").result("x"), "0 or more, not 'x'"),
+        (lambda rt: FlowHandle(rt._transport, "f").result(-1), "0 or more, not -1"),
+        (lambda rt: Agent(rt._transport, "a", "1").state(dict), "a pydantic model's class, not"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused_before_anybody_is_asked(ask: Any, told: str) -> None:
+    with pytest.raises(aios.UsageError, match=told):
+        ask(Runtime("http://127.0.0.1:1", "key"))
