@@ -30,6 +30,8 @@ FROZEN_SHARE = 0.2
 KERNEL_SHARE = 0.1
 """Of the strikes; with the kernel all hosts end."""
 SETTLE_S = 300.0
+MOST_WAITING = 2_000
+"""Messages in mailboxes while hosts die: more are not sent until some are handled."""
 
 
 def main() -> None:
@@ -64,6 +66,8 @@ def run(rt: Any, kills: int, agents: int, random_: random.Random) -> dict[str, A
                 unknown.add(sent[0])  # all of them have arrived, or none
             sent[0] += 1
             time.sleep(0.05)
+            while sent[0] % 20 == 0 and not over.is_set() and _waiting(rt) > MOST_WAITING:
+                time.sleep(0.5)
 
     sender = threading.Thread(target=send)
     sender.start()
@@ -111,9 +115,14 @@ def _strike(rt: Any, random_: random.Random) -> str | None:
     return None  # it had ended by itself, or was ended as dead while it was frozen
 
 
+def _waiting(rt: Any) -> int:
+    """How many messages nobody has handled."""
+    return sum(one["waiting"] for one in rt.agent_counts())
+
+
 def _settle(rt: Any) -> None:
     give_up_s = time.monotonic() + SETTLE_S
-    while sum(one["waiting"] for one in rt.agent_counts()):
+    while _waiting(rt):
         if time.monotonic() > give_up_s:
             raise SystemExit(f"messages still wait: {rt.agent_counts()!r}")
         time.sleep(0.5)
