@@ -61,13 +61,13 @@ def run(rt: Any, kills: int, agents: int, random_: random.Random) -> dict[str, A
         while not over.is_set():
             relayed = {"to": "counter/relayed", "message": sent[0]}
             try:
+                while sent[0] % 20 == 0 and not over.is_set() and _waiting(rt) > MOST_WAITING:
+                    time.sleep(0.5)
                 rt.tell_agents([*((one, sent[0]) for one in counters), (relay, relayed)])
             except ClusterUnavailable:
                 unknown.add(sent[0])  # all of them have arrived, or none
             sent[0] += 1
             time.sleep(0.05)
-            while sent[0] % 20 == 0 and not over.is_set() and _waiting(rt) > MOST_WAITING:
-                time.sleep(0.5)
 
     sender = threading.Thread(target=send)
     sender.start()
