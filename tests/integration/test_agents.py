@@ -50,13 +50,12 @@ def test_no_host_is_there_before_the_first_agent(agents_rt: aios.Runtime) -> Non
 def test_an_ask_ends_when_its_time_is_over(agents_rt: aios.Runtime) -> None:
     slow = agents_rt.spawn(Slow, id="s-1")
     assert slow.ask(0) == 0
-    begun_s = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match=r"slow/s-1 has not replied within 1 s"):
-        slow.ask(30, timeout_s=1)
-    assert time.monotonic() - begun_s < 8, "not when the kernel is next asked"
+    # The kernel is asked for a reply for longer than this at a time, and would have had it.
+    with pytest.raises(DeadlineExceeded, match=r"slow/s-1 has not replied within 0.5 s"):
+        slow.ask(5, timeout_s=0.5)
+    until(lambda: slow.status().handled == 2, "the message stays, and is handled")
     with pytest.raises(UsageError, match="takes a pydantic model's class"):
         slow.state(dict)
-    slow.kill()
 
 
 @pytest.mark.timeout(200)
