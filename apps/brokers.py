@@ -206,7 +206,7 @@ def _started_gateway(command: list[str], log: Path, check: Callable[[], None]) -
         with _running(command, log) as process:
             try:
                 _wait(lambda: check() or _answers(KAFKA_PORT), process, log)
-            except RuntimeError:
+            except aios.PermanentError:
                 check()
                 if time.monotonic() > give_up_s:
                     raise
@@ -231,13 +231,13 @@ def _wait(there: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Pa
     while not there():
         _check(process, log)
         if time.monotonic() > deadline_s:
-            raise RuntimeError(f"a broker did not start:\n{log.read_text()[-3000:]}")
+            raise aios.PermanentError(f"a broker did not start:\n{log.read_text()[-3000:]}")
         time.sleep(0.1)
 
 
 def _check(process: "subprocess.Popen[bytes]", log: Path) -> None:
     if process.poll() is not None:
-        raise RuntimeError(f"a broker ended in its start:\n{log.read_text()[-3000:]}")
+        raise aios.PermanentError(f"a broker ended in its start:\n{log.read_text()[-3000:]}")
 
 
 def _answers(port: int) -> bool:

@@ -23,7 +23,7 @@ from aios.errors import (
     from_problem,
 )
 from aios.flows.writing import Flow
-from aios.packaging import code_of, exits_told
+from aios.packaging import code_of, exits_told, to_its_end
 from aios.records.agents import CallEnd, Delivery, Entry, Letter
 from aios.records.base import Given, Record
 from aios.store.canonical import canonical
@@ -416,7 +416,7 @@ class Context:
                     result = await tool.function(**given)
             else:
                 # In a thread: what it waits for must not hold up the other agents here.
-                result = await asyncio.to_thread(_to_its_end, tool.function, given)
+                result = await asyncio.to_thread(to_its_end, tool.function, (), given)
         except Exception as error:
             self._note(tool.facts.name, plain, problem=_said(error))
             raise
@@ -433,12 +433,6 @@ class Context:
         """The idempotency key of the next call: agent, message, number of the call in it."""
         self._calls += 1
         return f"{self.ref}#{self.message_id}#{self._calls}"
-
-
-def _to_its_end(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
-    """A tool's call in a thread; what `sys.exit()` raises there must not come to the event loop."""
-    with exits_told():
-        return function(**given)
 
 
 def _json(value: Any, what: str) -> Any:

@@ -141,7 +141,12 @@ class Batch:
         if self._columns is not None:
             return self._columns[name]
         assert self._values is not None
-        return self._array(index, [row[index] for row in self._values])
+        # As `_array`, which a call for each of 30 columns makes 5 % dearer; requests pay for this.
+        values = [row[index] for row in self._values]
+        dtype = self.layout.dtypes[index]
+        if self.layout.shapes[index]:
+            return np.stack(values)
+        return object_column(values) if dtype == "|O" else np.array(values, dtype=dtype)
 
     def _array(self, index: int, values: Sequence[Any]) -> Array:
         dtype = self.layout.dtypes[index]

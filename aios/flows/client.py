@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from aios.errors import IllegalTransition, StoreUnavailable, UnknownName, UsageError
-from aios.flows.crashes import Crash, Crashes
+from aios.flows.crashes import SOON_S, Crash, Crashes
 from aios.flows.durable import json_serializer
 from aios.flows.leases import Leases
 from aios.flows.outcomes import Outcome, plain, says
@@ -363,9 +363,12 @@ class FlowClient:
         """Whether a flow of a dead worker may be given to another one now."""
         now_s, last = time.time(), self._crashes.last(one.workflow_id)
         if last is None or last.worker != one.executor_id:
-            steps = self.open().list_workflow_steps(one.workflow_id, load_output=False)
             lived_s = now_s - (_seconds(one.dequeued_at) or now_s)
-            last = self._crashes.died(one.workflow_id, one.executor_id, len(steps), lived_s, now_s)
+            # Thousands may wait on one worker, for long: they are not counted one by one.
+            steps = None
+            if lived_s < SOON_S:
+                steps = len(self.open().list_workflow_steps(one.workflow_id, load_output=False))
+            last = self._crashes.died(one.workflow_id, one.executor_id, steps, lived_s, now_s)
             if last.due_s > now_s:
                 logger.warning("flow %s: %s", one.workflow_id, _crashed(last, now_s))
         return last.due_s <= now_s

@@ -22,7 +22,7 @@ class Crash:
     """The last of a flow's deaths, `times` of them soon and without a step in between."""
 
     worker: str
-    steps: int
+    steps: int | None
     times: int
     due_s: float
 
@@ -38,11 +38,13 @@ class Crashes:
         """What is known of a flow's deaths."""
         return self._known.get(flow_id)
 
-    def died(self, flow_id: str, worker: str, steps: int, lived_s: float, now_s: float) -> Crash:
+    def died(
+        self, flow_id: str, worker: str, steps: int | None, lived_s: float, now_s: float
+    ) -> Crash:
         """Its worker died; told again of the same worker nothing changes.
 
         Args:
-            steps: how many it has finished.
+            steps: how many it has finished; None if it lived so long that it does not matter.
             lived_s: how long this worker had it.
         """
         last = self._known.get(flow_id)

@@ -8,7 +8,7 @@ the same name; else the flow's text and its history are of different minds, and 
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from aios.flows.durable import FlowInterrupted
 from aios.flows.leases import Lease
 from aios.flows.outcomes import Outcome, Outcomes, plain, rebuilt, says, told
 from aios.flows.writing import NO_DEFAULT, OPERATION, RUNNING, Asking, Flow, Step
-from aios.packaging import exits_told
+from aios.packaging import exits_told, to_its_end
 from aios.records import CodeSource
 
 LONGEST_PAUSE_S = 60.0
@@ -118,7 +118,7 @@ class DurableRun:
             if self._flow.asynchronous:
                 return await self._flow.function(*args, **kwargs)
         # A thread of its own: it waits in every step.
-        return await asyncio.to_thread(_to_its_end, self._flow.function, args, kwargs)
+        return await asyncio.to_thread(to_its_end, self._flow.function, args, kwargs)
 
     async def _failed(self, error: Exception) -> AiosError:
         """Undo what was done, and the error as it is stored."""
@@ -387,7 +387,7 @@ class DurableRun:
         if step.asynchronous:
             made = step.function(*args, **kwargs)
         else:
-            made = asyncio.to_thread(_to_its_end, step.function, args, kwargs)
+            made = asyncio.to_thread(to_its_end, step.function, args, kwargs)
         try:
             async with asyncio.timeout(options.timeout_s) as bound:
                 with exits_told():
@@ -403,12 +403,6 @@ class DurableRun:
         text = plain(result, f"what step {step.name!r} returns")
         small = outcomes.small(text)
         return small if small is not None else await asyncio.to_thread(outcomes.written, text)
-
-
-def _to_its_end(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """A call in a thread; what `sys.exit()` raises there must not come to the event loop."""
-    with exits_told():
-        return function(*args, **kwargs)
 
 
 def _unanswered(asking: Asking) -> str:

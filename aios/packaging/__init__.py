@@ -6,6 +6,14 @@ beside each other. The text is trusted code: who may send it is the kernel's mat
 know: what a recipe, a flow or an agent is.
 """
 
-from aios.packaging.code import CODE_MODULE, code_of, exits_told, file_of, load_code, own_line
+from aios.packaging.code import (
+    CODE_MODULE,
+    code_of,
+    exits_told,
+    file_of,
+    load_code,
+    own_line,
+    to_its_end,
+)
 
-__all__ = ["CODE_MODULE", "code_of", "exits_told", "file_of", "load_code", "own_line"]
+__all__ = ["CODE_MODULE", "code_of", "exits_told", "file_of", "load_code", "own_line", "to_its_end"]

@@ -14,7 +14,7 @@ import os
 import symtable
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -120,6 +120,12 @@ def exits_told() -> Iterator[None]:
         if _is_cancelled():
             raise
         raise PermanentError("it raised asyncio.CancelledError") from error
+
+
+def to_its_end(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """A call of sent code in a thread; what `sys.exit()` raises must not come to an event loop."""
+    with exits_told():
+        return function(*args, **kwargs)
 
 
 def _is_cancelled() -> bool:

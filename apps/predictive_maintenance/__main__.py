@@ -38,5 +38,5 @@ def options_of(words: list[str]) -> Options:
 if __name__ == "__main__":
     try:
         sys.exit(main(options_of(sys.argv[1:])))
-    except aios.UsageError as error:
-        sys.exit(f"error: {error.message}")
+    except aios.AiosError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
