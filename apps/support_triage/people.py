@@ -5,14 +5,14 @@ the desk that worked on it notes which product it was, feedback on the classifie
 """
 
 import random
-import threading
 import time
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Self
+from contextlib import suppress
 
 import aios
 from apps.support_triage.tickets import PRODUCT, Ticket
-from apps.support_triage.traffic import Desk, Reply
+from apps.support_triage.traffic import Background, Desk, Reply
 from apps.support_triage.triage import ENDPOINT
 
 LOOK_S = 0.5
@@ -22,37 +22,20 @@ CLOSED_AFTER_S = 3.0
 SEED = 7
 
 
-class _Thread:
-    """Something that looks every LOOK_S until the block ends."""
+class _Looking(Background):
+    """Looks every LOOK_S."""
 
-    def __init__(self) -> None:
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.failed: Exception | None = None
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join(30)
-
-    def _run(self) -> None:
+    def work(self) -> None:
         while not self._stopping.wait(LOOK_S):
-            try:
+            with suppress(aios.TemporaryError):  # as after a restart: the next look is soon
                 self.look()
-            except aios.TemporaryError:
-                continue  # as after a restart: the next look is soon
-            except Exception as error:  # noqa: BLE001  the story tells it
-                self.failed = error
-                return
 
+    @abstractmethod
     def look(self) -> None:
-        raise NotImplementedError
+        """One look."""
 
 
-class Support(_Thread):
+class Support(_Looking):
     """Answers each question with the ticket's true product, once it has been read for a moment.
 
     Args:
@@ -82,7 +65,7 @@ class Support(_Thread):
             self.answered += 1
 
 
-class Desks(_Thread):
+class Desks(_Looking):
     """Gives feedback on each answer of the classifier once its ticket is closed."""
 
     def __init__(self, rt: aios.Runtime, desk: Desk) -> None:

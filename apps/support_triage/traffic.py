@@ -12,6 +12,7 @@ import hmac
 import json
 import threading
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -78,7 +79,34 @@ class Desk:
         return reply
 
 
-class Traffic:
+class Background(ABC):
+    """Works in a thread of its own until the block ends; `failed` is what it ended with."""
+
+    def __init__(self) -> None:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
+        self.failed: Exception | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join(30)
+
+    def _run(self) -> None:
+        try:
+            self.work()
+        except Exception as error:  # noqa: BLE001  the story tells it and ends
+            self.failed = error
+
+    @abstractmethod
+    def work(self) -> None:
+        """What is done, until `_stopping` is set."""
+
+
+class Traffic(Background):
     """Sends tickets and takes replies, in a thread of its own.
 
     Args:
@@ -92,28 +120,15 @@ class Traffic:
     def __init__(
         self, desk: Desk, tickets: list[Ticket], broker: Broker, hook: str, secret: str, rate: float
     ) -> None:
+        super().__init__()
         self._desk = desk
         self._tickets = tickets
         self._hook, self._key = hook, key_of(secret)
         self._broker = broker
         self._rate_per_s = rate
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="triage-traffic", daemon=True)
-        self.failed: Exception | None = None
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join(30)
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._work())
-        except Exception as error:  # noqa: BLE001  the story tells it and ends
-            self.failed = error
+    def work(self) -> None:
+        asyncio.run(self._work())
 
     async def _work(self) -> None:
         import aio_pika
