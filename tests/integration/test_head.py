@@ -26,7 +26,7 @@ from aios.kernel.head import (
     start_head,
     stop_head,
 )
-from aios.kernel.processes import is_alive, name_of, processes_of
+from aios.kernel.processes import end_all, is_alive, name_of, processes_of
 
 APP = """
 import os
@@ -80,9 +80,13 @@ def eventually(condition: Callable[[], bool], within_s: float) -> bool:
 
 
 def kill_all(head: Head, *, but: str = "") -> None:
-    for process in processes_of(head.id, str(head.temp_dir)):
-        if name_of(process) != but:
-            process.kill()
+    """Gone when this returns, with what they began meanwhile: a busy machine takes its time."""
+
+    def doomed() -> list[psutil.Process]:
+        processes = processes_of(head.id, str(head.temp_dir))
+        return [process for process in processes if name_of(process) != but]
+
+    end_all(doomed, timeout_s=30, terminate_s=-1)
 
 
 @pytest.fixture(scope="module")

@@ -44,17 +44,18 @@ def ask(rt: aios.Runtime, shift: float) -> None:
 
 
 def asked_until(
-    rt: aios.Runtime, shift: float, holds: Callable[[], Any], limit_s: float = 120
+    rt: aios.Runtime, shift: float, holds: Callable[[], Any], limit_s: float = 240
 ) -> Any:
     """Keep asking until something holds."""
     give_up_s = time.monotonic() + limit_s
     while not (found := holds()):
-        assert time.monotonic() < give_up_s, "it never came to that"
+        if time.monotonic() > give_up_s:
+            pytest.fail(f"it never came to that: {rt.watches()}\n{rt.runs()}\n{rt.rollouts()}")
         ask(rt, shift)
     return found
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(500)
 def test_drift_ends_in_a_version_that_says_why_it_exists(
     rt: aios.Runtime, toy_contract: aios.Contract
 ) -> None:
