@@ -16,7 +16,10 @@ from tests.integration import retrain_recipes as recipes
 ENDPOINT = "drifting"
 RANDOM = np.random.default_rng(11)
 NEVER_RINGS = "domain_auc > 0.999"
-"""The two other conditions find the drift; this one shows that rows are compared."""
+"""Shows that rows are compared."""
+NOR_DOES_THIS = "accuracy < 0.2"
+"""The old model is right about half of the shifted rows. Were it to ring, which of the two found
+the drift first would be a matter of the machine."""
 PLAN = aios.Canary(steps=(0.5, 1.0), bake_s=2, abort_when=("errors worse",))
 
 
@@ -64,7 +67,7 @@ def test_drift_ends_in_a_version_that_says_why_it_exists(
     watch = rt.watch(
         ENDPOINT,
         drift=["psi > 0.5 on a for 2 windows", NEVER_RINGS],
-        concept="accuracy < 0.7",
+        concept=NOR_DOES_THIS,
         fairness="demographic_parity_difference > 0.8 on sex",
         label="y",
         min_rows=60,
@@ -92,9 +95,7 @@ def test_drift_ends_in_a_version_that_says_why_it_exists(
     assert lineage.nodes[1].facts["kind"] == "predictions"
     entries = rt.audit(limit=200, subject=ENDPOINT)
     rang = [entry["details"]["condition"] for entry in entries if entry["action"] == "alarm"]
-    assert rang.count("psi > 0.5 on a for 2 windows") == 1
-    assert set(rang) <= {"psi > 0.5 on a for 2 windows", "accuracy < 0.7"}  # both are true of it
-    assert len(set(rang)) == len(rang)
+    assert rang == ["psi > 0.5 on a for 2 windows"]
     assert rt.audit.verify().sound
 
     asked_until(rt, 3.0, lambda: rt.monitor(ENDPOINT).status().windows)
