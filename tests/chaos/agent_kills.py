@@ -30,6 +30,8 @@ FROZEN_SHARE = 0.2
 KERNEL_SHARE = 0.1
 """Of the strikes; with the kernel all hosts end."""
 SETTLE_S = 300.0
+BETWEEN_S = 0.25
+"""Between two numbers. Each makes every memory longer, which is written anew with each message."""
 MOST_WAITING = 2_000
 """Messages in mailboxes while hosts die: more are not sent until some are handled."""
 
@@ -67,7 +69,7 @@ def run(rt: Any, kills: int, agents: int, random_: random.Random) -> dict[str, A
             except ClusterUnavailable:
                 unknown.add(sent[0])  # all of them have arrived, or none
             sent[0] += 1
-            time.sleep(0.05)
+            time.sleep(BETWEEN_S)
 
     sender = threading.Thread(target=send)
     sender.start()
