@@ -3,7 +3,6 @@
 import os
 import platform
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -184,7 +183,7 @@ class _Telling:
         self._plans = plant.make_plans(options.machines, options.ticks, options.seed)
         self._looks: list[Look] = []
         self._kills: list[Kill] = []
-        self._roster = Path(tempfile.mkdtemp(prefix="aios-roster-")) / "roster.db"
+        self._roster = rt.home / "roster.db"  # goes with the private runtime
 
     def tell(self) -> Outcome:
         run, options = uuid4().hex[:6], self._options

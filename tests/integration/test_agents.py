@@ -58,7 +58,6 @@ def test_an_ask_ends_when_its_time_is_over(agents_rt: aios.Runtime) -> None:
         slow.state(dict)
 
 
-@pytest.mark.timeout(200)
 def test_killed_and_frozen_hosts_lose_nothing_and_repeat_nothing(agents_rt: aios.Runtime) -> None:
     counters = [agents_rt.spawn(Counter, id=f"k-{n}") for n in range(AGENTS)]
     assert counters[0].ask(-1) == [-1]

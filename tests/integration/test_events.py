@@ -168,7 +168,6 @@ def offsets(events: list[dict[str, Any]]) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
-@pytest.mark.timeout(280)
 def test_readers_of_kafka_that_are_killed_lose_nothing_and_apply_nothing_twice(
     rt: aios.Runtime, home: Path, scoring: str, kafka: str
 ) -> None:
@@ -206,7 +205,6 @@ def test_readers_of_kafka_that_are_killed_lose_nothing_and_apply_nothing_twice(
 # -- RabbitMQ -------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(280)
 def test_a_broker_that_crashes_and_readers_that_are_killed_lose_nothing(
     rt: aios.Runtime, home: Path, scoring: str, rabbit: Rabbit
 ) -> None:

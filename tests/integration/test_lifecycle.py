@@ -44,7 +44,7 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         assert "Traceback" not in done.stdout
@@ -127,11 +127,11 @@ def test_ctrl_c_while_a_private_runtime_starts_leaves_nothing(tmp_path: Path) ->
         start_new_session=True,
     )
     try:
-        head = note_with_processes(tmp_path, within_s=60)
+        head = note_with_processes(tmp_path, within_s=200)
         processes = processes_of(head.id, str(head.temp_dir))
         assert len(processes) >= 3
         os.killpg(starting.pid, signal.SIGINT)  # as a terminal does
-        _, said = starting.communicate(timeout=30)
+        _, said = starting.communicate(timeout=120)
     finally:
         starting.kill()
         starting.wait()

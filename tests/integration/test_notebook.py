@@ -27,7 +27,6 @@ def output_of(notebook: Any, part: str) -> dict[str, str]:
     return shown
 
 
-@pytest.mark.timeout(240)
 def test_the_quickstart_tells_its_story() -> None:
     notebook = nbformat.read(QUICKSTART, as_version=4)
     assert not any(cell.outputs or cell.execution_count for cell in code_cells(notebook)), (

@@ -11,7 +11,6 @@ from apps.predictive_maintenance.plant import TICKS_AN_HOUR
 from apps.predictive_maintenance.story import Options, tell
 
 
-@pytest.mark.timeout(280)
 def test_machines_are_watched_stopped_with_approval_and_nothing_is_lost_or_done_twice(
     tmp_path: Path,
 ) -> None:

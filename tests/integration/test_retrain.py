@@ -30,7 +30,6 @@ def wait_until(what: Callable[[], bool], limit_s: float = 60) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.timeout(300)
 def test_a_search_survives_bad_trials_and_a_killed_kernel(rt, toy_contract, rows) -> None:
     search = {"C": aios.loguniform(0.01, 10), "how": aios.choice(["well", "raises", "hangs"])}
     run = rt.start_retrain(
@@ -77,7 +76,6 @@ def bad_inputs(rows: pd.DataFrame) -> list[tuple[Any, pd.DataFrame, str]]:
     ]
 
 
-@pytest.mark.timeout(240)
 def test_what_cannot_be_trained_is_told_in_one_sentence_and_registers_nothing(
     rt, toy_contract, rows
 ) -> None:

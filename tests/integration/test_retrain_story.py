@@ -32,7 +32,6 @@ def seen(look: Callable[[], Any], limit_s: float = 60) -> Any:
             time.sleep(0.5)
 
 
-@pytest.mark.timeout(280)
 def test_a_version_is_tracked_served_explained_and_comes_back_from_mlflow(
     rt: aios.Runtime, toy_contract: aios.Contract, uri: str
 ) -> None:

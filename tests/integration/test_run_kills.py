@@ -70,7 +70,6 @@ def check(home: Path, runs: int) -> Registry:
     return registry
 
 
-@pytest.mark.timeout(200)
 def test_a_kernel_killed_at_each_of_its_writes_registers_each_run_once(home: Path) -> None:
     """Run by run one write later; each next life goes on with the run of the last one."""
     kills, run = 0, 0
@@ -86,7 +85,6 @@ def test_a_kernel_killed_at_each_of_its_writes_registers_each_run_once(home: Pat
     check(home, run + 1)
 
 
-@pytest.mark.timeout(200)
 def test_a_kernel_killed_at_any_moment_makes_the_same_version_in_the_end(
     home: Path,
 ) -> None:

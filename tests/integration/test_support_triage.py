@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
 import aios
@@ -22,7 +21,6 @@ QUICK = aios.Canary(
 """A plan that few tickets decide."""
 
 
-@pytest.mark.timeout(600)
 def test_every_ticket_is_answered_once_through_a_rollout_and_two_kills(tmp_path: Path) -> None:
     console = Console(record=True, width=120)
     with running_rabbitmq() as rabbit:

@@ -58,7 +58,6 @@ def asked_until(
     return found
 
 
-@pytest.mark.timeout(500)
 def test_drift_ends_in_a_version_that_says_why_it_exists(
     rt: aios.Runtime, toy_contract: aios.Contract
 ) -> None:
@@ -119,7 +118,6 @@ def test_drift_ends_in_a_version_that_says_why_it_exists(
     assert len(rt.watches()) == 0
 
 
-@pytest.mark.timeout(200)
 def test_an_encrypted_log_tells_who_may_know_and_takes_a_new_key_in_its_stride(
     rt: aios.Runtime, toy_frame: pd.DataFrame, toy_model: Any
 ) -> None:

@@ -271,16 +271,14 @@ def test_a_broken_shadow_costs_users_nothing(ask):
     async def scenario():
         world = World(ask=ask)
         await world.endpoint.reconfigure(plan(arm="shadow", deadline_s=0.5))
-        started = time.monotonic()
-        answers = [await world.predict(key=str(i)) for i in range(200)]
-        took_s = time.monotonic() - started
+        async with asyncio.timeout(30):  # were each to wait for its shadow: 200 times 0.5 s
+            answers = [await world.predict(key=str(i)) for i in range(200)]
         report = world.endpoint.report()
         world.endpoint.live.shadow.close()
-        return {answer.arm for answer in answers}, took_s, report
+        return {answer.arm for answer in answers}, report
 
-    arms, took_s, report = run(scenario())
+    arms, report = run(scenario())
     assert arms == {"stable"}
-    assert took_s < 0.5
     assert report.shadow_dropped > 0
     assert report.failed == 0
 
