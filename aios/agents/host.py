@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -51,6 +51,7 @@ class AgentHost:
         self._most_awake = most_awake
         self._idle_s = idle_s
         self._now_s = now_s
+        self.handled: Counter[str] = Counter()
         self._classes: dict[tuple[str, int], asyncio.Task[tuple[AgentClass, CodeSource]]] = {}
         self._awake: OrderedDict[tuple[str, int], tuple[Any, float]] = OrderedDict()
         self._turns: dict[tuple[int, bool], asyncio.Task[None]] = {}
@@ -134,6 +135,7 @@ class AgentHost:
         context: Context | None = None
         try:
             made, source = await self._class(delivery.name, delivery.version)
+            self.handled[f"{delivery.name}:{delivery.version}"] += 1
             context = Context(delivery, made, meter, self._kernel, self._predict, timer)
             method, message = self._method(made, delivery)
             async with timer:

@@ -41,7 +41,10 @@ class HostActor:
         self._kernel = ray.get_actor(KERNEL, namespace=NAMESPACE)
         self._begun: AgentHost | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        Metered(Owner("agents"))
+        Metered(Owner("agents"), changing=self._handled)
+
+    def _handled(self) -> dict[str, Any]:
+        return {} if self._begun is None else {"calls": dict(self._begun.handled)}
 
     def _host(self) -> AgentHost:
         """The host, made at the first call: Ray has no loop before."""

@@ -4,6 +4,8 @@ import asyncio
 import logging
 import os
 import threading
+import time
+from collections import Counter
 from typing import Any
 
 import ray
@@ -30,7 +32,6 @@ class WorkerActor:
 
     def __init__(self, place: Place, worker_id: str, kernel: str) -> None:
         logging.basicConfig(level=logging.WARNING)
-        Metered(Owner("flows"))
         self._worker = FlowWorker(
             place, worker_id, KernelHost(kernel), elsewhere=in_a_task, lost=lambda: os._exit(1)
         )
@@ -40,6 +41,7 @@ class WorkerActor:
         launched.join()
         if not self._worker.lease.held:
             raise RuntimeError(f"worker {worker_id} has no lease")
+        Metered(Owner("flows"), changing=lambda: {"calls": dict(self._worker.steps)})
 
     async def stay(self) -> None:
         """Never returns: whoever waits for it is told when this process ends."""
@@ -82,7 +84,7 @@ class KernelHost:
 
 
 async def in_a_task(
-    source: CodeSource, step: Step, call: dict[str, Any], outcomes: Outcomes
+    ref: str, source: CodeSource, step: Step, call: dict[str, Any], outcomes: Outcomes
 ) -> Outcome:
     """A step as a Ray task with what it reserves; see `running.Elsewhere`.
 
@@ -92,7 +94,7 @@ async def in_a_task(
     """
     options = step.options
     reserved = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus, "max_retries": 0}
-    task = ray.remote(carry_out_step).options(**reserved).remote(source, step.name, call, outcomes)
+    task = ray.remote(_step_here).options(**reserved).remote(ref, source, step.name, call, outcomes)
     try:
         async with asyncio.timeout(options.timeout_s) as bound:
             found: Outcome = await task
@@ -109,6 +111,49 @@ async def in_a_task(
         raise
     except ray.exceptions.RayError as error:
         raise PermanentError(f"the process of step {step.name} died: {error!s:.300}") from None
+
+
+class _StepMeter:
+    """Tells the kernel for which flows a process of Ray's works; it may do steps of several, one
+    after the other."""
+
+    here: "_StepMeter | None" = None
+
+    def __init__(self) -> None:
+        self._calls: Counter[str] = Counter()
+        self._ref: str | None = None
+        self._gpus, self._gpu_s, self._begun_s = 0.0, 0.0, 0.0
+        self._metered = Metered(Owner("flows"), changing=self._told)
+
+    def begin(self, ref: str) -> None:
+        assigned = ray.get_runtime_context().get_assigned_resources()
+        self._gpus, self._begun_s = float(assigned.get("GPU", 0.0)), time.monotonic()
+        self._ref = ref
+
+    def end(self) -> None:
+        """Tell what the step used: the process may be gone before it would tell by itself."""
+        self._metered.tell()
+        self._gpu_s += self._gpus * (time.monotonic() - self._begun_s)
+        self._ref = None
+
+    def _told(self) -> dict[str, Any]:
+        # Every time that it tells, so that what a long step uses is that flow's all along.
+        if self._ref is None:
+            return {"calls": dict(self._calls), "gpu_s": self._gpu_s}
+        self._calls[self._ref] += 1
+        running_s = time.monotonic() - self._begun_s
+        return {"calls": dict(self._calls), "gpu_s": self._gpu_s + self._gpus * running_s}
+
+
+def _step_here(
+    ref: str, source: CodeSource, name: str, call: dict[str, Any], outcomes: Outcomes
+) -> Outcome:
+    meter = _StepMeter.here = _StepMeter.here or _StepMeter()
+    meter.begin(ref)
+    try:
+        return carry_out_step(source, name, call, outcomes)
+    finally:
+        meter.end()
 
 
 class RayCrew:

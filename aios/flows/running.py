@@ -8,6 +8,7 @@ the same name; else the flow's text and its history are of different minds, and 
 import asyncio
 import inspect
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from types import ModuleType
 from typing import Any, Protocol
@@ -28,7 +29,7 @@ class Elsewhere(Protocol):
     """Runs a step in another process; a Ray task in production."""
 
     async def __call__(
-        self, source: CodeSource, step: Step, call: dict[str, Any], outcomes: Outcomes
+        self, ref: str, source: CodeSource, step: Step, call: dict[str, Any], outcomes: Outcomes
     ) -> Outcome: ...
 
 
@@ -38,6 +39,8 @@ class Around(Protocol):
     lease: Lease
     outcomes: Outcomes
     elsewhere: Elsewhere | None
+    steps: Counter[str]
+    """How many were carried out here, by `name:version` of the flow."""
 
     def start_child(self, flow_id: str, parent: "DurableRun", flow: Flow, call: Any) -> None: ...
 
@@ -310,6 +313,7 @@ class DurableRun:
             token = RUNNING.set(None)
             try:
                 self._refuse_fenced()
+                self._around.steps[self.ref] += 1
                 outcome = await body()
                 self._refuse_fenced()
             except Exception as error:  # noqa: BLE001 - what the step raised is its outcome
@@ -380,7 +384,7 @@ class DurableRun:
         if (options.num_cpus or options.num_gpus or hangs) and self._around.elsewhere is not None:
             call = {"args": list(args), "kwargs": kwargs, "operation": operation}
             plain(call, f"an argument of step {step.name!r}")
-            outcome = await self._around.elsewhere(self._source, step, call, outcomes)
+            outcome = await self._around.elsewhere(self.ref, self._source, step, call, outcomes)
             if "failed" in outcome:
                 raise rebuilt(outcome["failed"], self._module)
             return outcome

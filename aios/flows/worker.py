@@ -6,6 +6,7 @@ with any flow with the text it began with.
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextvars import Context
 from importlib import import_module
@@ -71,6 +72,7 @@ class FlowWorker:
         self.place = place
         self.outcomes = place.outcomes
         self.elsewhere = elsewhere
+        self.steps: Counter[str] = Counter()
         self._host = host
         self._lost = lost
         self._database = Database(place.url)

@@ -3,8 +3,10 @@
 | name | type | labels |
 | --- | --- | --- |
 | aios_bill_total | counter | currency |
-| aios_cost_total | counter | kind, endpoint, version, arm, currency |
-| aios_core_seconds_total | counter | kind, endpoint, version, arm |
+| aios_cost_total | counter | kind, endpoint, model, version, arm, currency |
+| aios_core_seconds_total | counter | kind, endpoint, model, version, arm |
+
+`model` is what a flow or a class of agents is called, too.
 
 They begin at zero with each kernel; `rt.cost()` has what was before. What has no price is in
 core-seconds alone.
@@ -18,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from aios.kernel.metering import Metering
 
-_OWNER = ["kind", "endpoint", "version", "arm"]
+_OWNER = ["kind", "endpoint", "model", "version", "arm"]
 
 
 class CostMetrics(Collector):
@@ -37,10 +39,11 @@ class CostMetrics(Collector):
         for currency, amount in bills.items():
             if currency:
                 bill.add_metric([currency], amount)
-        seconds: dict[tuple[str, str, str, str], float] = {}
+        seconds: dict[tuple[str, ...], float] = {}
         for (owner, currency), used in totals.items():
             version = str(owner.version or "")
-            labels = (owner.kind, owner.endpoint, version, owner.arm)
+            labels: tuple[str, ...]
+            labels = (owner.kind, owner.endpoint, owner.model, version, owner.arm)
             seconds[labels] = seconds.get(labels, 0.0) + used.core_s
             if currency:
                 cost.add_metric([*labels, currency], used.cost)

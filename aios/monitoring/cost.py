@@ -46,7 +46,8 @@ def grown(now: ProcessUsage, before: ProcessUsage | None) -> Usage:
     An endpoint's replica works for every arm: it decodes, validates, answers and records for
     each call, whoever's model is asked. So its CPU time is divided by calls. (Not by service
     time: that of a canary passes in another process, which is counted for itself.) Without
-    calls it is its stable version's, which it holds in memory.
+    calls it is its stable version's, which it holds in memory. In the same way a worker's time
+    is divided by the steps of flows, and a host's by the messages of agents.
     """
     if before is not None and now.cpu_s < before.cpu_s:
         return {}  # it was overtaken by a later one
@@ -61,9 +62,13 @@ def grown(now: ProcessUsage, before: ProcessUsage | None) -> Usage:
     found: Usage = {}
     for name, count in calls.items():
         if count:
-            arm, _, version = name.partition(":")
+            what, _, version = name.partition(":")
             share = count / every
-            served = owner._replace(arm=arm, version=int(version))
+            served = owner._replace(version=int(version))
+            if owner.kind == "endpoint":
+                served = served._replace(arm=what)
+            else:
+                served = served._replace(model=what)
             found[served] = Used(core_s * share, gpu_s * share, count)
     return found
 

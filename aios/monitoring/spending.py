@@ -1,4 +1,7 @@
-"""What was spent in a window, as people ask for it: by endpoint, version, arm, run or kind."""
+"""What was spent in a window, as people ask for it: by endpoint, version, arm, run or kind.
+
+Flows and agents are told by name, and by version where endpoints are.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -119,7 +122,7 @@ def _parts(rows: Rows, by: str, currency: str, made: Made, bill: Billed) -> list
     whole = bill.cost if currency else bill.core_s
     found = []
     for key, used in sums.items():
-        calls = users[key]
+        calls = users[key] if key.kind == "endpoint" else None
         amount = used.cost if currency else used.core_s
         found.append(
             Part(
@@ -128,7 +131,7 @@ def _parts(rows: Rows, by: str, currency: str, made: Made, bill: Billed) -> list
                 endpoint=key.endpoint,
                 core_hours=used.core_s / HOUR_S,
                 gpu_hours=used.gpu_s / HOUR_S,
-                calls=calls if key.kind == "endpoint" else None,
+                calls=calls,
                 cost=used.cost,
                 share=amount / whole if whole > 0 else 0.0,
                 per_1000=1000 * used.cost / calls if calls and currency else None,
@@ -159,7 +162,15 @@ def _named(owner: Owner, by: str, made: Made) -> _Name:
         return _Name(owner.kind, what, None, "" if by == "kind" else owner.endpoint)
     if owner.kind == "training":
         return _training(owner, by, made.get(owner.run, RunFacts("unknown models", None, None)))
-    return _Name(owner.kind, owner.kind)
+    return _Name(owner.kind, owner.kind if by == "kind" else _acting(owner, by))
+
+
+def _acting(owner: Owner, by: str) -> str:
+    """Of a flow or a class of agents; of what has no name of its own, what it is."""
+    if not owner.model:
+        return owner.kind
+    name = f"{owner.model}:{owner.version}" if by in ("arm", "version") else owner.model
+    return f"{'flow' if owner.kind == 'flows' else 'agents'} {name}"
 
 
 def _endpoint(owner: Owner, by: str) -> str:

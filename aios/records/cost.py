@@ -12,11 +12,12 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Owner(NamedTuple):
-    """For whom something was used. A new kind of work (a flow) needs a name here and no more.
+    """For whom something was used. A new kind of work needs a name here and no more.
 
-    `endpoint` has endpoint, model, version and arm; `training` its run; `agents` are their hosts,
-    `flows` the workers of users' flows; `control plane` is the kernel and its API. `overhead` is
-    what a node did besides: Ray, HAProxy, the system, anybody else's processes. `idle` did nothing.
+    `endpoint` has endpoint, model, version and arm; `training` its run; `flows` and `agents` have
+    what the flow or the class is called as `model`, with its version, and neither for what their
+    workers and hosts do besides. `control plane` is the kernel and its API. `overhead` is what a
+    node did besides: Ray, HAProxy, the system, anybody else's processes. `idle` did nothing.
     """
 
     kind: str
@@ -126,7 +127,8 @@ class ProcessUsage(Record):
 
     Cumulative, so that one that is lost costs nothing and one that comes twice counts once. `id`
     is of this process and no other. `app` is a challenger's Serve application; the kernel knows
-    which arm it is. `calls` counts by `arm:version` what an endpoint's replica did for each arm.
+    which arm it is. `calls` counts by `arm:version` what an endpoint's replica did for each arm,
+    and by `name:version` the steps of flows and the messages of agents in this process.
     `gpu_s` is GPUs reserved times the time. `node_cores` and `node_busy_s` (CPU seconds of
     everything that ran there, since some time in the past) are of the node.
     """

@@ -34,13 +34,13 @@ class ProcessMeter:
 
     def usage(self, changing: Mapping[str, Any]) -> ProcessUsage:
         """As it is now, with fields that change: a version, calls."""
-        return ProcessUsage(
-            cpu_s=time.process_time() + os.times().children_user + os.times().children_system,
-            gpu_s=self._gpus * (time.monotonic() - self._began_s),
-            node_cores=cores(),
-            node_busy_s=busy_s(),
-            **{**self._told, **changing},
-        )
+        now = {
+            "cpu_s": time.process_time() + os.times().children_user + os.times().children_system,
+            "gpu_s": self._gpus * (time.monotonic() - self._began_s),
+            "node_cores": cores(),
+            "node_busy_s": busy_s(),
+        }
+        return ProcessUsage(**{**now, **self._told, **changing})
 
 
 def cores(folder: Path = CGROUP) -> float:

@@ -431,6 +431,13 @@ class TestRuntime:
         assert pid not in self.workers(rt).values()
         assert operation.endswith("/1")
         assert late == "step hangs_in_c took longer than 0.5 s"
+        give_up_s = time.monotonic() + 60
+        while (costs := rt.cost(by="version")) and not {"flow order:1", "flow elsewhere:1"} <= {
+            part["what"] for part in costs.parts
+        }:
+            assert time.monotonic() < give_up_s, costs
+            time.sleep(1)
+        assert costs.adds_up
 
     def test_the_commands(
         self, rt: aios.Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -101,6 +101,19 @@ def test_a_replicas_time_is_divided_by_the_calls_of_its_arms() -> None:
     assert grown(now, before) == {LOAN: Used(3.0, calls=30), CANARY: Used(1.0, calls=10)}
 
 
+def test_a_workers_time_is_divided_by_the_steps_of_flows_and_what_no_step_used_has_no_name() -> (
+    None
+):
+    before = ProcessUsage(id="w", node="n", kind="flows", cpu_s=10, calls={"refund:1": 4})
+    now = before.model_copy(update={"cpu_s": 14, "calls": {"refund:1": 7, "report:2": 1}})
+    refund, report = (
+        Owner("flows", model="refund", version=1),
+        Owner("flows", model="report", version=2),
+    )
+    assert grown(now, before) == {refund: Used(3.0, calls=3), report: Used(1.0, calls=1)}
+    assert grown(now.model_copy(update={"cpu_s": 15}), now) == {Owner("flows"): Used(1.0)}
+
+
 def test_a_replica_without_calls_is_its_stable_versions() -> None:
     now = told(cpu_s=2, version=7)
     assert grown(now, None) == {LOAN._replace(version=7): Used(2.0)}
@@ -167,6 +180,25 @@ def test_a_bill_by_endpoint_by_version_by_arm_and_by_run() -> None:
     assert costs(spent("kind")) == {"endpoints": 2.6, "training": 3.4, **rest}
     begun = {part["what"]: part["because"] for part in spent("run")["parts"]}
     assert (begun["r-1"], begun["r-2"], begun["idle"]) == ("watch w-1", "a person", None)
+
+
+def test_flows_and_agents_are_told_by_name_and_by_version() -> None:
+    flow, agents = (
+        Owner("flows", model="refund", version=2),
+        Owner("agents", model="desk", version=1),
+    )
+    rows = [
+        (place(0), flow, Used(100, calls=7, cost=1.0)),
+        (place(0), flow._replace(version=1), Used(100, calls=7, cost=0.5)),
+        (place(0), Owner("flows"), Used(1, cost=0.1)),
+        (place(0), agents, Used(100, calls=9, cost=2.0)),
+    ]
+    by_name = {"flow refund": 1.5, "flows": 0.1, "agents desk": 2.0}
+    assert costs(spent("endpoint", rows=rows)) == by_name
+    versions = {"flow refund:1": 0.5, "flow refund:2": 1.0, "flows": 0.1, "agents desk:1": 2.0}
+    assert costs(spent("version", rows=rows)) == versions
+    assert costs(spent("kind", rows=rows)) == {"flows": 1.6, "agents": 2.0}
+    assert {part["calls"] for part in spent("version", rows=rows)["parts"]} == {None}
 
 
 def test_a_version_at_an_endpoint_of_another_name_says_where() -> None:
