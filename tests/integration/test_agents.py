@@ -104,6 +104,7 @@ def test_agents_ask_each_other_and_cannot_wait_in_a_circle(agents_rt: aios.Runti
     assert counter.state()["numbers"] == [7]
     with pytest.raises(aios.UsageError, match="desk/d-1 -> desk/d-2 -> desk/d-1"):
         desk.ask({"do": "ring", "to": "desk/d-2"})
+    until(lambda: "agents desk" in [part["what"] for part in agents_rt.cost().parts], "the bill")
 
 
 def test_a_payment_waits_for_a_person_and_is_made_once(
