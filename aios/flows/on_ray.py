@@ -30,10 +30,17 @@ ANSWER_S = 15.0
 class WorkerActor:
     """The process of a worker. It ends itself when its lease is over."""
 
-    def __init__(self, place: Place, worker_id: str, kernel: str) -> None:
+    def __init__(
+        self, place: Place, worker_id: str, kernel: str, otlp_endpoint: str | None
+    ) -> None:
         logging.basicConfig(level=logging.WARNING)
         self._worker = FlowWorker(
-            place, worker_id, KernelHost(kernel), elsewhere=in_a_task, lost=lambda: os._exit(1)
+            place,
+            worker_id,
+            KernelHost(kernel),
+            elsewhere=in_a_task,
+            lost=lambda: os._exit(1),
+            otlp_endpoint=otlp_endpoint,
         )
         # Flows have an event loop of their own; this one is the actor's.
         launched = threading.Thread(target=self._worker.launch)
@@ -161,10 +168,12 @@ class RayCrew:
 
     Args:
         kernel: name of the kernel's actor.
+        otlp_endpoint: takes spans of flows; None for none.
     """
 
-    def __init__(self, place: Place, kernel: str) -> None:
+    def __init__(self, place: Place, kernel: str, otlp_endpoint: str | None = None) -> None:
         self._place = place
+        self._otlp_endpoint = otlp_endpoint
         self._kernel = kernel
         self._actors: dict[str, Any] = {}
         self._stays: dict[Any, str] = {}
@@ -185,7 +194,7 @@ class RayCrew:
                 max_concurrency=8,
                 **where,
             )
-            .remote(self._place, worker_id, self._kernel)
+            .remote(self._place, worker_id, self._kernel, self._otlp_endpoint)
         )
         self._watch(worker_id, actor)
 

@@ -20,11 +20,13 @@ from aios.flows.place import APPLICATION, FLOW, QUEUE, SCHEDULED, SCHEMA, VERSIO
 from aios.flows.requests import options_of, version_of_fork
 from aios.flows.running import DurableRun, Elsewhere
 from aios.flows.steps import load_module
+from aios.flows.traces import FlowSpans
 from aios.flows.waiting import Waiting
 from aios.flows.writing import Flow
 from aios.records import CodeSource
 from aios.records.acting import Definition
 from aios.store.database import Database
+from aios.telemetry.traces import Tracer
 
 MOST_LIVES = 500
 """How often a flow is begun again after its worker died, before it counts as what killed them."""
@@ -57,6 +59,7 @@ class FlowWorker:
         host: the kernel.
         elsewhere: runs steps that want resources; None: they run here.
         lost: called when the lease is over. A worker that is not ended by it does nothing more.
+        otlp_endpoint: takes spans of flows and their steps; None for none.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class FlowWorker:
         host: Host,
         elsewhere: Elsewhere | None = None,
         lost: Callable[[], None] = lambda: None,
+        otlp_endpoint: str | None = None,
     ) -> None:
         from dbos import DBOS
 
@@ -75,6 +79,7 @@ class FlowWorker:
         self.steps: Counter[str] = Counter()
         self._host = host
         self._lost = lost
+        self._tracer = Tracer(otlp_endpoint, "aios-flows")
         self._database = Database(place.url)
         self.lease = Lease(self._database, worker_id)
         self._loading = threading.Lock()
@@ -104,6 +109,7 @@ class FlowWorker:
         """Take the lease and begin. Not in a thread with an event loop: flows have their own."""
         self.lease.take()
         self._client = self.place.client(json_serializer())
+        self._spans = FlowSpans(self._tracer, self._client)
         keeper = threading.Thread(target=self.lease.keep, args=(self._lost,), name="aios-lease")
         keeper.daemon = True
         keeper.start()
@@ -113,6 +119,7 @@ class FlowWorker:
         """Begin nothing more and leave; flows in the middle are for others."""
         self.lease.end()
         self._dbos.destroy(destroy_registry=True)
+        self._tracer.close()
         self._client.destroy()
         self._database.close()
 
@@ -140,7 +147,13 @@ class FlowWorker:
         source, module = await self._text(ref)
         flow = _flow_at(module, source, path, ref)
         run = DurableRun(self, flow_id, ref, by, source, module, flow)
-        return await run.carry_out(call["args"], call["kwargs"])
+        try:
+            outcome = await run.carry_out(call["args"], call["kwargs"])
+        except Exception as error:  # not one of those that leave the flow to another worker
+            await self._spans.over(flow_id, ref, by, str(error)[:500])
+            raise
+        await self._spans.over(flow_id, ref, by)
+        return outcome
 
     async def _text(self, ref: str) -> tuple[CodeSource, Any]:
         """The text of a definition and its module. What it does at its top happens once."""

@@ -70,7 +70,7 @@ class KernelActor:
                 api_key,
                 open_flows(loaded),
                 open_workbench(loaded),
-                RayCrew(place_of(loaded), NAME),
+                RayCrew(place_of(loaded), NAME, loaded.otlp_endpoint),
             )
         ).result()
         self._kernel.agents.use_hosts(Hosts(f"http://127.0.0.1:{loaded.http_port}"))
