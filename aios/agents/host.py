@@ -16,6 +16,7 @@ from aios.errors import AiosError, BudgetExceeded, PermanentError, TemporaryErro
 from aios.packaging import exits_told, load_code, own_line
 from aios.records import CodeSource
 from aios.records.agents import Delivery, Spent, Turn
+from aios.telemetry.traces import OFF, Tracer
 
 MOST_AWAKE = 1_000
 """Agents that stay in memory after their last message, so that they need not be made again."""
@@ -35,6 +36,7 @@ class AgentHost:
     Args:
         kernel: asks the kernel: `definition`, `done`, `ask`, `spawn`, `call`, `call_answer`.
         predict: asks an endpoint.
+        tracer: tells of each message that is handled.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class AgentHost:
         kernel: Kernel,
         predict: Predict,
         *,
+        tracer: Tracer = OFF,
         most_awake: int = MOST_AWAKE,
         idle_s: float = IDLE_S,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kernel = kernel
         self._predict = predict
+        self._tracer = tracer
         self._most_awake = most_awake
         self._idle_s = idle_s
         self._now_s = now_s
@@ -118,8 +122,17 @@ class AgentHost:
             del self._awake[key]
 
     async def _turn(self, delivery: Delivery) -> None:
+        about = {
+            "aios.agent": delivery.ref,
+            "aios.version": delivery.version,
+            "aios.message": delivery.seq,
+            "aios.sender": delivery.sender,
+        }
         try:
-            turn = await self._handled(delivery)
+            with self._tracer.span(f"agent {delivery.name}", None, about) as span:
+                turn = await self._handled(delivery)
+                if span is not None and turn.problem is not None:
+                    span.fail(turn.problem["detail"])
         except asyncio.CancelledError:
             return  # the kernel wants to know no more of it
         self._finished.append(turn)

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from aios.errors import ClusterUnavailable, PermanentError, Unauthenticated, from_problem
+from aios.telemetry.traces import OFF, Tracer
 
 ANSWER_S = 60.0
 """Bound of one exchange; an endpoint's own deadline answers long before."""
@@ -19,11 +20,13 @@ class Ingress:
     Args:
         address: URL of the ingress on this node.
         key: API key that may predict.
+        tracer: says under which span an endpoint answers.
     """
 
-    def __init__(self, address: str, key: str) -> None:
+    def __init__(self, address: str, key: str, tracer: Tracer = OFF) -> None:
         import httpx
 
+        self._tracer = tracer
         headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
         self._client = httpx.AsyncClient(
             base_url=address, headers=headers, timeout=ANSWER_S, trust_env=False
@@ -38,6 +41,8 @@ class Ingress:
         """
         content = orjson.dumps({"records": rows})
         headers = {"x-aios-key": key}
+        if (above := self._tracer.traceparent) is not None:
+            headers["traceparent"] = above
         for attempt in range(ATTEMPTS):
             try:
                 return await self._once(f"/v2/models/{endpoint}/predict", content, headers)

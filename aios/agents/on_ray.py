@@ -20,6 +20,7 @@ from aios.errors import ClusterUnavailable
 from aios.records.agents import Delivery
 from aios.records.cost import Owner
 from aios.telemetry.on_ray import Metered
+from aios.telemetry.traces import Tracer
 
 KERNEL = "aios-kernel"
 NAMESPACE = "aios"
@@ -35,9 +36,10 @@ logger = logging.getLogger("aios.agents")
 class HostActor:
     """A process that runs agents. It ends with the kernel, which starts another."""
 
-    def __init__(self, epoch: int, address: str, key: str) -> None:
+    def __init__(self, epoch: int, address: str, key: str, otlp_endpoint: str | None) -> None:
         self._epoch = epoch
         self._ingress = address, key
+        self._tracer = Tracer(otlp_endpoint, "aios-agents")
         self._kernel = ray.get_actor(KERNEL, namespace=NAMESPACE)
         self._begun: AgentHost | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -49,7 +51,8 @@ class HostActor:
     def _host(self) -> AgentHost:
         """The host, made at the first call: Ray has no loop before."""
         if self._begun is None:
-            host = AgentHost(self._ask_kernel, Ingress(*self._ingress).predict)
+            ingress = Ingress(*self._ingress, self._tracer)
+            host = AgentHost(self._ask_kernel, ingress.predict, tracer=self._tracer)
             self._watchdog = Watchdog(self._give_up)
             self._tasks = [
                 asyncio.create_task(host.tell_forever()),
@@ -107,8 +110,9 @@ class Hosts:
         address: URL of the ingress on every node.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, otlp_endpoint: str | None = None) -> None:
         self._address = address
+        self._otlp_endpoint = otlp_endpoint
         self._lock = threading.Lock()
         self._hosts: dict[int, _Host] = {}
         self._ended: Callable[[int, str], None] = lambda _epoch, _why: None
@@ -126,7 +130,11 @@ class Hosts:
             key: an API key that may predict.
         """
         options = {"num_cpus": 0.1, "max_concurrency": 10_000, "scheduling_strategy": "SPREAD"}
-        actor = ray.remote(HostActor).options(**options).remote(epoch, self._address, key)
+        actor = (
+            ray.remote(HostActor)
+            .options(**options)
+            .remote(epoch, self._address, key, self._otlp_endpoint)
+        )
         with self._lock:
             self._hosts[epoch] = _Host(actor)
             if not self._watching:

@@ -73,7 +73,8 @@ class KernelActor:
                 RayCrew(place_of(loaded), NAME, loaded.otlp_endpoint),
             )
         ).result()
-        self._kernel.agents.use_hosts(Hosts(f"http://127.0.0.1:{loaded.http_port}"))
+        ingress = f"http://127.0.0.1:{loaded.http_port}"
+        self._kernel.agents.use_hosts(Hosts(ingress, loaded.otlp_endpoint))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._kernel.on_change(self._announce)

@@ -22,7 +22,7 @@ from typing import Any
 
 CLOSE_S = 0.5
 """How long the last spans of a process may take to be sent."""
-_OFF: AbstractContextManager[None] = nullcontext()
+_NO_SPAN: AbstractContextManager[None] = nullcontext()
 
 
 class Tracer:
@@ -77,7 +77,7 @@ class Tracer:
         """A span under the W3C `parent`, or under the span that is open in this task; None when
         tracing is off. `server` is for one that answers a request from outside."""
         if self._tracer is None:
-            return _OFF
+            return _NO_SPAN
         return self._open(name, parent, attributes, server)
 
     @contextmanager
@@ -97,6 +97,16 @@ class Tracer:
             except BaseException as error:
                 raw.set_attribute("error.type", type(error).__name__)
                 raise
+
+    @property
+    def traceparent(self) -> str | None:
+        """The span that is open in this task, as a W3C header; None if there is none."""
+        if self._tracer is None:
+            return None
+        from opentelemetry.trace import get_current_span
+
+        span = get_current_span()
+        return Span(span).traceparent if span.get_span_context().is_valid else None
 
     def record(
         self,
@@ -149,6 +159,10 @@ class Tracer:
             last.join(CLOSE_S)
 
 
+OFF = Tracer(None, "")
+"""Opens nothing."""
+
+
 class Span:
     """An open span."""
 
@@ -158,6 +172,12 @@ class Span:
     def set(self, attributes: Mapping[str, Any]) -> None:
         """Add attributes known only at the end; those that are None are left out."""
         self._raw.set_attributes({k: value for k, value in attributes.items() if value is not None})
+
+    def fail(self, reason: str) -> None:
+        """What it is about went wrong, and nothing was raised."""
+        from opentelemetry.trace.status import Status, StatusCode
+
+        self._raw.set_status(Status(StatusCode.ERROR, reason))
 
     @property
     def traceparent(self) -> str:
