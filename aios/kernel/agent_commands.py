@@ -133,7 +133,7 @@ class AgentCommands:
         self._plans = AgentPlans(registry)
         self.post = Post(database, clock, facts, self._plans.all, self._plans.worse, self._make_key)
         self.metrics = AgentMetrics(registry, self.post)
-        self._calls = AgentCalls(registry, facts)
+        self.calls = AgentCalls(registry, facts)
         self.start, self.close, self.use_hosts = (
             self.post.start,
             self.post.close,
@@ -147,7 +147,6 @@ class AgentCommands:
             "revive_agent": (OfAgentWhy, self._revive),
             "grant_agent": (Grant, self._grant),
             "revive_mail": (OfMessage, self._revive_mail),
-            **self._calls.commands,
             **self._plans.commands,
         }
         self.queries: Queries = {
@@ -158,7 +157,6 @@ class AgentCommands:
             "agent_reply": (OfMessage, self.reply),
             "dead_mail": (DeadMail, self._dead),
             "agent_hosts": (Nothing, self.post.hosts),
-            **self._calls.queries,
             **self._plans.queries,
         }
 
@@ -187,7 +185,7 @@ class AgentCommands:
             return self._flows.begin_for(told["agent"], told["flow"], source, told["operation"])
         if what == "revive":
             return self._revive_below(told)
-        return self._calls.host_asks(what, told)
+        return self.calls.host_asks(what, told)
 
     def _finished(self, room: Mailroom, epoch: int, turns: list[Turn]) -> list[bool]:
         counted = room.finish_all(epoch, turns)

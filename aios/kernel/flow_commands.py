@@ -14,7 +14,7 @@ from aios.kernel.flow_workers import Crew, FlowWorkers
 from aios.kernel.opening import place_of
 from aios.kernel.requests import Nothing, OfId, read
 from aios.records import CodeSource, Name, Record
-from aios.records.acting import Definition, Question
+from aios.records.acting import Definition, Question, Waiting
 from aios.registry import Registry
 from aios.security import Caller
 
@@ -59,13 +59,6 @@ class ForkFlow(Record):
     flow: str | None = None
     sha256: str | None = None
     path: str | None = None
-
-
-class AnswerQuestion(Record):
-    """A person's answer."""
-
-    id: str
-    answer: Any
 
 
 class SetQueue(Record):
@@ -118,7 +111,6 @@ class FlowCommands:
             "start_flow": (StartFlow, self._start),
             "cancel_flow": (OfId, self._cancel),
             "fork_flow": (ForkFlow, self._fork),
-            "answer": (AnswerQuestion, self._answer),
             "set_queue": (SetQueue, self._set_queue),
             "set_schedule": (SetSchedule, self._set_schedule),
             "end_schedule": (OfId, self._end_schedule),
@@ -128,7 +120,6 @@ class FlowCommands:
             "flow": (OfId, self._flow),
             "flow_outcome": (OfId, self._outcome),
             "flow_steps": (OfId, self._steps),
-            "inbox": (Nothing, self._inbox),
             "queues": (Nothing, self._queues),
             "schedules": (Nothing, self._schedules),
         }
@@ -276,19 +267,25 @@ class FlowCommands:
             )
         return definition
 
-    def _answer(self, request: AnswerQuestion, asked: Asked) -> dict[str, Any]:
-        question = self._registry.question(request.id)
+    def answer(self, question: Question, answer: Any, asked: Asked) -> dict[str, Any]:
+        """Give a question a person's answer.
+
+        Raises:
+            Forbidden: it is for somebody else.
+            UsageError: the answer does not fit the question's form; names the field.
+            IllegalTransition: nobody waits for it any more.
+        """
         refuse_other(question, asked.caller.identity, asked.caller.role)
-        refuse_unfit(question, request.answer)
+        refuse_unfit(question, answer)
         if self.client.view(question.flow)["status"] in ENDED:
             raise IllegalTransition(f"flow {question.flow!r} has ended; nobody waits for this")
-        told = {"question": request.id, "text": question.text}
+        told = {"question": question.id, "text": question.text}
         with asked.change(self._registry, "answer", question.flow, **told) as change:
             if change.done is not None:
                 return change.done
-            change.answer_question(request.id, request.answer, asked.actor)
-            change.remember({"id": request.id})
-        return {"id": request.id}
+            change.answer_question(question.id, answer, asked.actor)
+            change.remember({"id": question.id})
+        return {"id": question.id}
 
     def _set_queue(self, request: SetQueue, asked: Asked) -> dict[str, Any]:
         told = request.model_dump(exclude={"name"})
@@ -356,19 +353,19 @@ class FlowCommands:
             raise UnknownName(f"no flow has the id {flow_id[:80]!r}; none was ever started")
         return question(flow_id)
 
-    def _inbox(self) -> list[dict[str, Any]]:
-        """What waits for an answer; not what a flow asked that has ended since."""
-        waiting = self._registry.open_questions()
-        if not waiting:
-            return []
-        ended = self.client.ended({one.flow for one in waiting})
-        return [one.model_dump(mode="json") for one in waiting if one.flow not in ended]
-
     def _queues(self) -> list[dict[str, Any]]:
         return self.client.queues() if self._registry.definitions("flow") else []
 
     def _schedules(self) -> list[dict[str, Any]]:
         return self.client.schedules() if self._registry.definitions("flow") else []
+
+    def waiting(self) -> list[Waiting]:
+        """Questions that wait for an answer; not what a flow asked that has ended since."""
+        waiting = self._registry.open_questions()
+        if not waiting:
+            return []
+        ended = self.client.ended({one.flow for one in waiting})
+        return [_waiting(one) for one in waiting if one.flow not in ended]
 
     # -- what workers ask; see flows.worker.Host --------------------------------------
 
@@ -447,6 +444,11 @@ def refuse_unfit(question: Question, answer: Any) -> None:
             for one in faults[:5]
         )
         raise UsageError(f"the answer to {question.id!r} does not fit its form: {told}")
+
+
+def _waiting(question: Question) -> Waiting:
+    fields = question.model_dump(include=set(Waiting.model_fields))
+    return Waiting(kind="question", **fields)
 
 
 def _limiter(rate: tuple[int, float] | None) -> dict[str, float] | None:

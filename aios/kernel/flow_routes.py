@@ -47,7 +47,7 @@ class ForkBody(Body):
 
 
 class AnswerBody(Body):
-    """The id of a question has slashes, so it comes in the body."""
+    """What waits in the inbox has an id with slashes, so it comes in the body."""
 
     id: str
     answer: Any

@@ -29,6 +29,7 @@ from aios.kernel.flow_commands import REPEATED, FlowCommands
 from aios.kernel.flow_traces import FlowTraces
 from aios.kernel.flow_workers import Crew
 from aios.kernel.governance_commands import GovernanceCommands
+from aios.kernel.inbox import Inbox
 from aios.kernel.key_commands import KeyCommands, refuse_to_repeat
 from aios.kernel.log_commands import LogCommands
 from aios.kernel.metering import Metering
@@ -106,7 +107,8 @@ class Kernel:
             *(seen, observed, self.watcher, self.alerts, CostMetrics(self.metering)),
             *(self.log.metrics, self.agents.metrics, eventful.metrics),
         )
-        acting = (self.agents, self.flows, eventful)
+        inbox = Inbox(registry, self.flows, self.agents.calls)
+        acting = (self.agents, self.flows, eventful, inbox)
         rooms = (keys, self._endpoints, self.log, governed, watching, *acting)
         self._commands: Commands = {
             name: command for room in rooms for name, command in room.commands.items()

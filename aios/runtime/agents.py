@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 from pydantic import BaseModel
@@ -259,23 +259,6 @@ class Delegated:
             IllegalTransition: it is done, or waits.
         """
         self._transport.change("POST", f"/api/v1/dead-messages/{seq}/revive")
-
-    def waiting_calls(self) -> Table:
-        """Tool calls of agents that wait for somebody's word, oldest first."""
-        found = self._transport.get("/api/v1/tool-calls")
-        columns = ("at_s", "agent", "tool", "arguments", "approval", "key")
-        return Table("waiting tool calls", found, columns)
-
-    def answer_call(
-        self, key: str, answer: Literal["approve", "reject"], *, reason: str = ""
-    ) -> None:
-        """Say yes or no, with your name, to a tool call that waits.
-
-        Raises:
-            IllegalTransition: it was answered.
-        """
-        body = {"key": key, "answer": answer, "reason": reason}
-        self._transport.change("POST", "/api/v1/tool-calls/answer", body)
 
     def roll_out_agent(
         self, agent: Any, *, share: float, version: int | None = None, shadow: bool = False

@@ -12,7 +12,7 @@ from aios.flows.outcomes import plain
 from aios.flows.writing import Flow
 from aios.packaging import code_of
 from aios.presentation import Shown, duration, moment
-from aios.records.acting import Question
+from aios.records.acting import Waiting
 from aios.runtime.objects import Live
 from aios.runtime.tables import Look, Table
 from aios.runtime.transport import Transport
@@ -187,24 +187,25 @@ class FlowHandle(Live):
         return self.status()
 
 
-class Questions(Shown):
-    """What flows ask people, oldest first."""
+class Inbox(Shown):
+    """What waits for somebody's word, oldest first; see `Acting.inbox`."""
 
-    def __init__(self, questions: list[Question]) -> None:
-        self.questions = questions
+    def __init__(self, waiting: list[Waiting]) -> None:
+        self.waiting = waiting
 
-    def __iter__(self) -> Iterator[Question]:
-        return iter(self.questions)
+    def __iter__(self) -> Iterator[Waiting]:
+        return iter(self.waiting)
 
     def __len__(self) -> int:
-        return len(self.questions)
+        return len(self.waiting)
 
-    def __getitem__(self, index: int) -> Question:
-        return self.questions[index]
+    def __getitem__(self, index: int) -> Waiting:
+        return self.waiting[index]
 
     def _shown(self) -> Look:
         rows = [
             [
+                one.kind,
                 one.id,
                 one.text,
                 one.to,
@@ -214,9 +215,10 @@ class Questions(Shown):
                 one.unanswered,
                 one.problem,
             ]
-            for one in self.questions
+            for one in self.waiting
         ]
-        headings = ["id", "question", "for", "answer with", "asked", "until", "else", "problem"]
+        headings = ["kind", "id", "question", "for", "answer with"]
+        headings += ["asked", "until", "else", "problem"]
         return f"inbox{'' if rows else ': nothing waits'}", headings, rows
 
 
@@ -310,23 +312,26 @@ class Acting:
         columns = ["id", "flow", "version", "status", "by", "queue", "lives", "error"]
         return Table("flows", found, columns)
 
-    def inbox(self) -> Questions:
-        """What flows ask people and nobody has answered."""
+    def inbox(self) -> Inbox:
+        """What nobody has answered yet, by `kind`: `question`s of flows and `tool_call`s of agents
+        that need an approval."""
         found = self._transport.get("/api/v1/inbox")
-        return Questions([Question.model_validate(one) for one in found])
+        return Inbox([Waiting.model_validate(one) for one in found])
 
-    def answer(self, question: str | Question, answer: Any) -> None:
-        """Answer what a flow asks.
+    def answer(self, waiting: str | Waiting, answer: Any) -> None:
+        """Answer what a flow asks, or what an agent wants to call.
 
         Args:
-            question: its id, or its row in `rt.inbox()`.
+            waiting: its id, or its row in `rt.inbox()`.
+            answer: what its `form` describes; for a tool call
+                `{"approve": True, "reason": "it is owed"}`.
 
         Raises:
             Forbidden: it is for somebody else.
             UsageError: the answer does not fit its form; names the field.
             IllegalTransition: it is answered or expired.
         """
-        body = {"id": getattr(question, "id", question), "answer": answer}
+        body = {"id": getattr(waiting, "id", waiting), "answer": answer}
         self._transport.change("POST", "/api/v1/inbox", body)
 
     def queue(

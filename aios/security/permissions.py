@@ -58,7 +58,6 @@ COMMANDS: Mapping[str, Permission] = {
     "agent_versions": "read",
     "agents": "read",
     "answer": "answer",
-    "answer_call": "approve",
     "approvals": "read",
     "approve": "approve",
     "ask_agent": "act",
@@ -145,7 +144,6 @@ COMMANDS: Mapping[str, Permission] = {
     "unsubscribe": "stop",
     "unwatch": "stop",
     "upload": "register",
-    "waiting_calls": "read",
     "watch": "train",
     "watches": "read",
 }

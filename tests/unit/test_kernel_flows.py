@@ -215,7 +215,7 @@ class TestQuestions:
             asked.do("cancel_flow", id="a-1")
 
     def test_an_unknown_question(self, asked: World) -> None:
-        with pytest.raises(UnknownName, match="open: a-1/1"):
+        with pytest.raises(UnknownName, match="in the inbox: a-1/1"):
             asked.do("answer", id="nope/1", answer=1)
 
 
