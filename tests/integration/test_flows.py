@@ -75,10 +75,13 @@ class TestWorkers:
         world.worker("one")
         world.begin(sample.order, "kill-1", world.ledger, "k1", 2.0)
         world.wait_step("kill-1", 2)
+        begun_s = world.client.view("kill-1")["begun_s"]
         kill(world)
         world.worker("two")
         assert world.take_over("one", "two") == 1
         assert world.wait("kill-1")["value"][0] == "receipt-k1"
+        assert world.client.view("kill-1")["begun_s"] == begun_s
+        assert world.client.view("kill-1")["attributes"] == {}
         assert len(world.lines("charge-k1")) == 1
         assert world.client.view("kill-1")["lives"] == 2
 
