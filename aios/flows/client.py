@@ -10,7 +10,6 @@ from aios.errors import IllegalTransition, StoreUnavailable, UnknownName, UsageE
 from aios.flows.crashes import SOON_S, Crash, Crashes
 from aios.flows.durable import json_serializer
 from aios.flows.leases import Leases
-from aios.flows.outcomes import plain
 from aios.flows.place import POLL_S, QUEUE, SCHEDULED, Place
 from aios.flows.requests import fork_with, options_of
 from aios.flows.views import (
@@ -25,6 +24,7 @@ from aios.flows.views import (
     step_shown,
 )
 from aios.records.acting import Definition
+from aios.store.canonical import plain
 from aios.store.database import Database
 
 MOST_BYTES = 1024 * 1024

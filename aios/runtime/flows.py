@@ -8,7 +8,6 @@ from typing import Any
 from uuid import uuid4
 
 from aios.errors import DeadlineExceeded, PermanentError, UnknownName, UsageError, from_problem
-from aios.flows.outcomes import plain
 from aios.flows.writing import Flow
 from aios.packaging import code_of
 from aios.presentation import Shown, duration, moment
@@ -16,6 +15,7 @@ from aios.records.acting import Waiting
 from aios.runtime.objects import Live
 from aios.runtime.tables import Look, Table
 from aios.runtime.transport import Transport
+from aios.store.canonical import plain
 
 FIRST_LOOK_S = 0.02
 LONGEST_LOOK_S = 1.0
