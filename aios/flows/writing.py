@@ -224,7 +224,8 @@ def ask(
         form: a pydantic model that an answer must fit; the flow gets an instance. Without one an
             answer is any plain value.
         to: who may answer: a role, or the identity of an API key. An administrator always may;
-            what is asked of approvers is not answered by who started the flow.
+            what is asked of approvers is not answered by who started the flow. Where no key has
+            that identity, the inbox says so in the question's `problem`.
         timeout_s: how long to wait; None: for ever.
         otherwise: what the flow gets when nobody answered in time. Without it that is an error,
             DeadlineExceeded: silence is never taken for a yes.

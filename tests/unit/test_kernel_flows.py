@@ -167,6 +167,22 @@ class TestQuestions:
         with pytest.raises(IllegalTransition, match="is answered, and takes no answer"):
             asked.ask(APPROVER, "answer", id="a-1/1", answer={"approve": False})
 
+    def test_the_inbox_says_that_nobody_is_of_that_name(self, asked: World) -> None:
+        """Not refused: an administrator may answer, and a key may be added meanwhile."""
+        put(asked, id="a-1/2", to="carol")
+        approver, carol = asked.do("inbox")
+        assert approver["problem"] is None
+        assert "no key that may answer is of 'carol'" in carol["problem"]
+        asked.do("add_key", identity="carol", role="auditor")
+        assert asked.do("inbox")[1]["problem"] is not None  # an auditor answers nothing
+        asked.do("add_key", identity="carol", role="viewer")
+        assert asked.do("inbox")[1]["problem"] is None
+        told = [one["details"] for one in asked.do("audit", limit=100) if one["action"] == "ask"]
+        assert [("warning" in one, one["to"]) for one in told] == [
+            (True, "carol"),
+            (False, "approver"),
+        ]
+
     def test_who_may_answer(self, asked: World) -> None:
         good = {"id": "a-1/1", "answer": {"approve": True}}
         with pytest.raises(Forbidden, match="is for 'approver'; you are oscar"):
