@@ -346,7 +346,7 @@ class AgentCommands:
     # -- what agents ask ----------------------------------------------------------------
 
     def _spawn_below(self, told: dict[str, Any]) -> str:
-        request = read(Spawn, {k: v for k, v in told.items() if k != "parent"}, "spawn")
+        request = read(Spawn, {k: v for k, v in told.items() if k != "parent"}, "ctx.spawn")
         parent = self._registry.agent(told["parent"])
         more = wider(request.scopes, parent.scopes)
         if more:

@@ -163,7 +163,7 @@ class FlowCommands:
         Raises:
             UnknownName, UsageError, StoreUnavailable: see `begin`.
         """
-        request = read(StartFlow, told, "start")
+        request = read(StartFlow, told, "ctx.start")
         caller = Caller(f"agent {agent}", "agent")
         if source is not None:
             request = request.model_copy(update={"sha256": source.sha256, "path": source.path})
