@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar, overload
 from uuid import uuid4
 
 from aios.errors import DeadlineExceeded, UsageError
+from aios.flows.facts import facts_of
 from aios.records import Name, Record
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -111,6 +112,11 @@ class Flow:
         if running is not None:
             return running.child(self, args, kwargs)
         return _Plain(self.asynchronous).carry_out(self, args, kwargs)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What others are told of it; see `facts_of`."""
+        return facts_of(self.function)
 
     def refuse_unfit(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """Raises:

@@ -36,13 +36,19 @@ class Flows(Protocol):
     """What begins flows for agents."""
 
     def begin_for(
-        self, agent: str, told: dict[str, Any], source: CodeSource | None, operation: str, /
+        self,
+        agent: str,
+        told: dict[str, Any],
+        source: CodeSource | None,
+        facts: dict[str, Any],
+        operation: str,
+        /,
     ) -> str:
         """Begin a flow, once per id; its id.
 
         Args:
             told: as `flow_commands.StartFlow`.
-            source: the flow's text, kept where it is new.
+            source, facts: the flow's text and what was read off it, kept where it is new.
         """
 
 
@@ -182,7 +188,8 @@ class AgentCommands:
         if what == "start":
             source = told["source"]
             source = None if source is None else CodeSource.model_validate(source)
-            return self._flows.begin_for(told["agent"], told["flow"], source, told["operation"])
+            more = (told["facts"], told["operation"])
+            return self._flows.begin_for(told["agent"], told["flow"], source, *more)
         if what == "revive":
             return self._revive_below(told)
         return self.calls.host_asks(what, told)

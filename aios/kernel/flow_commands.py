@@ -13,7 +13,7 @@ from aios.flows.views import ENDED
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.flow_workers import Crew, FlowWorkers
 from aios.kernel.opening import place_of
-from aios.kernel.requests import Nothing, OfId, read
+from aios.kernel.requests import MaybeName, Nothing, OfId, read
 from aios.records import CodeSource, Name, Record
 from aios.records.acting import Definition, Question, Waiting
 from aios.registry import Registry
@@ -121,6 +121,7 @@ class FlowCommands:
             "flow": (OfId, self._flow),
             "flow_outcome": (OfId, self._outcome),
             "flow_steps": (OfId, self._steps),
+            "flow_versions": (MaybeName, self._versions),
             "queues": (Nothing, self._queues),
             "schedules": (Nothing, self._schedules),
         }
@@ -151,13 +152,18 @@ class FlowCommands:
         return self.client.begin(definition, args, more.pop("kwargs", {}), flow_id, by, **more)
 
     def begin_for(
-        self, agent: str, told: dict[str, Any], source: CodeSource | None, operation: str
+        self,
+        agent: str,
+        told: dict[str, Any],
+        source: CodeSource | None,
+        facts: dict[str, Any],
+        operation: str,
     ) -> str:
         """Begin a flow for an agent, once per id; its id.
 
         Args:
             told: as `StartFlow`.
-            source: the flow's text, kept where it is new.
+            source, facts: the flow's text and what was read off it, kept where it is new.
             operation: of the agent, the same when its message is handled again.
 
         Raises:
@@ -170,7 +176,7 @@ class FlowCommands:
             try:
                 self._defined(request.flow, source.sha256, source.path)
             except UnknownName:
-                sent = DefineFlow(name=request.flow, source=source)
+                sent = DefineFlow(name=request.flow, source=source, facts=facts)
                 asked = Asked.of(caller, "define_flow", sent.model_dump(mode="json"), None)
                 self._define(sent, asked)
         asked = Asked.of(caller, "start_flow", request.model_dump(mode="json"), operation)
@@ -353,6 +359,10 @@ class FlowCommands:
         if not self._registry.definitions("flow"):
             raise UnknownName(f"no flow has the id {flow_id[:80]!r}; none was ever started")
         return question(flow_id)
+
+    def _versions(self, name: str | None = None) -> list[dict[str, Any]]:
+        found = self._registry.definitions("flow", name)
+        return [one.model_dump(mode="json", exclude={"source", "kind"}) for one in found]
 
     def _queues(self) -> list[dict[str, Any]]:
         return self.client.queues() if self._registry.definitions("flow") else []

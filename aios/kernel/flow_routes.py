@@ -81,6 +81,11 @@ async def define_flow(request: Request, name: str, body: DefinitionBody) -> Any:
     return await call(request, "define_flow", name=name, source=body.source, facts=body.facts)
 
 
+@router.get("/flow-definitions")
+async def flow_versions(request: Request, name: str | None = None) -> Any:
+    return await call(request, "flow_versions", name=name)
+
+
 @router.post("/flows", status_code=201)
 async def start_flow(request: Request, body: FlowBody) -> Any:
     return await call(request, "start_flow", **body.model_dump(exclude_none=True))

@@ -23,6 +23,7 @@ WORDS: Mapping[str, str] = {
     "flow": "rt.flow",
     "flow_outcome": "rt.flow(...).result",
     "flow_steps": "rt.flow(...).steps",
+    "flow_versions": "rt.flow_versions",
     "flows": "rt.flows",
     "fork_flow": "rt.flow(...).fork",
     "grant_agent": "rt.agent(...).grant",

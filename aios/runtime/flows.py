@@ -312,6 +312,11 @@ class Acting:
         columns = ["id", "flow", "version", "status", "by", "queue", "lives", "error"]
         return Table("flows", found, columns)
 
+    def flow_versions(self, name: str | None = None) -> Table:
+        """Versions of flows that were sent, oldest first; `facts` has what they take."""
+        found = self._transport.get("/api/v1/flow-definitions", name=name)
+        return Table("flow versions", found, ("name", "version", "created_by"))
+
     def inbox(self) -> Inbox:
         """What nobody has answered yet, by `kind`: `question`s of flows and `tool_call`s of agents
         that need an approval."""
@@ -403,6 +408,20 @@ class Acting:
         self._transport.change("DELETE", f"/api/v1/schedules/{name}")
 
 
+def define_flow(transport: Transport, flow: Flow) -> None:
+    """Send the text of a flow, and what was read off it."""
+    body = {"source": code_of(flow, "flow").model_dump(mode="json"), "facts": flow.facts}
+    transport.change("PUT", f"/api/v1/flow-definitions/{flow.name}", body)
+
+
+def start_by_name(
+    transport: Transport, name: str, flow_id: str, arguments: dict[str, Any]
+) -> FlowHandle:
+    """Begin a flow that was sent, with arguments by their names, whatever these are."""
+    body = {"flow": name, "id": flow_id, "kwargs": arguments}
+    return FlowHandle(transport, transport.change("POST", "/api/v1/flows", body)["id"])
+
+
 def _named(flow: Any) -> dict[str, Any]:
     """Which flow, as the API takes it."""
     if isinstance(flow, Flow):
@@ -432,8 +451,7 @@ def _sent(
     except UnknownName as error:
         if not isinstance(flow, Flow) or error.details.get("text") != "unknown":
             raise
-        source = code_of(flow, "flow").model_dump(mode="json")
-        transport.change("PUT", f"/api/v1/flow-definitions/{flow.name}", {"source": source})
+        define_flow(transport, flow)
         found = transport.change(method, path, body)
     return found
 

@@ -90,6 +90,7 @@ COMMANDS: Mapping[str, Permission] = {
     "flow": "read",
     "flow_outcome": "read",
     "flow_steps": "read",
+    "flow_versions": "read",
     "flows": "read",
     "fork_flow": "act",
     "grant_agent": "train",

@@ -135,7 +135,8 @@ def test_an_agent_begins_a_flow_once_however_often_its_message_is_handled(
 
 
 def test_a_flow_that_an_agent_cannot_begin_is_told_to_it(world: AgentWorld, clerk: str) -> None:
-    told = {"agent": clerk, "source": None, "operation": "c#1", "flow": {"flow": "none", "id": "x"}}
+    told = {"agent": clerk, "source": None, "operation": "c#1", "facts": {}}
+    told["flow"] = {"flow": "none", "id": "x"}
     with pytest.raises(UnknownName, match="none"):
         world.host_says(1, "start", told)
     with pytest.raises(UsageError):

@@ -235,6 +235,15 @@ class TestQuestions:
             asked.do("answer", id="nope/1", answer=1)
 
 
+def test_versions_tell_what_a_flow_takes(world: World) -> None:
+    source = code_of(sample.asking, "flow").model_dump(mode="json")
+    world.do("define_flow", name="asking", source=source, facts=sample.asking.facts)
+    [known] = world.do("flow_versions")
+    assert (known["name"], known["version"], "source" in known) == ("asking", 1, False)
+    assert known["facts"]["arguments"]["type"] == "object"
+    assert world.do("flow_versions", name="other") == []
+
+
 def test_queues_and_schedules(world: World) -> None:
     define(world, sample.sized)
     world.do("set_queue", name="slow", concurrency=1, rate=[10, 60])

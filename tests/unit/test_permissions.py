@@ -32,6 +32,7 @@ EXPECTED = {
     "flow": EVERYBODY,
     "flow_outcome": EVERYBODY,
     "flow_steps": EVERYBODY,
+    "flow_versions": EVERYBODY,
     "flows": EVERYBODY,
     "fork_flow": ACTING,
     "inbox": EVERYBODY,
@@ -127,6 +128,7 @@ EXPECTED = {
 # Every route below /api/v1, with a body that reaches the kernel, and who may call it.
 ROUTES = {
     "PUT /api/v1/flow-definitions/{name}": ({"source": {}}, DEPLOYING),
+    "GET /api/v1/flow-definitions": (None, EVERYBODY),
     "POST /api/v1/flows": ({"flow": "x", "id": "x"}, ACTING),
     "GET /api/v1/flows": (None, EVERYBODY),
     "GET /api/v1/flows/{flow_id}": (None, EVERYBODY),
