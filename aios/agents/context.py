@@ -324,18 +324,19 @@ class Context:
             UnknownName: there is no flow of this name.
         """
         self._meter.step()
-        name, source = str(flow), None
+        name, source, facts = str(flow), None, {}
         if isinstance(flow, Flow):
             flow.refuse_unfit(args, kwargs)
             name, source = flow.name, code_of(flow, "flow").model_dump(mode="json")
+            facts = flow.facts
         told = {"args": args, "kwargs": kwargs, "attributes": dict(attributes or {})}
         told = {"flow": name, "id": id, **_json(told, f"an argument of flow {name!r}")}
         self.entries.append(Entry(kind="start", choice=name, reason=id))
         key = self._key()
         if self.dry:
             return id
-        asked = {"agent": self.ref, "flow": told, "source": source, "operation": key}
-        return str(await self._kernel("start", asked))
+        asked = {"agent": self.ref, "flow": told, "source": source, "facts": facts}
+        return str(await self._kernel("start", {**asked, "operation": key}))
 
     @_awaited
     async def revive(self, ref: str) -> None:

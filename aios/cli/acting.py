@@ -1,4 +1,4 @@
-"""What acts by itself: flows, and what they ask people."""
+"""What acts by itself: flows, and what waits for people's word."""
 
 import json
 from typing import Annotated, Any
@@ -51,14 +51,14 @@ def cancel(flow_id: FlowId, home: Home = None, address: Address = None) -> None:
 
 @commands.command()
 def inbox(home: Home = None, address: Address = None) -> None:
-    """What flows ask people."""
+    """What waits for your word: questions of flows, tool calls of agents."""
     with lifecycle.connect(address, home=home) as runtime:
         show(runtime.inbox())
 
 
 @commands.command()
 def answer(
-    question: Annotated[str, typer.Argument(help="As `aios inbox` lists it.", metavar="ID")],
+    waiting: Annotated[str, typer.Argument(help="As `aios inbox` lists it.", metavar="ID")],
     values: Annotated[
         list[str],
         typer.Argument(help="field=value for each field, or one JSON value.", metavar="ANSWER..."),
@@ -66,11 +66,11 @@ def answer(
     home: Home = None,
     address: Address = None,
 ) -> None:
-    """Answer what a flow asks: `aios answer order-42/3 approve=true note="seen it"`."""
+    """Answer what waits in the inbox: `aios answer order-42/3 approve=true note="seen it"`."""
     given = _answer(values)
     with lifecycle.connect(address, home=home) as runtime:
-        runtime.answer(question, given)
-    typer.echo(f"{question} is answered")
+        runtime.answer(waiting, given)
+    typer.echo(f"{waiting} is answered")
 
 
 def _answer(values: list[str]) -> Any:

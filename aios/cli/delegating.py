@@ -56,7 +56,7 @@ def kill(
 
 @commands.command()
 def mcp(home: Home = None, address: Address = None) -> None:
-    """Offer endpoints and agents as tools to an MCP client, over standard input and output."""
+    """Offer endpoints, agents and flows to an MCP client, over standard input and output."""
     with lifecycle.connect(address, home=home) as runtime:
         serve_stdio(runtime)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,6 +16,7 @@ from aios.records.events import Files
 
 MOST_FILES = 1_000_000
 """Names that are kept in memory to know what is new."""
+SHOWN_FILES = 3
 _STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated")
 
 
@@ -34,6 +36,7 @@ class FilesConsumer:
         self._taken: dict[str, str] = {}
         self._due_s = 0.0
         self._why: str | None = None
+        self._skipped: dict[str, str] = {}
 
     def poll(self, most: int, wait_s: float) -> Batch:
         if time.monotonic() < self._due_s:
@@ -64,17 +67,40 @@ class FilesConsumer:
         """Nothing is held."""
 
     def _problem(self, found: Mapping[str, Any]) -> str | None:
-        """A folder that is missing on a disk; object stores have no empty ones."""
-        here = "file" in self._system.protocol
-        if found or not here or self._system.isdir(self._folder):
+        """What is skipped, or a folder that is missing on a disk; object stores have no empty
+        ones."""
+        if self._skipped:
+            told = [f"{path} ({why})" for path, why in sorted(self._skipped.items())[:SHOWN_FILES]]
+            more = len(self._skipped) - len(told)
+            return f"{self._files.shown}: skipped {', '.join(told)}" + (
+                f" and {more} more" if more else ""
+            )
+        if found or not self._on_disk or self._system.isdir(self._folder):
             return None
         return f"{self._files.shown}: there is no such folder yet"
+
+    @property
+    def _on_disk(self) -> bool:
+        return "file" in self._system.protocol
+
+    def _unfit(self, path: str, info: Mapping[str, Any]) -> str | None:
+        """Why a name on a disk is not taken: who writes into the folder must not have a flow read
+        what lies outside of it, nor wait for ever at a pipe."""
+        if not self._on_disk:
+            return None
+        if info.get("islink"):
+            folder, target = os.path.realpath(self._folder), os.path.realpath(path)
+            if os.path.commonpath([folder, target]) != folder:
+                return "a link out of the folder"
+            return None if os.path.isfile(target) else "a link to no regular file"
+        return None if info["type"] == "file" else "no regular file"
 
     def _listed(self) -> dict[str, Mapping[str, Any]]:
         try:
             self._system.invalidate_cache()
             found = self._system.find(self._folder, detail=True)
         except FileNotFoundError:
+            self._skipped = {}
             return {}
         except (OSError, ValueError) as error:
             raise TemporaryError(f"{self._files.shown} cannot be looked into: {error}") from None
@@ -83,10 +109,16 @@ class FilesConsumer:
                 f"{self._files.shown} has over {MOST_FILES:,} files; move away what was handled"
             )
         matching = {}
+        self._skipped = {}
         for path, info in found.items():
             name = path.rpartition("/")[2]
-            if not name.startswith(".") and fnmatchcase(name, self._files.pattern):
+            if name.startswith(".") or not fnmatchcase(name, self._files.pattern):
+                continue
+            unfit = self._unfit(path, info)
+            if unfit is None:
                 matching[path] = info
+            else:
+                self._skipped[path] = unfit
         return matching
 
 

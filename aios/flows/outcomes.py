@@ -11,10 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aios.errors import AiosError, PermanentError, StoreCorrupt, StoreUnavailable, UsageError
+from aios.errors import AiosError, PermanentError, StoreCorrupt, StoreUnavailable
 from aios.errors import from_problem as error_of_problem
 from aios.packaging import own_line
 from aios.records import CodeSource
+from aios.store.canonical import plain
 
 LARGE_BYTES = 256 * 1024
 """What is larger as JSON goes to a file beside the database, which holds its address."""
@@ -96,20 +97,6 @@ class Outcomes:
             return None
         except Exception as error:
             raise StoreUnavailable(f"{name} in {self.url} cannot be read: {error}") from error
-
-
-def plain(value: Any, what: str) -> bytes:
-    """A value as JSON.
-
-    Raises:
-        UsageError: it is not; says of what it was a part.
-    """
-    try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{what} is not JSON ({error!s:.200}); flows and steps take and give plain values"
-        ) from None
 
 
 def told(error: Exception, source: CodeSource | None = None) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from typing import Any, Protocol
 from aios.errors import AiosError, DeadlineExceeded, FlowDiverged, PermanentError, UsageError
 from aios.flows.durable import FlowInterrupted
 from aios.flows.leases import Lease
-from aios.flows.outcomes import Outcome, Outcomes, plain, rebuilt, says, told
+from aios.flows.outcomes import Outcome, Outcomes, rebuilt, says, told
 from aios.flows.writing import NO_DEFAULT, OPERATION, RUNNING, Asking, Flow, Step
 from aios.packaging import exits_told, to_its_end
 from aios.records import CodeSource
+from aios.store.canonical import plain
 
 LONGEST_PAUSE_S = 60.0
 UNDO_RETRIES = 5

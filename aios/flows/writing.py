@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar, overload
 from uuid import uuid4
 
 from aios.errors import DeadlineExceeded, UsageError
+from aios.flows.facts import facts_of
 from aios.records import Name, Record
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -111,6 +112,11 @@ class Flow:
         if running is not None:
             return running.child(self, args, kwargs)
         return _Plain(self.asynchronous).carry_out(self, args, kwargs)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What others are told of it; see `facts_of`."""
+        return facts_of(self.function)
 
     def refuse_unfit(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """Raises:
@@ -224,7 +230,8 @@ def ask(
         form: a pydantic model that an answer must fit; the flow gets an instance. Without one an
             answer is any plain value.
         to: who may answer: a role, or the identity of an API key. An administrator always may;
-            what is asked of approvers is not answered by who started the flow.
+            what is asked of approvers is not answered by who started the flow. Where no key has
+            that identity, the inbox says so in the question's `problem`.
         timeout_s: how long to wait; None: for ever.
         otherwise: what the flow gets when nobody answered in time. Without it that is an error,
             DeadlineExceeded: silence is never taken for a yes.

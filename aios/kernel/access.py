@@ -7,6 +7,7 @@ from typing import Any
 
 from aios.clock import Clock
 from aios.errors import Forbidden
+from aios.kernel.words import spoken
 from aios.registry import Registry
 from aios.security import Caller, holders, needed, permits
 
@@ -55,8 +56,8 @@ class Access:
         roles = [] if permission is None else holders(permission)
         self._note(command, arguments, caller, {"needs": permission})
         raise Forbidden(
-            f"{caller.identity} has the role {caller.role}, which may not {command}: that needs "
-            f"{' or '.join(roles) or 'a role that no key can have'}; "
+            f"{caller.identity} has the role {caller.role}, which may not {spoken(command)}: "
+            f"that needs {' or '.join(roles) or 'a role that no key can have'}; "
             "ask an administrator, who lists and makes keys with rt.keys",
             command=command,
             role=caller.role,

@@ -2,22 +2,28 @@
 
 import threading
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any
+
+from pydantic import Field
 
 from aios.errors import Forbidden, IllegalTransition, UnknownName
-from aios.kernel.commands import Asked, Commands, Queries
+from aios.kernel.commands import Asked
 from aios.kernel.mailroom import FactsOf
-from aios.kernel.requests import Nothing
+from aios.kernel.requests import read
 from aios.records import Record
+from aios.records.acting import Waiting
 from aios.records.agents import ToolCall
 from aios.registry import Registry
+from aios.security import holders, permits
+
+SHOWN_ARGUMENTS = 300
+"""Characters of a tool call's arguments in the line that asks for a word on it."""
 
 
-class AnswerCall(Record):
-    """A person's answer to a tool call that waits for one."""
+class CallAnswer(Record):
+    """A person's word on a tool call."""
 
-    key: str
-    answer: Literal["approve", "reject"]
+    approve: bool = Field(strict=True)
     reason: str = ""
 
 
@@ -30,8 +36,6 @@ class AgentCalls:
         self._facts = facts
         self._lock = threading.Lock()
         self._waiting: dict[str, list[Future[dict[str, Any]]]] = {}
-        self.commands: Commands = {"answer_call": (AnswerCall, self._answer)}
-        self.queries: Queries = {"waiting_calls": (Nothing, self._list)}
 
     def host_asks(self, what: str, told: dict[str, Any]) -> Any:
         """What a host asks about calls: `call` and `call_answer`."""
@@ -96,31 +100,47 @@ class AgentCalls:
             self._tell(key, {} if found is None else found.model_dump(mode="json"))
         return future
 
-    def _answer(self, request: AnswerCall, asked: Asked) -> dict[str, Any]:
-        call = self._registry.tool_call(request.key)
-        if call is None:
-            known = ", ".join(one.key for one in self._registry.waiting_calls()) or "none"
-            raise UnknownName(f"no tool call {request.key[:80]!r}; waiting: {known}")
-        told = {"tool": call.tool, "key": call.key, "reason": request.reason}
-        with asked.change(self._registry, f"{request.answer}_call", call.agent, **told) as change:
+    def answer(self, call: ToolCall, answer: Any, asked: Asked) -> dict[str, Any]:
+        """Approve or reject a call that waits, with a person's name.
+
+        Raises:
+            Forbidden: the person's role does not approve.
+            UsageError: that is no `CallAnswer`.
+            IllegalTransition: nobody waits for it any more.
+        """
+        if not permits(asked.caller.role, "approve"):
+            raise Forbidden(
+                f"tool call {call.key} is approved by {' or '.join(holders('approve'))}; you are "
+                f"{asked.actor} with the role {asked.caller.role}"
+            )
+        said = read(CallAnswer, answer if isinstance(answer, dict) else {}, f"answer to {call.key}")
+        action = "approve_call" if said.approve else "reject_call"
+        told = {"tool": call.tool, "key": call.key, "reason": said.reason}
+        with asked.change(self._registry, action, call.agent, **told) as change:
             if change.done is not None:
                 return change.done
-            now = change.tool_call(call.key)
-            if now is None or now.state != "waiting":
+            if call.key not in {one.key for one in change.waiting_calls()}:
+                now = change.tool_call(call.key)
+                state = "gone" if now is None else now.state
                 raise IllegalTransition(
-                    f"tool call {call.key} waits for nobody: it is {now.state if now else 'gone'}"
+                    f"tool call {call.key} waits for nobody: "
+                    f"{'its message was given up' if state == 'waiting' else f'it is {state}'}"
                 )
-            answered = now.model_copy(
+            answered = call.model_copy(
                 update={
-                    "state": "started" if request.answer == "approve" else "rejected",
+                    "state": "started" if said.approve else "rejected",
                     "answered_by": asked.actor,
-                    "reason": request.reason,
+                    "reason": said.reason,
                 }
             )
             change.put_tool_call(answered)
-            change.remember(answered.model_dump(mode="json"))
+            change.remember({"id": call.key})
         self._tell(call.key, answered.model_dump(mode="json"))
-        return answered.model_dump(mode="json")
+        return {"id": call.key}
+
+    def waiting(self) -> list[Waiting]:
+        """Calls that wait for somebody's word."""
+        return [_waiting(call) for call in self._registry.waiting_calls()]
 
     def _tell(self, key: str, call: dict[str, Any]) -> None:
         with self._lock:
@@ -129,5 +149,20 @@ class AgentCalls:
             if future.set_running_or_notify_cancel():
                 future.set_result(call)
 
-    def _list(self) -> list[dict[str, Any]]:
-        return [call.model_dump(mode="json") for call in self._registry.waiting_calls()]
+
+def _waiting(call: ToolCall) -> Waiting:
+    given = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
+    if len(given) > SHOWN_ARGUMENTS:
+        given = f"{given[:SHOWN_ARGUMENTS]}..."
+    return Waiting(
+        kind="tool_call",
+        id=call.key,
+        agent=call.agent,
+        tool=call.tool,
+        arguments=call.arguments,
+        text=f"may {call.agent} call {call.tool}({given})?",
+        form=CallAnswer.model_json_schema(),
+        to=call.approval or "",
+        asked_by=call.agent,
+        asked_s=call.at_s,
+    )

@@ -36,13 +36,19 @@ class Flows(Protocol):
     """What begins flows for agents."""
 
     def begin_for(
-        self, agent: str, told: dict[str, Any], source: CodeSource | None, operation: str, /
+        self,
+        agent: str,
+        told: dict[str, Any],
+        source: CodeSource | None,
+        facts: dict[str, Any],
+        operation: str,
+        /,
     ) -> str:
         """Begin a flow, once per id; its id.
 
         Args:
             told: as `flow_commands.StartFlow`.
-            source: the flow's text, kept where it is new.
+            source, facts: the flow's text and what was read off it, kept where it is new.
         """
 
 
@@ -133,7 +139,7 @@ class AgentCommands:
         self._plans = AgentPlans(registry)
         self.post = Post(database, clock, facts, self._plans.all, self._plans.worse, self._make_key)
         self.metrics = AgentMetrics(registry, self.post)
-        self._calls = AgentCalls(registry, facts)
+        self.calls = AgentCalls(registry, facts)
         self.start, self.close, self.use_hosts = (
             self.post.start,
             self.post.close,
@@ -147,7 +153,6 @@ class AgentCommands:
             "revive_agent": (OfAgentWhy, self._revive),
             "grant_agent": (Grant, self._grant),
             "revive_mail": (OfMessage, self._revive_mail),
-            **self._calls.commands,
             **self._plans.commands,
         }
         self.queries: Queries = {
@@ -158,7 +163,6 @@ class AgentCommands:
             "agent_reply": (OfMessage, self.reply),
             "dead_mail": (DeadMail, self._dead),
             "agent_hosts": (Nothing, self.post.hosts),
-            **self._calls.queries,
             **self._plans.queries,
         }
 
@@ -184,10 +188,11 @@ class AgentCommands:
         if what == "start":
             source = told["source"]
             source = None if source is None else CodeSource.model_validate(source)
-            return self._flows.begin_for(told["agent"], told["flow"], source, told["operation"])
+            more = (told["facts"], told["operation"])
+            return self._flows.begin_for(told["agent"], told["flow"], source, *more)
         if what == "revive":
             return self._revive_below(told)
-        return self._calls.host_asks(what, told)
+        return self.calls.host_asks(what, told)
 
     def _finished(self, room: Mailroom, epoch: int, turns: list[Turn]) -> list[bool]:
         counted = room.finish_all(epoch, turns)
@@ -348,7 +353,7 @@ class AgentCommands:
     # -- what agents ask ----------------------------------------------------------------
 
     def _spawn_below(self, told: dict[str, Any]) -> str:
-        request = read(Spawn, {k: v for k, v in told.items() if k != "parent"}, "spawn")
+        request = read(Spawn, {k: v for k, v in told.items() if k != "parent"}, "ctx.spawn")
         parent = self._registry.agent(told["parent"])
         more = wider(request.scopes, parent.scopes)
         if more:

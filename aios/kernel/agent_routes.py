@@ -1,7 +1,7 @@
 """Routes of agents."""
 
 import asyncio
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -61,14 +61,6 @@ class VersionBody(Body):
 
     source: dict[str, Any]
     facts: dict[str, Any]
-
-
-class AnswerBody(Body):
-    """A person's answer to a tool call."""
-
-    key: str
-    answer: Literal["approve", "reject"]
-    reason: str = ""
 
 
 @router.get("/agents")
@@ -158,16 +150,6 @@ async def dead(request: Request, ref: str | None = None, limit: int = 100) -> An
 @router.post("/dead-messages/{seq}/revive")
 async def revive_mail(request: Request, seq: str) -> Any:
     return await call(request, "revive_mail", seq=seq)
-
-
-@router.get("/tool-calls")
-async def waiting_calls(request: Request) -> Any:
-    return await call(request, "waiting_calls")
-
-
-@router.post("/tool-calls/answer")
-async def answer_call(request: Request, body: AnswerBody) -> Any:
-    return await call(request, "answer_call", **body.model_dump())
 
 
 @router.post("/agent-versions/{name}", status_code=201)

@@ -7,16 +7,17 @@ from pydantic import Field
 
 from aios.config import Settings
 from aios.errors import Forbidden, IllegalTransition, UnknownName, UsageError
-from aios.flows.client import ENDED, FlowClient, check_id
+from aios.flows.client import FlowClient, check_id
 from aios.flows.place import QUEUE
+from aios.flows.views import ENDED
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.flow_workers import Crew, FlowWorkers
 from aios.kernel.opening import place_of
-from aios.kernel.requests import Nothing, OfId, read
+from aios.kernel.requests import MaybeName, Nothing, OfId, read
 from aios.records import CodeSource, Name, Record
-from aios.records.acting import Definition, Question
+from aios.records.acting import Definition, Question, Waiting
 from aios.registry import Registry
-from aios.security import Caller
+from aios.security import Caller, holders, permits
 
 REPEATED = ("cancel_flow", "end_schedule", "set_queue", "set_schedule", "start_flow")
 """Commands whose effect is in the flows' database. Asked again under the same operation id they
@@ -59,13 +60,6 @@ class ForkFlow(Record):
     flow: str | None = None
     sha256: str | None = None
     path: str | None = None
-
-
-class AnswerQuestion(Record):
-    """A person's answer."""
-
-    id: str
-    answer: Any
 
 
 class SetQueue(Record):
@@ -118,7 +112,6 @@ class FlowCommands:
             "start_flow": (StartFlow, self._start),
             "cancel_flow": (OfId, self._cancel),
             "fork_flow": (ForkFlow, self._fork),
-            "answer": (AnswerQuestion, self._answer),
             "set_queue": (SetQueue, self._set_queue),
             "set_schedule": (SetSchedule, self._set_schedule),
             "end_schedule": (OfId, self._end_schedule),
@@ -128,7 +121,7 @@ class FlowCommands:
             "flow": (OfId, self._flow),
             "flow_outcome": (OfId, self._outcome),
             "flow_steps": (OfId, self._steps),
-            "inbox": (Nothing, self._inbox),
+            "flow_versions": (MaybeName, self._versions),
             "queues": (Nothing, self._queues),
             "schedules": (Nothing, self._schedules),
         }
@@ -159,26 +152,31 @@ class FlowCommands:
         return self.client.begin(definition, args, more.pop("kwargs", {}), flow_id, by, **more)
 
     def begin_for(
-        self, agent: str, told: dict[str, Any], source: CodeSource | None, operation: str
+        self,
+        agent: str,
+        told: dict[str, Any],
+        source: CodeSource | None,
+        facts: dict[str, Any],
+        operation: str,
     ) -> str:
         """Begin a flow for an agent, once per id; its id.
 
         Args:
             told: as `StartFlow`.
-            source: the flow's text, kept where it is new.
+            source, facts: the flow's text and what was read off it, kept where it is new.
             operation: of the agent, the same when its message is handled again.
 
         Raises:
             UnknownName, UsageError, StoreUnavailable: see `begin`.
         """
-        request = read(StartFlow, told, "start")
+        request = read(StartFlow, told, "ctx.start")
         caller = Caller(f"agent {agent}", "agent")
         if source is not None:
             request = request.model_copy(update={"sha256": source.sha256, "path": source.path})
             try:
                 self._defined(request.flow, source.sha256, source.path)
             except UnknownName:
-                sent = DefineFlow(name=request.flow, source=source)
+                sent = DefineFlow(name=request.flow, source=source, facts=facts)
                 asked = Asked.of(caller, "define_flow", sent.model_dump(mode="json"), None)
                 self._define(sent, asked)
         asked = Asked.of(caller, "start_flow", request.model_dump(mode="json"), operation)
@@ -276,19 +274,25 @@ class FlowCommands:
             )
         return definition
 
-    def _answer(self, request: AnswerQuestion, asked: Asked) -> dict[str, Any]:
-        question = self._registry.question(request.id)
+    def answer(self, question: Question, answer: Any, asked: Asked) -> dict[str, Any]:
+        """Give a question a person's answer.
+
+        Raises:
+            Forbidden: it is for somebody else.
+            UsageError: the answer does not fit the question's form; names the field.
+            IllegalTransition: nobody waits for it any more.
+        """
         refuse_other(question, asked.caller.identity, asked.caller.role)
-        refuse_unfit(question, request.answer)
+        refuse_unfit(question, answer)
         if self.client.view(question.flow)["status"] in ENDED:
             raise IllegalTransition(f"flow {question.flow!r} has ended; nobody waits for this")
-        told = {"question": request.id, "text": question.text}
+        told = {"question": question.id, "text": question.text}
         with asked.change(self._registry, "answer", question.flow, **told) as change:
             if change.done is not None:
                 return change.done
-            change.answer_question(request.id, request.answer, asked.actor)
-            change.remember({"id": request.id})
-        return {"id": request.id}
+            change.answer_question(question.id, answer, asked.actor)
+            change.remember({"id": question.id})
+        return {"id": question.id}
 
     def _set_queue(self, request: SetQueue, asked: Asked) -> dict[str, Any]:
         told = request.model_dump(exclude={"name"})
@@ -356,19 +360,30 @@ class FlowCommands:
             raise UnknownName(f"no flow has the id {flow_id[:80]!r}; none was ever started")
         return question(flow_id)
 
-    def _inbox(self) -> list[dict[str, Any]]:
-        """What waits for an answer; not what a flow asked that has ended since."""
-        waiting = self._registry.open_questions()
-        if not waiting:
-            return []
-        ended = self.client.ended({one.flow for one in waiting})
-        return [one.model_dump(mode="json") for one in waiting if one.flow not in ended]
+    def _versions(self, name: str | None = None) -> list[dict[str, Any]]:
+        found = self._registry.definitions("flow", name)
+        return [one.model_dump(mode="json", exclude={"source", "kind"}) for one in found]
 
     def _queues(self) -> list[dict[str, Any]]:
         return self.client.queues() if self._registry.definitions("flow") else []
 
     def _schedules(self) -> list[dict[str, Any]]:
         return self.client.schedules() if self._registry.definitions("flow") else []
+
+    def waiting(self) -> list[Waiting]:
+        """Questions that wait for an answer; not what a flow asked that has ended since."""
+        waiting = self._registry.open_questions()
+        if not waiting:
+            return []
+        ended = self.client.ended({one.flow for one in waiting})
+        answering = self._answering()
+        return [_waiting(one, answering) for one in waiting if one.flow not in ended]
+
+    def _answering(self) -> set[str]:
+        """Whom a question may be for: roles that may answer, and identities of keys that have
+        one of them. Others may come: keys are added while questions wait."""
+        keys = self._registry.keys()
+        return {*holders("answer"), *(k.identity for k in keys if permits(k.role, "answer"))}
 
     # -- what workers ask; see flows.worker.Host --------------------------------------
 
@@ -385,6 +400,8 @@ class FlowCommands:
         if len(fields["text"]) > MOST_QUESTION:
             raise UsageError(f"a question has at most {MOST_QUESTION:,} characters")
         told = {"question": fields["id"], "to": fields["to"]}
+        if fields["to"] not in self._answering():
+            told["warning"] = "no key that may answer is of this name"
         with self._registry.change(
             actor="kernel", action="ask", subject=fields["flow"], details=told
         ) as change:
@@ -447,6 +464,17 @@ def refuse_unfit(question: Question, answer: Any) -> None:
             for one in faults[:5]
         )
         raise UsageError(f"the answer to {question.id!r} does not fit its form: {told}")
+
+
+def _waiting(question: Question, answering: set[str]) -> Waiting:
+    fields = question.model_dump(include=set(Waiting.model_fields))
+    if question.to not in answering:
+        unknown = (
+            f"no key that may answer is of {question.to!r}: an administrator answers, or adds one "
+            f"with rt.keys.add({question.to!r}, role=...)"
+        )
+        fields["problem"] = "; ".join(one for one in (question.problem, unknown) if one)
+    return Waiting(kind="question", **fields)
 
 
 def _limiter(rate: tuple[int, float] | None) -> dict[str, float] | None:

@@ -47,7 +47,7 @@ class ForkBody(Body):
 
 
 class AnswerBody(Body):
-    """The id of a question has slashes, so it comes in the body."""
+    """What waits in the inbox has an id with slashes, so it comes in the body."""
 
     id: str
     answer: Any
@@ -79,6 +79,11 @@ class ScheduleBody(Body):
 @router.put("/flow-definitions/{name}")
 async def define_flow(request: Request, name: str, body: DefinitionBody) -> Any:
     return await call(request, "define_flow", name=name, source=body.source, facts=body.facts)
+
+
+@router.get("/flow-definitions")
+async def flow_versions(request: Request, name: str | None = None) -> Any:
+    return await call(request, "flow_versions", name=name)
 
 
 @router.post("/flows", status_code=201)

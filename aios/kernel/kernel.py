@@ -29,6 +29,7 @@ from aios.kernel.flow_commands import REPEATED, FlowCommands
 from aios.kernel.flow_traces import FlowTraces
 from aios.kernel.flow_workers import Crew
 from aios.kernel.governance_commands import GovernanceCommands
+from aios.kernel.inbox import Inbox
 from aios.kernel.key_commands import KeyCommands, refuse_to_repeat
 from aios.kernel.log_commands import LogCommands
 from aios.kernel.metering import Metering
@@ -40,6 +41,7 @@ from aios.kernel.sealing import Sealing
 from aios.kernel.traffic import challenger_at, served, stamped
 from aios.kernel.watch_commands import WatchCommands, begin_as
 from aios.kernel.watcher import Watcher
+from aios.kernel.words import spoken
 from aios.records import TrafficPlan, WindowReport
 from aios.registry import Observed, Outbox, Registry, UsageStore
 from aios.security import Caller
@@ -106,8 +108,12 @@ class Kernel:
             *(seen, observed, self.watcher, self.alerts, CostMetrics(self.metering)),
             *(self.log.metrics, self.agents.metrics, eventful.metrics),
         )
-        acting = (self.agents, self.flows, eventful)
-        rooms = (keys, self._endpoints, self.log, governed, watching, *acting)
+        inbox = Inbox(registry, self.flows, self.agents.calls)
+        self.rooms_that_act = (self.agents, self.flows, eventful, inbox)
+        rooms = (
+            *(keys, self._endpoints, self.log, governed, watching),
+            *self.rooms_that_act,
+        )
         self._commands: Commands = {
             name: command for room in rooms for name, command in room.commands.items()
         }
@@ -188,7 +194,7 @@ class Kernel:
         self._access.check(command, arguments, caller)
         if command in self._commands:
             kind, carry_out = self._commands[command]
-            request = requests.read(kind, arguments, command)
+            request = requests.read(kind, arguments, spoken(command))
             asked = Asked.of(caller, command, arguments, operation_id)
             try:
                 return self._carried_out(command, asked) or carry_out(request, asked)
@@ -196,7 +202,7 @@ class Kernel:
                 self._access.refused(command, arguments, caller, error.message)
                 raise
         kind, answer = self._queries[command]
-        return answer(**dict(requests.read(kind, arguments, command)))
+        return answer(**dict(requests.read(kind, arguments, spoken(command))))
 
     def desired(self) -> dict[str, Any]:
         """The Serve configuration that the registry asks for now."""

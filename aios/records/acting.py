@@ -1,4 +1,4 @@
-"""What acts: the flows and agents that users wrote, and what they ask people."""
+"""What acts: the flows and agents that users wrote, and what waits for people's word."""
 
 from typing import Any, Literal
 
@@ -55,4 +55,28 @@ class Question(Record):
     answer: Any = None
     answered_by: str | None = None
     answered_s: float | None = None
+    problem: str | None = None
+
+
+class Waiting(Record):
+    """What waits in the inbox for somebody's word: a question of a flow, or an agent's tool call
+    that needs an approval.
+
+    A question has its `flow`, a tool call its `agent`, `tool` and `arguments`. The rest is of both,
+    as in `Question`; `asked_by` is who began the flow, or the agent.
+    """
+
+    kind: Literal["question", "tool_call"]
+    id: str
+    flow: str | None = None
+    agent: str | None = None
+    tool: str | None = None
+    arguments: dict[str, Any] | None = None
+    text: str
+    form: dict[str, Any] | None = None
+    to: str
+    unanswered: str = "it waits"
+    asked_by: str
+    asked_s: float
+    until_s: float | None = None
     problem: str | None = None

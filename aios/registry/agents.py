@@ -95,8 +95,11 @@ class AgentReads(Reading):
             return [row._asdict() for row in connection.execute(query.limit(limit))]
 
     def waiting_calls(self) -> list[ToolCall]:
-        """Tool calls that wait for a person, oldest first."""
+        """Tool calls that wait for a person, oldest first; not those of messages that were given
+        up, as when their agent was killed."""
         query = select(t.tool_calls).where(t.tool_calls.c.state == "waiting")
+        waits = (t.mailbox.c.seq == t.tool_calls.c.message) & (t.mailbox.c.state == "waiting")
+        query = query.join(t.mailbox, waits)
         return self._calls(query.order_by(t.tool_calls.c.at_s))
 
     def tool_call(self, key: str) -> ToolCall | None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 from pydantic import BaseModel
@@ -15,6 +15,7 @@ from aios.records.agents import Budget
 from aios.runtime.objects import Live
 from aios.runtime.tables import Look, Table
 from aios.runtime.transport import Transport
+from aios.store.canonical import plain
 
 ONE_WAIT_S = 20.0
 """How long one exchange waits for a reply; longer waits are several."""
@@ -88,7 +89,7 @@ class Agent(Live):
             BudgetExceeded: it has nothing left to spend.
             Overloaded: 100,000 messages wait for it.
         """
-        body = {"message": plain(message)}
+        body = {"message": _told(message, f"a message to {self.ref}")}
         found = self._transport.change("POST", f"{self._path}/messages", body)
         return int(found["messages"][0])
 
@@ -99,7 +100,7 @@ class Agent(Live):
             DeadlineExceeded: there is none after `timeout_s`; the message stays.
             AiosError: what the agent failed of.
         """
-        body, operation_id = {"message": plain(message)}, uuid4().hex
+        body, operation_id = {"message": _told(message, f"a message to {self.ref}")}, uuid4().hex
         until_s = time.monotonic() + timeout_s
         while True:
             left_s = until_s - time.monotonic()
@@ -196,13 +197,14 @@ class Delegated:
         name = agent
         if not isinstance(agent, str):
             made = agent_class(agent)
-            made.refuse_unknown(None if state is None else plain(state))
-            made.read_state(None if state is None else plain(state))
+            known = None if state is None else _told(state, "the state")
+            made.refuse_unknown(known)
+            made.read_state(known)
             name = made.name
             body["source"] = code_of(agent, "agent").model_dump(mode="json")
             body["facts"] = made.facts.model_dump(mode="json")
         if state is not None:
-            body["state"] = plain(state)
+            body["state"] = _told(state, "the state")
         if budget is not None:
             body["budget"] = budget.model_dump(exclude_none=True)
         self._transport.change("POST", f"/api/v1/agents/{name}", body)
@@ -234,8 +236,10 @@ class Delegated:
             messages: (agent or its `name/id`, message).
         """
         told = [
-            {"to": to.ref if isinstance(to, Agent) else to, "message": plain(message)}
-            for to, message in messages
+            {"to": ref, "message": _told(message, f"a message to {ref}")}
+            for ref, message in (
+                (to.ref if isinstance(to, Agent) else to, message) for to, message in messages
+            )
         ]
         found = self._transport.change("POST", "/api/v1/agent-messages", {"messages": told})
         return list(found["messages"])
@@ -259,23 +263,6 @@ class Delegated:
             IllegalTransition: it is done, or waits.
         """
         self._transport.change("POST", f"/api/v1/dead-messages/{seq}/revive")
-
-    def waiting_calls(self) -> Table:
-        """Tool calls of agents that wait for somebody's word, oldest first."""
-        found = self._transport.get("/api/v1/tool-calls")
-        columns = ("at_s", "agent", "tool", "arguments", "approval", "key")
-        return Table("waiting tool calls", found, columns)
-
-    def answer_call(
-        self, key: str, answer: Literal["approve", "reject"], *, reason: str = ""
-    ) -> None:
-        """Say yes or no, with your name, to a tool call that waits.
-
-        Raises:
-            IllegalTransition: it was answered.
-        """
-        body = {"key": key, "answer": answer, "reason": reason}
-        self._transport.change("POST", "/api/v1/tool-calls/answer", body)
 
     def roll_out_agent(
         self, agent: Any, *, share: float, version: int | None = None, shadow: bool = False
@@ -333,9 +320,15 @@ def define_agent(transport: Transport, agent: Any) -> tuple[str, int]:
     return made.name, int(found["version"])
 
 
-def plain(value: Any) -> Any:
-    """A message or state as it travels: models as objects, everything else as it is."""
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+def _told(value: Any, what: str) -> Any:
+    """A message or state as it travels: models as objects, everything else as it is.
+
+    Raises:
+        UsageError: it is not plain.
+    """
+    made = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    plain(made, what)
+    return made
 
 
 def _of(spent: float, limit: float | None) -> str:

@@ -10,7 +10,6 @@ from pydantic_core import PydanticSerializationError
 from aios.errors import UsageError
 from aios.events.filters import check_key, parse_filter
 from aios.flows.writing import Flow
-from aios.packaging import code_of
 from aios.presentation import Shown, duration, moment
 from aios.records import Autoscale
 from aios.records.cloudevents import CloudEvent, as_json
@@ -23,6 +22,7 @@ from aios.records.events import (
     check_source,
 )
 from aios.runtime.agents import define_agent
+from aios.runtime.flows import define_flow
 from aios.runtime.tables import Look
 from aios.runtime.transport import Transport
 
@@ -334,12 +334,10 @@ class Eventful:
         """The name of a flow as the kernel knows it."""
         if isinstance(flow, str):
             return flow
-        name = getattr(flow, "name", None)
-        if not isinstance(name, str) or not callable(flow):
+        if not isinstance(flow, Flow):
             raise UsageError(f"{flow!r:.60} is no flow: put @aios.flow above the function")
-        body = {"source": code_of(flow, "flow").model_dump(mode="json")}
-        self._transport.change("PUT", f"/api/v1/flow-definitions/{name}", body)
-        return name
+        define_flow(self._transport, flow)
+        return flow.name
 
     def _agent_name(self, agent: Any) -> str:
         """The name of an agent as the kernel knows it."""

@@ -8,14 +8,14 @@ from typing import Any
 from uuid import uuid4
 
 from aios.errors import DeadlineExceeded, PermanentError, UnknownName, UsageError, from_problem
-from aios.flows.outcomes import plain
 from aios.flows.writing import Flow
 from aios.packaging import code_of
 from aios.presentation import Shown, duration, moment
-from aios.records.acting import Question
+from aios.records.acting import Waiting
 from aios.runtime.objects import Live
 from aios.runtime.tables import Look, Table
 from aios.runtime.transport import Transport
+from aios.store.canonical import plain
 
 FIRST_LOOK_S = 0.02
 LONGEST_LOOK_S = 1.0
@@ -187,24 +187,25 @@ class FlowHandle(Live):
         return self.status()
 
 
-class Questions(Shown):
-    """What flows ask people, oldest first."""
+class Inbox(Shown):
+    """What waits for somebody's word, oldest first; see `Acting.inbox`."""
 
-    def __init__(self, questions: list[Question]) -> None:
-        self.questions = questions
+    def __init__(self, waiting: list[Waiting]) -> None:
+        self.waiting = waiting
 
-    def __iter__(self) -> Iterator[Question]:
-        return iter(self.questions)
+    def __iter__(self) -> Iterator[Waiting]:
+        return iter(self.waiting)
 
     def __len__(self) -> int:
-        return len(self.questions)
+        return len(self.waiting)
 
-    def __getitem__(self, index: int) -> Question:
-        return self.questions[index]
+    def __getitem__(self, index: int) -> Waiting:
+        return self.waiting[index]
 
     def _shown(self) -> Look:
         rows = [
             [
+                one.kind,
                 one.id,
                 one.text,
                 one.to,
@@ -214,9 +215,10 @@ class Questions(Shown):
                 one.unanswered,
                 one.problem,
             ]
-            for one in self.questions
+            for one in self.waiting
         ]
-        headings = ["id", "question", "for", "answer with", "asked", "until", "else", "problem"]
+        headings = ["kind", "id", "question", "for", "answer with"]
+        headings += ["asked", "until", "else", "problem"]
         return f"inbox{'' if rows else ': nothing waits'}", headings, rows
 
 
@@ -310,23 +312,31 @@ class Acting:
         columns = ["id", "flow", "version", "status", "by", "queue", "lives", "error"]
         return Table("flows", found, columns)
 
-    def inbox(self) -> Questions:
-        """What flows ask people and nobody has answered."""
-        found = self._transport.get("/api/v1/inbox")
-        return Questions([Question.model_validate(one) for one in found])
+    def flow_versions(self, name: str | None = None) -> Table:
+        """Versions of flows that were sent, oldest first; `facts` has what they take."""
+        found = self._transport.get("/api/v1/flow-definitions", name=name)
+        return Table("flow versions", found, ("name", "version", "created_by"))
 
-    def answer(self, question: str | Question, answer: Any) -> None:
-        """Answer what a flow asks.
+    def inbox(self) -> Inbox:
+        """What nobody has answered yet, by `kind`: `question`s of flows and `tool_call`s of agents
+        that need an approval."""
+        found = self._transport.get("/api/v1/inbox")
+        return Inbox([Waiting.model_validate(one) for one in found])
+
+    def answer(self, waiting: str | Waiting, answer: Any) -> None:
+        """Answer what a flow asks, or what an agent wants to call.
 
         Args:
-            question: its id, or its row in `rt.inbox()`.
+            waiting: its id, or its row in `rt.inbox()`.
+            answer: what its `form` describes; for a tool call
+                `{"approve": True, "reason": "it is owed"}`.
 
         Raises:
             Forbidden: it is for somebody else.
             UsageError: the answer does not fit its form; names the field.
             IllegalTransition: it is answered or expired.
         """
-        body = {"id": getattr(question, "id", question), "answer": answer}
+        body = {"id": getattr(waiting, "id", waiting), "answer": answer}
         self._transport.change("POST", "/api/v1/inbox", body)
 
     def queue(
@@ -398,6 +408,20 @@ class Acting:
         self._transport.change("DELETE", f"/api/v1/schedules/{name}")
 
 
+def define_flow(transport: Transport, flow: Flow) -> None:
+    """Send the text of a flow, and what was read off it."""
+    body = {"source": code_of(flow, "flow").model_dump(mode="json"), "facts": flow.facts}
+    transport.change("PUT", f"/api/v1/flow-definitions/{flow.name}", body)
+
+
+def start_by_name(
+    transport: Transport, name: str, flow_id: str, arguments: dict[str, Any]
+) -> FlowHandle:
+    """Begin a flow that was sent, with arguments by their names, whatever these are."""
+    body = {"flow": name, "id": flow_id, "kwargs": arguments}
+    return FlowHandle(transport, transport.change("POST", "/api/v1/flows", body)["id"])
+
+
 def _named(flow: Any) -> dict[str, Any]:
     """Which flow, as the API takes it."""
     if isinstance(flow, Flow):
@@ -427,8 +451,7 @@ def _sent(
     except UnknownName as error:
         if not isinstance(flow, Flow) or error.details.get("text") != "unknown":
             raise
-        source = code_of(flow, "flow").model_dump(mode="json")
-        transport.change("PUT", f"/api/v1/flow-definitions/{flow.name}", {"source": source})
+        define_flow(transport, flow)
         found = transport.change(method, path, body)
     return found
 

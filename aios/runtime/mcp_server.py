@@ -1,4 +1,4 @@
-"""The runtime as an MCP server: endpoints and agents are tools of whoever connects."""
+"""The runtime as an MCP server: endpoints, agents and flows are tools of whoever connects."""
 
 import asyncio
 import json
@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from aios.contracts import Contract
-from aios.errors import AiosError, UnknownName, Unsupported
+from aios.errors import AiosError, DeadlineExceeded, UnknownName, Unsupported, UsageError
 from aios.runtime.agents import Agent
+from aios.runtime.flows import start_by_name
 from aios.runtime.runtime import Runtime
 
 ASK_S = 60.0
-PREDICT, ASK = "predict_", "ask_"
+RUN_S = 20.0
+"""How long a call waits for a flow, which may take days; then it says that the flow goes on."""
+PREDICT, ASK, RUN = "predict_", "ask_", "run_"
 
 
 class Offered(NamedTuple):
@@ -23,8 +26,8 @@ class Offered(NamedTuple):
 
 
 def offered(runtime: Runtime) -> dict[str, Offered]:
-    """What the runtime offers now, by the names of the tools: `predict_<endpoint>` and
-    `ask_<agent>`."""
+    """What the runtime offers now, by the names of the tools: `predict_<endpoint>`, `ask_<agent>`
+    and `run_<flow>`, of which the newest version whose arguments have names."""
     tools = {}
     for endpoint in runtime.status().endpoints:
         name = endpoint["name"]
@@ -34,6 +37,9 @@ def offered(runtime: Runtime) -> dict[str, Offered]:
         tools[f"{PREDICT}{name}"] = _endpoint(runtime, name, contract)
     for made in runtime.agent_versions():
         tools[f"{ASK}{made['name']}"] = _agent(runtime, made["name"], made["facts"])
+    for sent in runtime.flow_versions():
+        if sent["facts"].get("arguments") is not None:
+            tools[f"{RUN}{sent['name']}"] = _flow(runtime, sent["name"], sent["facts"])
     return tools
 
 
@@ -76,7 +82,7 @@ def called(runtime: Runtime, name: str, arguments: dict[str, Any]) -> Any:
 
     Raises:
         UnknownName: there is no such tool; lists those that there are.
-        AiosError: the endpoint or the agent refused, or failed.
+        AiosError: the endpoint, the agent or the flow refused, or failed.
     """
     tools = offered(runtime)
     if name not in tools:
@@ -140,3 +146,48 @@ def _agent(runtime: Runtime, name: str, facts: dict[str, Any]) -> Offered:
         {"type": "object", "properties": properties, "required": ["id", "message"]},
         ask,
     )
+
+
+def _flow(runtime: Runtime, name: str, facts: dict[str, Any]) -> Offered:
+    arguments = {key: value for key, value in facts["arguments"].items() if key != "$defs"}
+    about_id = "of this one run, such as order-42; the same id never runs twice"
+    properties = {"id": {"type": "string", "description": about_id}, "arguments": arguments}
+    required = ["id", "arguments"] if arguments["required"] else ["id"]
+    schema = {"type": "object", "properties": properties, "required": required}
+
+    def run(id: str, arguments: Any = None) -> Any:
+        given = {} if arguments is None else arguments
+        _refuse_unfit(name, facts["arguments"], given)
+        handle = start_by_name(runtime._transport, name, id, given)
+        told = {"id": handle.id, "status": "finished"}
+        try:
+            return {**told, "result": handle.result(RUN_S)}
+        except DeadlineExceeded:
+            status = handle.status()
+            if status.ended:
+                return {**told, "result": handle.result(0.0)}
+            then = "it goes on; call again with the same id and arguments for its result"
+            return {"id": handle.id, "status": status.outcome, "then": then}
+
+    return Offered(
+        f"Run the flow {name} and give its result, or say that it goes on. {facts['description']}",
+        {**schema, "$defs": facts["arguments"].get("$defs", {})},
+        run,
+    )
+
+
+def _refuse_unfit(name: str, schema: dict[str, Any], given: Any) -> None:
+    """Before the flow begins: one that fails for its arguments has used up its id.
+
+    Raises:
+        UsageError: the arguments do not fit; names each.
+    """
+    from jsonschema import Draft202012Validator
+
+    faults = list(Draft202012Validator(schema).iter_errors(given))
+    if faults:
+        told = "; ".join(
+            f"{'.'.join(map(str, one.absolute_path)) or 'arguments'}: {one.message[:200]}"
+            for one in faults[:5]
+        )
+        raise UsageError(f"flow {name}: {told}")

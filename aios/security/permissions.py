@@ -58,7 +58,6 @@ COMMANDS: Mapping[str, Permission] = {
     "agent_versions": "read",
     "agents": "read",
     "answer": "answer",
-    "answer_call": "approve",
     "approvals": "read",
     "approve": "approve",
     "ask_agent": "act",
@@ -91,6 +90,7 @@ COMMANDS: Mapping[str, Permission] = {
     "flow": "read",
     "flow_outcome": "read",
     "flow_steps": "read",
+    "flow_versions": "read",
     "flows": "read",
     "fork_flow": "act",
     "grant_agent": "train",
@@ -145,7 +145,6 @@ COMMANDS: Mapping[str, Permission] = {
     "unsubscribe": "stop",
     "unwatch": "stop",
     "upload": "register",
-    "waiting_calls": "read",
     "watch": "train",
     "watches": "read",
 }

@@ -113,15 +113,16 @@ def test_a_payment_waits_for_a_person_and_is_made_once(
     file = tmp_path / "payments"
     desk = agents_rt.spawn(Desk, id="d-3", scopes=["payments"])
     seq = desk.tell({"do": "pay", "path": str(file), "amount": 5.0})
-    (waiting,) = until(lambda: list(agents_rt.waiting_calls()), "the call waits")
-    assert (waiting["tool"], waiting["approval"], file.exists()) == ("pay", "finance", False)
+    (waiting,) = until(lambda: list(agents_rt.inbox()), "the call waits")
+    assert (waiting.kind, waiting.tool, waiting.to) == ("tool_call", "pay", "finance")
+    assert not file.exists()
     pids = hosts(agents_rt)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    agents_rt.answer_call(waiting["key"], "approve", reason="it is owed")
+    agents_rt.answer(waiting, {"approve": True, "reason": "it is owed"})
     until(lambda: desk.status().handled == 1, "it is paid", 90)
-    assert file.read_text().split() == [waiting["key"], "5.0"]
-    assert waiting["key"].startswith(f"desk/d-3#{seq}#1#")
+    assert file.read_text().split() == [waiting.id, "5.0"]
+    assert waiting.id.startswith(f"desk/d-3#{seq}#1#")
     actions = [entry["action"] for entry in agents_rt.audit(20, "desk/d-3")]
     assert actions.count("approve_call") == 1
 

@@ -29,6 +29,7 @@ import aios
 from aios.cli import app
 from aios.errors import FlowDiverged, IllegalTransition, StoreUnavailable, from_problem
 from aios.flows.leases import LEASE_S, Lease
+from aios.runtime.mcp_server import mcp_server
 from aios.security.webhooks import webhook_headers
 from aios.store.database import Database
 from tests.chaos import flow_kills
@@ -75,10 +76,13 @@ class TestWorkers:
         world.worker("one")
         world.begin(sample.order, "kill-1", world.ledger, "k1", 2.0)
         world.wait_step("kill-1", 2)
+        begun_s = world.client.view("kill-1")["begun_s"]
         kill(world)
         world.worker("two")
         assert world.take_over("one", "two") == 1
         assert world.wait("kill-1")["value"][0] == "receipt-k1"
+        assert world.client.view("kill-1")["begun_s"] == begun_s
+        assert world.client.view("kill-1")["attributes"] == {}
         assert len(world.lines("charge-k1")) == 1
         assert world.client.view("kill-1")["lives"] == 2
 
@@ -481,3 +485,25 @@ class TestRuntime:
             bea.answer(waiting[0], {"approve": True})
         assert handle.result(timeout_s=60) == ["Decision", True]
         assert not [one for one in rt.inbox() if one.flow == "asked-1"]
+
+    def test_an_mcp_client_runs_a_flow_once_per_id_as_who_it_is(self, rt: aios.Runtime) -> None:
+        mcp = pytest.importorskip("mcp")
+        text = rt.start(sample.sized, 3, id="sized-1").result(timeout_s=60)
+        viewer = rt.keys.add("vic", role="viewer")
+
+        async def called(at: aios.Runtime, size: object) -> tuple[bool, str]:
+            async with mcp.Client(mcp_server(at)) as client:
+                asked = {"id": "mcp-1", "arguments": {"size": size}}
+                answer = await client.call_tool("run_sized", asked)
+                return answer.is_error, answer.content[0].text
+
+        with aios.connect(rt.address, key=viewer.key) as vic:
+            refused, told = asyncio.run(called(vic, 3))
+        assert (refused, "vic has the role viewer, which may not rt.start" in told) == (True, True)
+        assert "'x' is not of type 'integer'" in asyncio.run(called(rt, "x"))[1]
+        for _ in range(2):
+            refused, told = asyncio.run(called(rt, 3))
+            assert not refused
+            assert orjson.loads(told) == {"id": "mcp-1", "status": "finished", "result": text}
+        refused, told = asyncio.run(called(rt, 4))
+        assert (refused, "used already" in told) == (True, True)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 import aios
 from aios.agents.mcp import mcp_tool
@@ -117,12 +118,51 @@ class FakeAgent:
         return {"heard": message}
 
 
+class FakeTransport:
+    """Flows that return what they were given, but for those named `long`."""
+
+    def __init__(self) -> None:
+        self.begun: dict[str, Any] = {}
+
+    def change(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        self.begun.setdefault(body["id"], body)
+        return {"id": body["id"]}
+
+    def get(self, path: str, **asked: Any) -> dict[str, Any]:
+        flow_id = path.split("/")[4]
+        if flow_id.startswith("long"):
+            flow = {"flow": "refund", "version": 1, "status": "running", "error": None}
+            more = {"undone": [], "not_undone": [], "lives": 1, "attributes": {}}
+            return {"id": flow_id, **flow, **more}
+        return {"status": "finished", "value": self.begun[flow_id]["kwargs"]}
+
+
+class Item(BaseModel):
+    """What was bought."""
+
+    sku: str
+
+
+@aios.flow
+async def refund(id: str, items: list[Item], rush: bool = False) -> None:
+    """Gives money back."""
+
+
+@aios.flow
+def placed(one, /):  # type: ignore[no-untyped-def]
+    """Cannot be called by names."""
+
+
 class FakeRuntime:
-    """One endpoint and one agent."""
+    """One endpoint, one agent, and flows."""
+
+    def flow_versions(self) -> Any:
+        return [{"name": one.name, "facts": one.facts} for one in (refund, placed)]  # type: ignore[attr-defined]
 
     def __init__(self, contract: aios.Contract) -> None:
         found = SimpleNamespace(contract=contract.to_json())
         self.models = SimpleNamespace(get=lambda ref: found)
+        self._transport = FakeTransport()
 
     def status(self) -> Any:
         return SimpleNamespace(endpoints=[{"name": "loan", "model": "loan", "version": 1}])
@@ -156,10 +196,15 @@ def test_endpoints_and_agents_are_offered_with_what_they_take() -> None:
         return (await client.list_tools()).tools
 
     tools = {tool.name: tool for tool in with_client(scenario)}
-    assert sorted(tools) == ["ask_clerk", "predict_loan"]
+    assert sorted(tools) == ["ask_clerk", "predict_loan", "run_refund"]
     record = tools["predict_loan"].input_schema["properties"]["records"]["items"]
     assert record["properties"]["income"]["description"] == "a number of at least 0"
     assert tools["ask_clerk"].input_schema["required"] == ["id", "message"]
+    taken = tools["run_refund"].input_schema
+    assert list(taken["properties"]["arguments"]["properties"]) == ["id", "items", "rush"]
+    assert taken["properties"]["arguments"]["required"] == ["id", "items"]
+    assert taken["$defs"]["Item"]["properties"]["sku"]["type"] == "string"
+    assert tools["run_refund"].description.endswith("Gives money back.")
 
 
 def test_a_client_calls_endpoints_and_agents() -> None:
@@ -173,13 +218,35 @@ def test_a_client_calls_endpoints_and_agents() -> None:
     assert heard == {"result": {"heard": "hello"}}
 
 
+def test_a_client_runs_a_flow_and_hears_of_one_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aios.runtime.mcp_server.RUN_S", 0.05)
+    asked = {"id": "order", "items": [{"sku": "a"}]}
+
+    async def scenario(client: Any) -> Any:
+        short = await client.call_tool("run_refund", {"id": "r-1", "arguments": asked})
+        long = await client.call_tool("run_refund", {"id": "long-1", "arguments": asked})
+        return short.structured_content["result"], long.structured_content["result"]
+
+    short, long = with_client(scenario)
+    assert short == {"id": "r-1", "status": "finished", "result": asked}
+    assert (long["id"], long["status"]) == ("long-1", "running")
+    assert "call again with the same id" in long["then"]
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "told"),
     [
-        ("rm", {}, "there are: predict_loan, ask_clerk"),
+        ("rm", {}, "there are: predict_loan, ask_clerk, run_refund"),
         ("ask_clerk", {"id": "c-1"}, "missing: message"),
         ("ask_clerk", {"id": "c-1", "message": "x", "scopes": ["all"]}, "unknown: scopes"),
         ("ask_clerk", {"id": "c-1", "message": "fail"}, "it is killed"),
+        ("run_refund", {"arguments": {}}, "missing: id"),
+        ("run_refund", {"id": "r", "arguments": {"id": "o"}}, "'items' is a required property"),
+        ("run_refund", {"id": "r", "arguments": {"id": 1, "items": []}}, "id: 1 is not of type"),
+        ("run_refund", {"id": "r", "arguments": {"id": "o", "items": [{}]}}, "items.0: 'sku'"),
+        ("run_refund", {"id": "r", "arguments": {"id": "o", "items": [], "x": 1}}, "'x' was"),
     ],
 )
 def test_a_mistake_is_a_result_that_a_model_can_read(name: str, arguments: Any, told: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from agent_classes import Clerk
 from agent_notes import CALLS
 from agent_worlds import AgentWorld, now
+from sample_flows import asking
 
 from aios.errors import (
     BudgetExceeded,
@@ -19,6 +20,7 @@ from aios.errors import (
 )
 from aios.packaging import code_of
 from aios.records.agents import Budget, Turn
+from aios.security import Caller
 from aios.store import agent_tables as t
 
 
@@ -133,7 +135,8 @@ def test_an_agent_begins_a_flow_once_however_often_its_message_is_handled(
 
 
 def test_a_flow_that_an_agent_cannot_begin_is_told_to_it(world: AgentWorld, clerk: str) -> None:
-    told = {"agent": clerk, "source": None, "operation": "c#1", "flow": {"flow": "none", "id": "x"}}
+    told = {"agent": clerk, "source": None, "operation": "c#1", "facts": {}}
+    told["flow"] = {"flow": "none", "id": "x"}
     with pytest.raises(UnknownName, match="none"):
         world.host_says(1, "start", told)
     with pytest.raises(UsageError):
@@ -637,24 +640,77 @@ def test_a_shadow_has_no_effect(world: AgentWorld) -> None:
 # -- approvals --------------------------------------------------------------------------
 
 
-def test_a_call_that_needs_a_person_waits_for_one(world: AgentWorld) -> None:
+BEA, SUE = Caller("bea", "approver"), Caller("sue", "viewer")
+
+
+@pytest.fixture
+def calls(world: AgentWorld) -> dict[str, Any]:
+    """What a host asks about a call of big_refund, whose message waits."""
     ref = world.spawn(Clerk, "c-1", scopes=["refunds"])
-    told = {"agent": ref, "message": 1, "tool": "big_refund", "version": 1}
-    told |= {"key": f"{ref}#1#1#abc", "arguments": {"order": "o"}}
-    epoch = 1
-    assert world.host_says(epoch, "call", told)["state"] == "waiting"
-    waiting = world.kernel.agents.host_asks(epoch, "call_answer", {"key": told["key"]})
+    seq = world.tell(ref, {})
+    told = {"agent": ref, "message": seq, "tool": "big_refund", "version": 1}
+    told |= {"key": f"{ref}#{seq}#1#abc", "arguments": {"order": "o"}}
+    assert world.host_says(1, "call", told)["state"] == "waiting"
+    return told
+
+
+def test_a_call_that_needs_a_person_waits_for_one(world: AgentWorld, calls: Any) -> None:
+    key = calls["key"]
+    waiting = world.kernel.agents.host_asks(1, "call_answer", {"key": key})
     assert not waiting.done()
-    (shown,) = world.do("waiting_calls")
-    assert (shown["tool"], shown["approval"]) == ("big_refund", "support")
-    world.do("answer_call", key=told["key"], answer="approve", reason="fine")
-    assert waiting.result()["state"] == "started"
-    with pytest.raises(IllegalTransition, match="waits for nobody"):
-        world.do("answer_call", key=told["key"], answer="reject")
-    again = {**told, "key": f"{ref}#1#2#abc"}
-    world.host_says(epoch, "call", again)
-    world.do("answer_call", key=again["key"], answer="reject", reason="no")
-    assert world.host_says(epoch, "call", again)["state"] == "rejected"
+    (shown,) = world.do("inbox")
+    assert (shown["kind"], shown["id"], shown["to"]) == ("tool_call", key, "support")
+    assert (shown["tool"], shown["arguments"], shown["flow"]) == (
+        "big_refund",
+        {"order": "o"},
+        None,
+    )
+    assert shown["text"] == "may clerk/c-1 call big_refund(order='o')?"
+    assert list(shown["form"]["properties"]) == ["approve", "reason"]
+    world.ask(BEA, "answer", id=key, answer={"approve": True, "reason": "fine"})
+    assert (waiting.result()["state"], waiting.result()["answered_by"]) == ("started", "bea")
+    assert world.do("inbox") == []
+    with pytest.raises(IllegalTransition, match="waits for nobody: it is started"):
+        world.do("answer", id=key, answer={"approve": False})
+    again = {**calls, "key": f"{key}-2"}
+    world.host_says(1, "call", again)
+    world.do("answer", id=again["key"], answer={"approve": False, "reason": "no"})
+    assert world.host_says(1, "call", again)["state"] == "rejected"
+
+
+def test_who_may_answer_a_call_and_with_what(world: AgentWorld, calls: Any) -> None:
+    with pytest.raises(Forbidden, match="by admin or approver; you are sue with the role viewer"):
+        world.ask(SUE, "answer", id=calls["key"], answer={"approve": True})
+    denied = world.do("audit", limit=1, subject=None)[0]
+    assert (denied["actor"], denied["action"]) == ("sue", "denied")
+    for answer in ({}, {"approve": "yes"}, {"approve": True, "more": 1}, True):
+        with pytest.raises(UsageError, match="answer to clerk/c-1"):
+            world.ask(BEA, "answer", id=calls["key"], answer=answer)
+    assert len(world.do("inbox")) == 1
+
+
+def test_questions_and_calls_share_the_inbox(world: AgentWorld, calls: Any) -> None:
+    source = code_of(asking, "flow").model_dump(mode="json")
+    world.do("define_flow", name="asking", source=source)
+    world.do("start_flow", flow="asking", id="a-1")
+    asked = {"id": "a-1/1", "flow": "a-1", "text": "so?", "form": None, "to": "operator"}
+    world.clock.advance(1.0)
+    more = {"timeout_s": None, "unanswered": "it waits", "asked_by": "ann"}
+    world.kernel.flows.asked_by_worker("put_question", {**asked, **more})
+    found = [(one["kind"], one["id"]) for one in world.do("inbox")]
+    assert found == [("tool_call", calls["key"]), ("question", "a-1/1")]
+    with pytest.raises(UnknownName, match=r"nothing waits under .no.; in the inbox: clerk/c-1#"):
+        world.do("answer", id="no", answer={"approve": True})
+    world.do("answer", id="a-1/1", answer=1)
+    world.do("answer", id=calls["key"], answer={"approve": False})
+    assert world.do("inbox") == []
+
+
+def test_a_killed_agent_asks_nobody(world: AgentWorld, calls: Any) -> None:
+    world.do("kill_agent", ref=calls["agent"])
+    assert world.do("inbox") == []
+    with pytest.raises(IllegalTransition, match="waits for nobody: its message was given up"):
+        world.do("answer", id=calls["key"], answer={"approve": True})
 
 
 def test_unscoped_hosts_cannot_call_what_the_agent_may_not(world: AgentWorld, clerk: str) -> None:

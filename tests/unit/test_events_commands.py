@@ -137,6 +137,33 @@ def test_a_reader_that_begins_anew_tells_the_same_coordinates(tmp_path):
     assert len(set(found)) == 1
 
 
+def test_only_regular_files_of_the_folder_are_taken_and_the_rest_is_told(tmp_path):
+    folder, outside = tmp_path / "in", tmp_path / "secret"
+    folder.mkdir()
+    outside.write_text("not yours")
+    (folder / "a").write_text("x")
+    (folder / "inside").symlink_to(folder / "a")
+    (folder / "out").symlink_to(outside)
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "dangling").symlink_to(folder / "nothing")
+    os.mkfifo(folder / "pipe")
+    reader = FilesConsumer(aios.Files(folder, every_s=0.1))
+    reader.poll(10, 0.0)
+    reader._due_s = 0.0
+    found = reader.poll(10, 0.0)
+    assert [json.loads(one.body)["path"] for one in found.messages] == [
+        str(folder / "a"),
+        str(folder / "inside"),
+    ]
+    assert f"skipped {folder}/dangling (a link to no regular file)" in found.problem
+    assert f"{folder}/out (a link out of the folder)" in found.problem
+    assert f"{folder}/pipe (no regular file) and 1 more" in found.problem
+    for name in ("out", "up", "dangling", "pipe"):
+        (folder / name).unlink()
+    reader._due_s = 0.0
+    assert reader.poll(10, 0.0).problem is None
+
+
 # -- the outbox -----------------------------------------------------------------------
 
 

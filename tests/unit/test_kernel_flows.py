@@ -167,6 +167,22 @@ class TestQuestions:
         with pytest.raises(IllegalTransition, match="is answered, and takes no answer"):
             asked.ask(APPROVER, "answer", id="a-1/1", answer={"approve": False})
 
+    def test_the_inbox_says_that_nobody_is_of_that_name(self, asked: World) -> None:
+        """Not refused: an administrator may answer, and a key may be added meanwhile."""
+        put(asked, id="a-1/2", to="carol")
+        approver, carol = asked.do("inbox")
+        assert approver["problem"] is None
+        assert "no key that may answer is of 'carol'" in carol["problem"]
+        asked.do("add_key", identity="carol", role="auditor")
+        assert asked.do("inbox")[1]["problem"] is not None  # an auditor answers nothing
+        asked.do("add_key", identity="carol", role="viewer")
+        assert asked.do("inbox")[1]["problem"] is None
+        told = [one["details"] for one in asked.do("audit", limit=100) if one["action"] == "ask"]
+        assert [("warning" in one, one["to"]) for one in told] == [
+            (True, "carol"),
+            (False, "approver"),
+        ]
+
     def test_who_may_answer(self, asked: World) -> None:
         good = {"id": "a-1/1", "answer": {"approve": True}}
         with pytest.raises(Forbidden, match="is for 'approver'; you are oscar"):
@@ -215,8 +231,17 @@ class TestQuestions:
             asked.do("cancel_flow", id="a-1")
 
     def test_an_unknown_question(self, asked: World) -> None:
-        with pytest.raises(UnknownName, match="open: a-1/1"):
+        with pytest.raises(UnknownName, match="in the inbox: a-1/1"):
             asked.do("answer", id="nope/1", answer=1)
+
+
+def test_versions_tell_what_a_flow_takes(world: World) -> None:
+    source = code_of(sample.asking, "flow").model_dump(mode="json")
+    world.do("define_flow", name="asking", source=source, facts=sample.asking.facts)
+    [known] = world.do("flow_versions")
+    assert (known["name"], known["version"], "source" in known) == ("asking", 1, False)
+    assert known["facts"]["arguments"]["type"] == "object"
+    assert world.do("flow_versions", name="other") == []
 
 
 def test_queues_and_schedules(world: World) -> None:

@@ -349,6 +349,15 @@ def test_what_a_user_gives_in_the_wrong_shape_is_told_in_one_line() -> None:
         (lambda rt: rt.start("refund", attributes=3), "attributes are names with values, not 3"),
         (lambda rt: FlowHandle(rt._transport, "f").result("x"), "0 or more, not 'x'"),
         (lambda rt: FlowHandle(rt._transport, "f").result(-1), "0 or more, not -1"),
+        (
+            lambda rt: Agent(rt._transport, "a", "1").tell({"x": [float("nan")]}),
+            "a message to a/1 is not JSON",
+        ),
+        (lambda rt: Agent(rt._transport, "a", "1").ask(float("inf")), "a/1 is not JSON"),
+        (lambda rt: rt.tell_agents([("a/1", 1), ("a/2", {"x": 2**80})]), "a/2 is not JSON"),
+        (lambda rt: rt.spawn("a", id="1", state={"x": float("nan")}), "the state is not JSON"),
+        (lambda rt: rt.start("refund", "a\0b"), "holds a NUL character"),
+        (lambda rt: rt.start("refund", 2**80), "an argument of flow 'refund' is not JSON"),
         (lambda rt: Agent(rt._transport, "a", "1").state(dict), "a pydantic model's class, not"),
     ],
 )

@@ -15,7 +15,7 @@ from aios.agents.context import Prediction
 from aios.agents.deciding import ByModel, ByRule, first_sure
 from aios.contracts import Codec
 from aios.models import build, load_engine
-from aios.records.acting import Question
+from aios.records.acting import Waiting
 from aios.security.webhooks import verified_id
 from apps import brokers
 from apps.support_triage import figures, people, story, tickets, traffic, triage
@@ -332,7 +332,8 @@ class FakeRuntime:
 
     def __init__(self, *names: str) -> None:
         self.questions = [
-            Question(
+            Waiting(
+                kind="question",
                 id=f"q-{name}",
                 flow="f",
                 text=f"{name}: which?",
@@ -345,10 +346,10 @@ class FakeRuntime:
         self.answers: dict[str, Any] = {}
         self.feedback_on: list[tuple[aios.Answer, float, dict[str, Any]]] = []
 
-    def inbox(self) -> Iterator[Question]:
+    def inbox(self) -> Iterator[Waiting]:
         return iter([one for one in self.questions if one.id not in self.answers])
 
-    def answer(self, question: Question, answer: Any) -> None:
+    def answer(self, question: Waiting, answer: Any) -> None:
         if question.id == "q-over":
             raise aios.IllegalTransition("it is over")
         self.answers[question.id] = answer
