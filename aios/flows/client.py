@@ -10,25 +10,25 @@ from aios.errors import IllegalTransition, StoreUnavailable, UnknownName, UsageE
 from aios.flows.crashes import SOON_S, Crash, Crashes
 from aios.flows.durable import json_serializer
 from aios.flows.leases import Leases
-from aios.flows.outcomes import Outcome, plain, says
+from aios.flows.outcomes import plain
 from aios.flows.place import POLL_S, QUEUE, SCHEDULED, Place
-from aios.flows.requests import fork_with, options_of, version_of_fork
+from aios.flows.requests import fork_with, options_of
+from aios.flows.views import (
+    ENDED,
+    STATUSES,
+    fits,
+    seconds,
+    shown,
+    shown_queue,
+    shown_schedule,
+    shown_step,
+)
 from aios.records.acting import Definition
 from aios.store.database import Database
 
 MOST_BYTES = 1024 * 1024
 """Of a flow's arguments; what is larger belongs into a file whose name is given."""
 LONGEST_ID = 200
-STATUSES = {
-    "ENQUEUED": "queued",
-    "DELAYED": "delayed",
-    "PENDING": "running",
-    "SUCCESS": "finished",
-    "ERROR": "failed",
-    "CANCELLED": "cancelled",
-    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
-}
-ENDED = ("finished", "failed", "cancelled")
 PAGE = 500
 
 logger = logging.getLogger("aios.flows")
@@ -175,14 +175,20 @@ class FlowClient:
 
     def outcome(self, flow_id: str) -> dict[str, Any]:
         """`{"status"}` while it goes on, with `value` or `problem` once it has ended."""
-        found = self._status(flow_id)
-        view = shown(found)
-        told: dict[str, Any] = {"status": view["status"]}
-        if view["status"] == "finished":
-            told["value"] = self.place.outcomes.value(found.output)
-        elif view["problem"] is not None:
-            told["problem"] = view["problem"]
-        return told
+        # Whoever waits asks again and again: what a flow was called with, which may be a MiB, and
+        # the thirty columns of a view are not read for that.
+        database = self.open()._sys_db
+        found = database._read_workflow_result_row(flow_id) if flow_id else None
+        if found is None:
+            raise _unknown(flow_id)
+        status = STATUSES[found[0]]
+        if status == "finished":
+            value = self.place.outcomes.value(database.serializer.deserialize(found[1]))
+            return {"status": status, "value": value}
+        if status not in ENDED:
+            return {"status": status}
+        problem = self.view(flow_id)["problem"]
+        return {"status": status} if problem is None else {"status": status, "problem": problem}
 
     def flows(
         self,
@@ -208,7 +214,7 @@ class FlowClient:
             )
             views = [shown(one) for one in page]
             # SQLite cannot search attributes as DBOS keeps them, so both are searched here.
-            found += [one for one in views if _fits(one, name, attributes or {})]
+            found += [one for one in views if fits(one, name, attributes or {})]
             if len(page) < PAGE:
                 break
             offset += PAGE
@@ -225,12 +231,12 @@ class FlowClient:
     def steps(self, flow_id: str) -> list[dict[str, Any]]:
         """What a flow has done so far, in the order of its text."""
         self._status(flow_id)
-        return [_step(one) for one in self.open().list_workflow_steps(flow_id)]
+        return [shown_step(one) for one in self.open().list_workflow_steps(flow_id)]
 
     def _status(self, flow_id: str) -> Any:
         found = self.open().list_workflows(workflow_ids=[flow_id]) if flow_id else []
         if not found:
-            raise UnknownName(f"no flow has the id {flow_id[:80]!r}; rt.flows() lists the newest")
+            raise _unknown(flow_id)
         return found[0]
 
     # -- changing ---------------------------------------------------------------------
@@ -277,7 +283,7 @@ class FlowClient:
             raise UsageError(f"queue {name!r}: {error}") from None
 
     def queues(self) -> list[dict[str, Any]]:
-        return [_queue(one) for one in self.open().list_queues()]
+        return [shown_queue(one) for one in self.open().list_queues()]
 
     def _refuse_unknown_queue(self, name: str) -> None:
         known = [one["name"] for one in self.queues()]
@@ -327,7 +333,7 @@ class FlowClient:
         self.open().delete_schedule(name)
 
     def schedules(self) -> list[dict[str, Any]]:
-        return [_schedule(one) for one in self.open().list_schedules()]
+        return [shown_schedule(one) for one in self.open().list_schedules()]
 
     # -- taking over ------------------------------------------------------------------
 
@@ -363,7 +369,7 @@ class FlowClient:
         """Whether a flow of a dead worker may be given to another one now."""
         now_s, last = time.time(), self._crashes.last(one.workflow_id)
         if last is None or last.worker != one.executor_id:
-            lived_s = now_s - (_seconds(one.dequeued_at) or now_s)
+            lived_s = now_s - (seconds(one.dequeued_at) or now_s)
             # Thousands may wait on one worker, for long: they are not counted one by one.
             steps = None
             if lived_s < SOON_S:
@@ -372,6 +378,10 @@ class FlowClient:
             if last.due_s > now_s:
                 logger.warning("flow %s: %s", one.workflow_id, _crashed(last, now_s))
         return last.due_s <= now_s
+
+
+def _unknown(flow_id: str) -> UnknownName:
+    return UnknownName(f"no flow has the id {flow_id[:80]!r}; rt.flows() lists the newest")
 
 
 def _crashed(crash: Crash, now_s: float) -> str:
@@ -391,101 +401,3 @@ def check_id(flow_id: str) -> None:
             f"{flow_id!r:.60} is no id of a flow: 1 to {LONGEST_ID} printable characters, without "
             '/ and ~ and without blanks around it, such as "order-42"'
         )
-
-
-def shown(found: Any) -> dict[str, Any]:
-    """What DBOS knows of a flow, in our words."""
-    facts, status = found.attributes or {}, STATUSES[found.status]
-    problem: dict[str, Any] | None = None
-    error = found.error
-    if found.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
-        text = f"its workers died {found.recovery_attempts} times while it ran"
-        problem = {"code": "PermanentError", "detail": text, "details": {}}
-    elif error is not None:
-        problem = error.to_problem()
-    details: dict[str, Any] = {} if problem is None else problem["details"]
-    wanted = _wanted(found)
-    return {
-        "id": found.workflow_id,
-        "flow": facts.get("flow") or wanted.partition(":")[0],
-        "version": version_of_fork(found.workflow_id)
-        or facts.get("version")
-        or int(wanted.rpartition(":")[2] or 0),
-        "status": status,
-        "by": facts.get("by"),
-        "attributes": facts.get("own", {}),
-        "parent": facts.get("parent"),
-        "schedule": found.schedule_name,
-        "forked_from": found.forked_from,
-        "queue": found.queue_name,
-        "partition": found.queue_partition_key,
-        "priority": found.priority,
-        "worker": found.executor_id,
-        "lives": found.recovery_attempts,
-        "created_s": _seconds(found.created_at),
-        "begun_s": _seconds(found.dequeued_at),
-        "ended_s": _seconds(found.completed_at),
-        "error": None if problem is None else problem["detail"],
-        "problem": problem,
-        "undone": details.get("undone", []),
-        "not_undone": details.get("not_undone", []),
-    }
-
-
-def _wanted(found: Any) -> str:
-    """`name:version` of what runs, of its input."""
-    if not isinstance(found.input, dict):  # it cannot be read, and the flow fails for that
-        return ""
-    args = found.input["args"]
-    return str(args[1]["ref"] if found.schedule_name else args[0])
-
-
-def _fits(view: dict[str, Any], name: str | None, attributes: dict[str, Any]) -> bool:
-    own = view["attributes"]
-    return name in (None, view["flow"]) and all(own.get(k) == v for k, v in attributes.items())
-
-
-def _step(found: Any) -> dict[str, Any]:
-    outcome: Outcome = found["output"] or {}
-    begun, ended = found["started_at_epoch_ms"], found["completed_at_epoch_ms"]
-    return {
-        "step": found["function_id"],
-        "name": found["function_name"],
-        "begun_s": _seconds(begun),
-        "took_s": None if begun is None or ended is None else (ended - begun) / 1000,
-        "error": says(outcome["failed"]) if "failed" in outcome else None,
-        "result": outcome.get("value"),
-        "bytes": outcome.get("bytes"),
-    }
-
-
-def _queue(found: Any) -> dict[str, Any]:
-    return {
-        "name": found.name,
-        "concurrency": found._concurrency,
-        "per_worker": found._worker_concurrency,
-        "rate": _rate(found._limiter),
-        "partition_concurrency": found._partition_concurrency,
-        "partition_rate": _rate(found._partition_limiter),
-    }
-
-
-def _rate(limiter: Any) -> list[float] | None:
-    return None if limiter is None else [limiter["limit"], limiter["period"]]
-
-
-def _schedule(found: Any) -> dict[str, Any]:
-    wanted = found["context"]
-    return {
-        "name": found["schedule_name"],
-        "flow": wanted["ref"],
-        "cron": found["schedule"],
-        "timezone": found["cron_timezone"] or "UTC",
-        "backfill": found["automatic_backfill"],
-        "by": wanted["by"],
-        "last_fired": found["last_fired_at"],
-    }
-
-
-def _seconds(milliseconds: int | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000

@@ -7,8 +7,9 @@ from pydantic import Field
 
 from aios.config import Settings
 from aios.errors import Forbidden, IllegalTransition, UnknownName, UsageError
-from aios.flows.client import ENDED, FlowClient, check_id
+from aios.flows.client import FlowClient, check_id
 from aios.flows.place import QUEUE
+from aios.flows.views import ENDED
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.flow_workers import Crew, FlowWorkers
 from aios.kernel.opening import place_of

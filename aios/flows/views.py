@@ -1,0 +1,120 @@
+"""What DBOS knows of flows, steps, queues and schedules, in our words."""
+
+from typing import Any
+
+from aios.flows.outcomes import Outcome, says
+from aios.flows.requests import version_of_fork
+
+STATUSES = {
+    "ENQUEUED": "queued",
+    "DELAYED": "delayed",
+    "PENDING": "running",
+    "SUCCESS": "finished",
+    "ERROR": "failed",
+    "CANCELLED": "cancelled",
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
+}
+ENDED = ("finished", "failed", "cancelled")
+
+
+def shown(found: Any) -> dict[str, Any]:
+    """What DBOS knows of a flow, in our words."""
+    facts, status = found.attributes or {}, STATUSES[found.status]
+    problem: dict[str, Any] | None = None
+    error = found.error
+    if found.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
+        text = f"its workers died {found.recovery_attempts} times while it ran"
+        problem = {"code": "PermanentError", "detail": text, "details": {}}
+    elif error is not None:
+        problem = error.to_problem()
+    details: dict[str, Any] = {} if problem is None else problem["details"]
+    wanted = _wanted(found)
+    return {
+        "id": found.workflow_id,
+        "flow": facts.get("flow") or wanted.partition(":")[0],
+        "version": version_of_fork(found.workflow_id)
+        or facts.get("version")
+        or int(wanted.rpartition(":")[2] or 0),
+        "status": status,
+        "by": facts.get("by"),
+        "attributes": facts.get("own", {}),
+        "parent": facts.get("parent"),
+        "schedule": found.schedule_name,
+        "forked_from": found.forked_from,
+        "queue": found.queue_name,
+        "partition": found.queue_partition_key,
+        "priority": found.priority,
+        "worker": found.executor_id,
+        "lives": found.recovery_attempts,
+        "created_s": seconds(found.created_at),
+        "begun_s": seconds(found.dequeued_at),
+        "ended_s": seconds(found.completed_at),
+        "error": None if problem is None else problem["detail"],
+        "problem": problem,
+        "undone": details.get("undone", []),
+        "not_undone": details.get("not_undone", []),
+    }
+
+
+def _wanted(found: Any) -> str:
+    """`name:version` of what runs, of its input."""
+    if not isinstance(found.input, dict):  # it cannot be read, and the flow fails for that
+        return ""
+    args = found.input["args"]
+    return str(args[1]["ref"] if found.schedule_name else args[0])
+
+
+def fits(view: dict[str, Any], name: str | None, attributes: dict[str, Any]) -> bool:
+    """Whether a flow is of this name, if one is wanted, and has these attributes."""
+    own = view["attributes"]
+    return name in (None, view["flow"]) and all(own.get(k) == v for k, v in attributes.items())
+
+
+def shown_step(found: Any) -> dict[str, Any]:
+    """A step that is written down."""
+    outcome: Outcome = found["output"] or {}
+    begun, ended = found["started_at_epoch_ms"], found["completed_at_epoch_ms"]
+    return {
+        "step": found["function_id"],
+        "name": found["function_name"],
+        "begun_s": seconds(begun),
+        "took_s": None if begun is None or ended is None else (ended - begun) / 1000,
+        "error": says(outcome["failed"]) if "failed" in outcome else None,
+        "result": outcome.get("value"),
+        "bytes": outcome.get("bytes"),
+    }
+
+
+def shown_queue(found: Any) -> dict[str, Any]:
+    """A queue and its limits."""
+    return {
+        "name": found.name,
+        "concurrency": found._concurrency,
+        "per_worker": found._worker_concurrency,
+        "rate": _rate(found._limiter),
+        "partition_concurrency": found._partition_concurrency,
+        "partition_rate": _rate(found._partition_limiter),
+    }
+
+
+def _rate(limiter: Any) -> list[float] | None:
+    return None if limiter is None else [limiter["limit"], limiter["period"]]
+
+
+def shown_schedule(found: Any) -> dict[str, Any]:
+    """A flow at the times of a cron line."""
+    wanted = found["context"]
+    return {
+        "name": found["schedule_name"],
+        "flow": wanted["ref"],
+        "cron": found["schedule"],
+        "timezone": found["cron_timezone"] or "UTC",
+        "backfill": found["automatic_backfill"],
+        "by": wanted["by"],
+        "last_fired": found["last_fired_at"],
+    }
+
+
+def seconds(milliseconds: int | None) -> float | None:
+    """Of DBOS's times, since 1970."""
+    return None if milliseconds is None else milliseconds / 1000
