@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 AT_ONCE = 8
-"""Flows at a time; with more, its server answers later and not more often (of 4, 8, 16, 32)."""
+"""Flows at a time: enough for two cores, and its SQLite database has one writer."""
 
 
 def settings(folder: Path) -> dict[str, str]:
