@@ -27,7 +27,6 @@ all rows at once.
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -46,14 +45,13 @@ from aios.monitoring.judging import Seen, judge_windows
 from aios.telemetry import Summary
 from apps import supplies
 from benchmarks import drift_request, drift_streams
-from benchmarks.commands import run
+from benchmarks.commands import CACHE, environment, run
 from benchmarks.machine import describe
 from benchmarks.peers_evidently import forget_peak, peak_mib
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CACHE = Path("~/.cache/aios/benchmarks").expanduser()
 EVIDENTLY = ("evidently==0.7.23", "pandas<3", "pyarrow")
 BATCH_ROWS = 10_000
 LAST_REFERENCE_YEAR = 2003
@@ -121,7 +119,7 @@ def report(cache: Path, rows: int) -> tuple[dict[str, Any], str]:
             found = {"rows": rows, "aios": alone.submit(summarised, folder).result()}
         script = str(Path(__file__).with_name("peers_evidently.py"))
         try:
-            python = evidently(cache / "evidently")
+            python = environment(cache / "evidently", "Evidently", EVIDENTLY)
             for method in ("preset", "psi"):
                 command = [python, "-W", "ignore", script, str(folder), method]
                 printed = run(command, "Evidently's report failed")
@@ -213,17 +211,6 @@ def sketched(frame: "pd.DataFrame") -> dict[str, Summary]:
         for name, summary in found.items():
             summary.add(part[name].to_numpy())
     return found
-
-
-def evidently(folder: Path) -> str:
-    """The interpreter of an environment with Evidently, made if it is not there."""
-    python = folder / "bin" / "python"
-    if not (folder / "installed").exists():
-        run([sys.executable, "-m", "venv", str(folder)], "no environment can be made")
-        pip = [str(python), "-m", "pip", "install", "--quiet", *EVIDENTLY]
-        run(pip, "Evidently cannot be installed")
-        (folder / "installed").touch()
-    return str(python)
 
 
 # -- memory and verdict ---------------------------------------------------------------

@@ -1,15 +1,21 @@
-"""What do users' flows cost beside bare DBOS?
+"""What do users' flows cost beside bare DBOS, and beside Prefect?
 
-    python -m benchmarks.flows [--postgres URL] [--rounds 3]
+    python -m benchmarks.flows [--postgres URL] [--prefect] [--rounds 3]
 
 Question: flows begun and finished per second, and the time of one step, as a ratio to bare DBOS
 doing the same on the same database in the same run (goal: at least 0.9 of its rate).
 
 Method: each side is a process of its own with a fresh database (SQLite in WAL mode, a file on this
-machine's disk; or a fresh schema in PostgreSQL), the two take turns, A B A B. `flows`: N flows of
-one step are enqueued by a client in the same process and waited for, until the last has ended.
-`steps`: one flow of N steps, one after the other; each step returns a small dictionary. Both sides
-are async, poll their queue every 0.1 s, and are warm (one flow ran before).
+machine's disk; or a database made for it in PostgreSQL), and they take turns, A B A B. `flows`: N
+flows of one step are enqueued by a client in the same process and waited for, until the last has
+ended. `steps`: one flow of N steps, one after the other; each step returns a small dictionary. Both
+are async, poll their queue every 0.1 s, and are warm (one flow ran before). `cpu_ms` is what a flow
+of one step took of the process's CPU, begun, run and waited for: it is less at the mercy of
+whatever else the machine does. What is found of each round goes to standard error.
+
+`--prefect` puts Prefect beside them, on SQLite only, in an environment of its own that the first
+run makes with pip; its settings are in `peers_prefect.py`. It runs fewer flows and steps, for it is
+much slower, and beginning alone has no rate there.
 
 Caveats: no Ray, no HTTP and no audit entry are in it (`rt.start` has all of these: see the README
 for its rate); ours stores JSON and bare DBOS its default, a pickle. Both fsync each commit.
@@ -18,16 +24,21 @@ for its rate); ours stores JSON and bare DBOS its default, a pickle. Both fsync 
 import argparse
 import json
 import os
+import secrets
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from aios.errors import UsageError
+from benchmarks.commands import CACHE, environment, run
+
 FLOWS = 200
 STEPS = 300
+PREFECT = ("prefect==3.9.1",)
+PREFECT_FLOWS, PREFECT_STEPS = 50, 100
 
 
 def bare(url: str, folder: Path) -> dict[str, float]:
@@ -105,61 +116,80 @@ def ours(url: str, folder: Path) -> dict[str, float]:
 
 
 def measured(begin: Any, wait: Any) -> dict[str, float]:
-    """`flows_per_s`, `begun_per_s` and `step_ms`."""
+    """`flows_per_s`, `begun_per_s`, `cpu_ms` and `step_ms`."""
     wait([begin(1)])
-    started_s = time.perf_counter()
+    started_s, started_cpu_s = time.perf_counter(), time.process_time()
     handles = [begin(1) for _ in range(FLOWS)]
     begun_s = time.perf_counter() - started_s
     wait(handles)
-    ended_s = time.perf_counter() - started_s
+    ended_s, cpu_s = time.perf_counter() - started_s, time.process_time() - started_cpu_s
     started_s = time.perf_counter()
     wait([begin(STEPS)])
     steps_s = time.perf_counter() - started_s
     return {
         "begun_per_s": FLOWS / begun_s,
         "flows_per_s": FLOWS / ended_s,
+        "cpu_ms": 1000 * cpu_s / FLOWS,
         "step_ms": 1000 * steps_s / STEPS,
     }
 
 
-def side(name: str, url: str | None) -> dict[str, float]:
+def side(name: str, server: str | None) -> dict[str, float]:
     """One round of one side, in a process of its own with a fresh database."""
     with tempfile.TemporaryDirectory() as folder:
-        where = url or f"sqlite:///{folder}/flows.db"
-        command = [sys.executable, "-m", "benchmarks.flows", "--side", name, "--url", where]
-        done = subprocess.run(
-            [*command, "--folder", folder], capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
-        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        if name == "prefect":
+            python = environment(CACHE / "prefect", "Prefect", PREFECT)
+            script = str(Path(__file__).with_name("peers_prefect.py"))
+            command = [python, script, folder, str(PREFECT_FLOWS), str(PREFECT_STEPS)]
+        else:
+            url = f"sqlite:///{folder}/flows.db" if server is None else new_database(server)
+            command = [sys.executable, "-m", "benchmarks.flows", "--side", name, "--url", url]
+            command += ["--folder", folder]
+        found: dict[str, float] = json.loads(run(command, f"{name} failed").splitlines()[-1])
         return found
 
 
-def compare(rounds: int, url: str | None) -> dict[str, Any]:
-    """Medians of both sides over the rounds, and our share of bare DBOS's rate."""
-    told: dict[str, list[dict[str, float]]] = {"bare": [], "ours": []}
-    for _ in range(rounds):
+def new_database(server: str) -> str:
+    """The URL of a database of its own on the server of a URL. It stays there."""
+    import psycopg
+
+    base = server.rpartition("/")[0]
+    name = f"bench_{secrets.token_hex(6)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{base}/{name}"
+
+
+def compare(rounds: int, server: str | None, names: list[str]) -> dict[str, Any]:
+    """Medians of all sides over the rounds, and our share of the others' rates."""
+    told: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for number in range(rounds):
         for name, found in told.items():
-            found.append(side(name, url))
+            found.append(side(name, server))
+            shown = ", ".join(f"{key} {value:.1f}" for key, value in found[-1].items())
+            print(f"round {number + 1} of {rounds}, {name}: {shown}", file=sys.stderr, flush=True)
     medians = {
         name: {key: statistics.median(one[key] for one in found) for key in found[0]}
         for name, found in told.items()
     }
-    bare_side, our_side = medians["bare"], medians["ours"]
+    others = {name: ratios(medians["ours"], medians[name]) for name in names if name != "ours"}
+    database = "SQLite" if server is None else "PostgreSQL"
+    return {"database": database, **medians, "ours to": others}
+
+
+def ratios(ours: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """Our rates by the other's; where less is better, the other's by ours. 1 is as good."""
     return {
-        "database": "SQLite" if url is None else "PostgreSQL",
-        **medians,
-        "begun_ratio": our_side["begun_per_s"] / bare_side["begun_per_s"],
-        "flows_ratio": our_side["flows_per_s"] / bare_side["flows_per_s"],
-        "step_ratio": bare_side["step_ms"] / our_side["step_ms"],
+        key: ours[key] / value if key.endswith("_per_s") else value / ours[key]
+        for key, value in other.items()
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--postgres", metavar="URL", help="an empty database of its own")
+    parser.add_argument("--postgres", metavar="URL", help="a database where others can be made")
+    parser.add_argument("--prefect", action="store_true", help="beside Prefect too, on SQLite")
     parser.add_argument("--side", choices=("bare", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -168,7 +198,16 @@ def main() -> None:
         found = (bare if asked.side == "bare" else ours)(asked.url, asked.folder)
         print(json.dumps(found), flush=True)
         os._exit(0)  # neither side's threads are waited for
-    print(json.dumps(compare(asked.rounds, asked.postgres), indent=2))
+    if asked.prefect and asked.postgres:
+        parser.error("--prefect is compared on SQLite; leave --postgres out")
+    names = ["bare", "ours", *(["prefect"] if asked.prefect else [])]
+    try:
+        if asked.prefect:
+            print("making the environment of Prefect, if there is none ...", file=sys.stderr)
+            environment(CACHE / "prefect", "Prefect", PREFECT)
+        print(json.dumps(compare(asked.rounds, asked.postgres, names), indent=2))
+    except UsageError as error:
+        raise SystemExit(f"benchmarks.flows: {error}") from None
 
 
 if __name__ == "__main__":

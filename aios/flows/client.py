@@ -176,14 +176,20 @@ class FlowClient:
 
     def outcome(self, flow_id: str) -> dict[str, Any]:
         """`{"status"}` while it goes on, with `value` or `problem` once it has ended."""
-        found = self._status(flow_id)
-        view = shown(found)
-        told: dict[str, Any] = {"status": view["status"]}
-        if view["status"] == "finished":
-            told["value"] = self.place.outcomes.value(found.output)
-        elif view["problem"] is not None:
-            told["problem"] = view["problem"]
-        return told
+        # Whoever waits asks again and again: what a flow was called with, which may be a MiB, and
+        # the thirty columns of a view are not read for that.
+        database = self.open()._sys_db
+        found = database._read_workflow_result_row(flow_id) if flow_id else None
+        if found is None:
+            raise _unknown(flow_id)
+        status = STATUSES[found[0]]
+        if status == "finished":
+            value = self.place.outcomes.value(database.serializer.deserialize(found[1]))
+            return {"status": status, "value": value}
+        if status not in ENDED:
+            return {"status": status}
+        problem = self.view(flow_id)["problem"]
+        return {"status": status} if problem is None else {"status": status, "problem": problem}
 
     def flows(
         self,
@@ -231,7 +237,7 @@ class FlowClient:
     def _status(self, flow_id: str) -> Any:
         found = self.open().list_workflows(workflow_ids=[flow_id]) if flow_id else []
         if not found:
-            raise UnknownName(f"no flow has the id {flow_id[:80]!r}; rt.flows() lists the newest")
+            raise _unknown(flow_id)
         return found[0]
 
     # -- changing ---------------------------------------------------------------------
@@ -381,6 +387,10 @@ class FlowClient:
             if last.due_s > now_s:
                 logger.warning("flow %s: %s", one.workflow_id, _crashed(last, now_s))
         return last.due_s <= now_s
+
+
+def _unknown(flow_id: str) -> UnknownName:
+    return UnknownName(f"no flow has the id {flow_id[:80]!r}; rt.flows() lists the newest")
 
 
 def _crashed(crash: Crash, now_s: float) -> str:

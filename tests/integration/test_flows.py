@@ -67,6 +67,15 @@ def kill(world: FlowWorld, number: int = 0) -> None:
     world.children[number].wait()
 
 
+def put_pickle(world: FlowWorld, flow_id: str) -> None:
+    """Instead of a flow's arguments, in the database."""
+    connection = sqlite3.connect(world.folder / "user-flows.db")
+    bad = "UPDATE workflow_input SET inputs = 'gASVJAAAAAAAAACMBXBvc2l4' WHERE workflow_uuid = ?"
+    assert connection.execute(bad, (flow_id,)).rowcount == 1
+    connection.commit()
+    connection.close()
+
+
 class TestWorkers:
     """Workers as plain processes, which stay when their lease is over."""
 
@@ -162,6 +171,25 @@ class TestWorkers:
         for number in range(5):
             lines = world.lines(f"give-back-receipt-u{number}")
             assert len({line.split()[1] for line in lines}) == 2  # by operation
+
+
+class TestIssue546:
+    """Of flows that were claimed together one could not be begun, and the others were left as
+    running by a worker that was there and had never begun them."""
+
+    def test_one_that_cannot_be_begun_takes_nobody_with_it(self, world: FlowWorld) -> None:
+        ids = [f"batch-{number}" for number in range(5)]
+        for flow_id in ids:
+            world.begin(sample.order, flow_id, world.ledger, flow_id)
+        put_pickle(world, "batch-1")
+        world.worker("one")  # the first look of its queue claims all five
+        ends = {flow_id: world.wait(flow_id)["status"] for flow_id in ids}
+        assert ends.pop("batch-1") == "failed"
+        assert set(ends.values()) == {"finished"}
+        begun = {world.client.view(flow_id)["begun_s"] for flow_id in ids}
+        assert len(begun) == 1  # together, or this shows nothing
+        world.begin(sample.order, "next-1", world.ledger, "n1")
+        assert world.wait("next-1")["status"] == "finished"
 
 
 class TestIssue716:
@@ -286,10 +314,7 @@ class TestDatabase:
     def test_no_row_can_run_code(self, world: FlowWorld) -> None:
         """What is in the database is JSON or nothing: a pickle that was put there is an error."""
         world.begin(sample.order, "row-1", world.ledger, "r1")
-        connection = sqlite3.connect(world.folder / "user-flows.db")
-        connection.execute("UPDATE workflow_input SET inputs = 'gASVJAAAAAAAAACMBXBvc2l4'")
-        connection.commit()
-        connection.close()
+        put_pickle(world, "row-1")
         world.worker("one")
         assert world.wait("row-1")["status"] == "failed"
         assert world.lines() == []

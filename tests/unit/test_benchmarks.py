@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aios.errors import UsageError
-from benchmarks import drift, drift_streams
+from benchmarks import drift, drift_streams, flows
 from benchmarks.commands import run
 from benchmarks.endpoint import goals
 from benchmarks.figures import Goal, Round, Spread, goals_table, percentile, ratios, table
@@ -206,3 +206,9 @@ def test_a_command_that_fails_is_told_in_its_last_words():
     broken = [sys.executable, "-c", "import sys; sys.exit('first\\nlast words')"]
     with pytest.raises(UsageError, match="no luck: last words"):
         run(broken, "no luck")
+
+
+def test_ratios_are_above_one_where_ours_is_better():
+    ours = {"flows_per_s": 90.0, "cpu_ms": 5.0, "step_ms": 8.0}
+    found = flows.ratios(ours, {"flows_per_s": 100.0, "step_ms": 10.0})
+    assert found == {"flows_per_s": pytest.approx(0.9), "step_ms": pytest.approx(1.25)}

@@ -53,7 +53,7 @@ class Colour(enum.Enum):
         (Colour.RED, "Colour is not JSON"),
         (b"bytes", "bytes is not JSON"),
         ({1, 2}, "set is not JSON"),
-        (object(), "object is not JSON"),
+        pytest.param(object(), "object is not JSON", id="object"),
     ],
     ids=repr,
 )

@@ -117,6 +117,11 @@ class TestRunning:
         assert isinstance(error, DeadlineExceeded)
         assert "hangs took longer than 0.05 s" in str(error)
 
+    def test_of_a_flow_that_never_was_there_is_no_outcome(self, world: FlowWorld) -> None:
+        for flow_id in ("nobody-1", ""):
+            with pytest.raises(UnknownName, match="no flow has the id"):
+                world.client.outcome(flow_id)
+
     def test_a_cancelled_flow_does_no_further_step(self, world: FlowWorld) -> None:
         world.begin(sample.order, "cancel-1", world.ledger, "x1", 1.0)
         world.wait_for("charge-x1")
