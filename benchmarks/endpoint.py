@@ -11,7 +11,7 @@ Contestants, all with the same ONNX file and the same requests of one record:
   hand-made canary    router deployment -> two model deployments, Serve's default settings
 With --only also: aios, no HAProxy (the same replica asked on its own port).
 
-Method. Closed loop over keep-alive connections from one other process (`load.py`), at 1
+Method. Closed loop over keep-alive connections from one other process, at 1
 and at 16 connections. Rounds are interleaved: each round asks every contestant once, and
 every second round in reverse order. Warm-up first. Every answer's score is compared with
 what the ONNX file gives outside of any server. Ratios are taken round by round and their
@@ -41,9 +41,11 @@ from typing import Any
 
 import orjson
 
-from benchmarks import cross_check, machine, peers
-from benchmarks.figures import Goal, Round, goals_table, percentile, ratios, table
-from benchmarks.load import Outcome, run_load
+from aios.capacity import machine
+from aios.capacity.load import Loop, Outcome, run_load
+from benchmarks import cross_check, peers
+from benchmarks.figures import Goal, Round, goals_table, ratios, table
+from benchmarks.scorer import OUTPUT
 from benchmarks.workload import Workload, prepare
 
 CONNECTIONS = (1, 16)
@@ -120,10 +122,10 @@ class Benchmark:
         outcome = run_load(
             contestant.target,
             self._workload.bodies,
-            self._workload.expected,
-            connections=connections,
+            Loop(connections, seconds),
             warm_up_s=WARM_UP_S,
-            measure_s=seconds,
+            expected=self._workload.expected,
+            output=OUTPUT,
             at_start=at_start,
         )
         if outcome.failed:
@@ -136,20 +138,19 @@ class Benchmark:
 def _summed_up(
     group: str, name: str, connections: int, outcome: Outcome, cpu_s: dict[str, float]
 ) -> Round:
-    ordered = sorted(outcome.latencies_us)
     return Round(
         contestant=name,
         connections=connections,
         group=group,
-        requests=len(ordered),
+        requests=outcome.good,
         failed=outcome.failed,
         window_s=outcome.window_s,
-        p50_ms=percentile(ordered, 0.50) / 1000,
-        p95_ms=percentile(ordered, 0.95) / 1000,
-        p99_ms=percentile(ordered, 0.99) / 1000,
+        p50_ms=1000 * outcome.quantile_s(0.50),
+        p95_ms=1000 * outcome.quantile_s(0.95),
+        p99_ms=1000 * outcome.quantile_s(0.99),
         cpu_s=cpu_s,
-        canary_fraction=outcome.canary / len(ordered),
-        client_cpu_fraction=outcome.client_cpu_s / outcome.window_s,
+        canary_fraction=outcome.canary / outcome.good,
+        client_cpu_fraction=outcome.cpu_fraction,
     )
 
 
