@@ -12,6 +12,7 @@ where a few requests take many times as long as the mean (cv above 1 at one serv
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from aios.errors import UsageError
 
-_HALVINGS = 40
-"""Of an interval: what is left of it is a trillionth."""
+_HALVINGS = 30
+"""Of an interval: what is left of it is a billionth."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Times:
         return cls(ordered, np.full(ordered.size, 1.0 / ordered.size))
 
     @classmethod
-    def counted(cls, values_s: list[float], counts: list[int]) -> "Times":
+    def counted(cls, values_s: list[float], counts: Sequence[float]) -> "Times":
         """What a histogram holds, in ascending order."""
         if not sum(counts):
             raise UsageError("no duration was seen")

@@ -12,6 +12,7 @@ from aios.cli import (
     events,
     governing,
     past,
+    planning,
     recording,
     running,
     spending,
@@ -26,7 +27,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-ROOMS = (running, watching, acting, delegating, events, governing, past, spending, recording)
+ROOMS = (
+    *(running, watching, acting, delegating, events, governing, past, spending, recording),
+    planning,
+)
 for subject in ROOMS:
     app.add_typer(subject.commands)
 
