@@ -36,15 +36,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from aios.capacity import machine
 from aios.capacity.load import Loop, Outcome, run_load
 from benchmarks import cross_check, peers
 from benchmarks.figures import Goal, Round, goals_table, ratios, table
+from benchmarks.results import RESULTS, ResultFile
 from benchmarks.scorer import OUTPUT
 from benchmarks.workload import Workload, prepare
 
@@ -52,7 +52,6 @@ CONNECTIONS = (1, 16)
 WARM_UP_S = 0.5
 SETTLE_S = 15.0
 IDLE_S = 2.0
-RESULTS = Path(__file__).parent / "results"
 NAMES = (peers.AIOS_CANARY, peers.AIOS_STEADY, peers.BARE, peers.FASTAPI, peers.HAND_MADE)
 OPTIONAL = (peers.AIOS_DIRECT,)
 SIDE_BY_SIDE, AGAINST_DEFAULT = "side by side", "against default Serve"
@@ -274,44 +273,27 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class ResultFile:
-    """JSON lines of one run, written as they come, so that a run cut short is not lost."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        self.path = folder / f"endpoint-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
-
-    def add(self, kind: str, fields: dict[str, Any]) -> None:
-        with self.path.open("ab") as file:
-            file.write(orjson.dumps({"kind": kind, **fields}) + b"\n")
-
-    def add_round(self, entry: Round) -> None:
-        derived = {
-            "requests_per_s": entry.requests_per_s,
-            "cpu_s_per_1000": entry.cpu_s_per_1000,
-        }
-        self.add("round", {**asdict(entry), **derived})
+def add_round(file: ResultFile, entry: Round) -> None:
+    """Keep a round, with what follows from it."""
+    derived = {"requests_per_s": entry.requests_per_s, "cpu_s_per_1000": entry.cpu_s_per_1000}
+    file.add("round", {**asdict(entry), **derived})
 
 
 def main() -> None:
     """Run it, write the result, print the tables."""
     arguments = _arguments()
     host = machine.describe()
-    file = ResultFile(RESULTS)
+    file = ResultFile(RESULTS, "endpoint")
     with _ending_cleanly(), tempfile.TemporaryDirectory(prefix="aios-bench-") as folder:
         workload = prepare(Path(folder))
-        file.add(
-            "run",
-            {
-                "benchmark": "endpoint",
-                "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "rounds": arguments.rounds,
-                "seconds": arguments.seconds,
-                "workload": workload.name,
-                "machine": host,
-            },
+        file.run(
+            rounds=arguments.rounds,
+            seconds=arguments.seconds,
+            workload=workload.name,
+            machine=host,
         )
-        benchmark = Benchmark(workload, arguments.rounds, arguments.seconds, file.add_round)
+        keep = partial(add_round, file)
+        benchmark = Benchmark(workload, arguments.rounds, arguments.seconds, keep)
         checked = measure(benchmark, workload, arguments.only)
     found = goals(benchmark.rounds)
     for goal in found:

@@ -8,6 +8,7 @@ import typer
 
 from aios.cli import (
     acting,
+    benching,
     delegating,
     events,
     governing,
@@ -29,7 +30,7 @@ app = typer.Typer(
 )
 ROOMS = (
     *(running, watching, acting, delegating, events, governing, past, spending, recording),
-    planning,
+    *(planning, benching),
 )
 for subject in ROOMS:
     app.add_typer(subject.commands)
