@@ -23,6 +23,7 @@ RECORDS = 200
 QUIET_S = 2.0
 """How long users' traffic is looked for; replicas report every second."""
 QUIET_REQUESTS = 2
+LOOKS = 3
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -128,9 +129,9 @@ class Measured:
         elif watches:
             why = f"it is watched ({watches[0]['id']}), and made-up requests are drift"
         else:
-            time.sleep(QUIET_S)
-            asked = Endpoint(self._transport, endpoint).status()["requests"] - status["requests"]
-            if asked > QUIET_REQUESTS:
+            of = Endpoint(self._transport, endpoint)
+            asked = asked_now(lambda: of.status()["requests"], lambda: time.sleep(QUIET_S))
+            if asked:
                 why = f"users ask it now ({asked / QUIET_S:.0f} requests/s) and would have to wait"
         if why is not None:
             raise IllegalTransition(
@@ -149,6 +150,22 @@ class Measured:
             raise UsageError(
                 f"{_ref(now)} was promoted while {_ref(before)} was measured; measure again"
             )
+
+
+def asked_now(requests: Callable[[], int], pause: Callable[[], None]) -> int:
+    """How many requests came during a pause, if some came during every one of a few; else 0.
+
+    Replicas report every second, so that what was asked just before shows up late: the end of the
+    last measurement is not somebody's traffic.
+    """
+    before, came = requests(), 0
+    for _ in range(LOOKS):
+        pause()
+        now = requests()
+        before, came = now, now - before
+        if came <= QUIET_REQUESTS:
+            return 0
+    return came
 
 
 def _check(p99_s: float, seconds: float, steps: int) -> None:

@@ -1,6 +1,7 @@
 """Two results side by side: ratios with intervals, and what is not compared."""
 
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from capacity_worlds import MACHINE, SimulatedEndpoint, measured
 from aios.capacity.comparison import Ratio, compare, ratio, read_result
 from aios.cli import benching, main
 from aios.errors import UsageError
+from benchmarks.capacity import cases
 from benchmarks.latency import figures
 from benchmarks.results import ResultFile
 
@@ -160,3 +162,13 @@ def test_a_round_of_latency_comes_to_figures() -> None:
     assert found[0]["value"] == pytest.approx(250)
     line = orjson.loads(orjson.dumps(found[1]))
     assert line["value"] > 100
+
+
+def test_predictions_are_held_against_a_simulation() -> None:
+    found = list(islice(cases(8_000, seed=3), 8))
+    assert [case.replicas for case in found] == [1, 1, 2, 2, 2, 2, 2, 2]
+    assert {case.dispatch for case in found} == {"one line", "least busy", "at random"}
+    for case in found:
+        assert abs(case.error) < 0.35
+    own, together = found[4], found[2]
+    assert own.formula_p99 > together.formula_p99

@@ -13,6 +13,7 @@ from aios.capacity.planning import HOURS_PER_MONTH, Demand, Node, Plan, plan
 from aios.capacity.queueing import Queue
 from aios.capacity.searching import search
 from aios.errors import ModelFailed, UsageError
+from aios.runtime.capacity import asked_now
 
 SERVICE_S, BUDGET_S = 0.004, 0.06
 
@@ -196,6 +197,15 @@ def test_what_speaks_against_an_answer_is_told(loan: Measurement) -> None:
 def test_machines_of_one_kind_are_told_from_others() -> None:
     assert same_machine(MACHINE, {**MACHINE, "load_average_1min": 5, "python": "3.12"})
     assert not same_machine(MACHINE, {**MACHINE, "cores": 8})
+
+
+@pytest.mark.parametrize(
+    ("counted", "came"),
+    [([5, 5], 0), ([5, 905, 906], 0), ([5, 105, 215, 300], 85), ([0, 90, 95, 97], 0)],
+)
+def test_what_is_told_late_is_not_taken_for_users(counted: list[int], came: int) -> None:
+    left = iter(counted)
+    assert asked_now(lambda: next(left), lambda: None) == came
 
 
 def test_each_rate_is_tried_long_enough() -> None:
