@@ -51,8 +51,8 @@ class Fitted:
 def fitted(measured: Measurement) -> Fitted:
     """The queue that explains a measurement best.
 
-    Points that failed, were held back by the generator, or exceed what the server can do tell
-    nothing about waiting and are left out.
+    Points that failed or exceed what the server can do tell nothing about waiting and are left
+    out; those that the generator held back too, if there are others.
     """
     borne = [point.good_per_s for point in measured.points if point.within(measured.p99_s)]
     full_per_s = max([measured.full_per_s, *(_HEADROOM * rate for rate in borne)])
@@ -60,8 +60,10 @@ def fitted(measured: Measurement) -> Fitted:
     usable = [
         point
         for point in measured.points
-        if point.p99_s is not None and point.held_back is None and point.rate_per_s < full_per_s
+        if point.p99_s is not None and point.rate_per_s < full_per_s
     ]
+    sound = [point for point in usable if point.held_back is None]
+    usable = sound if len(sound) > 1 else usable
     predicted = _predictions(usable, times, service_s, measured.replicas)
     known = np.array([point.p99_s for point in usable])
     faults = np.log(predicted / known) ** 2 if usable else predicted
@@ -96,11 +98,23 @@ def _predictions(
 
 
 def rate_of_one_replica(measured: Measurement, fit: Fitted, p99_s: float) -> float:
-    """What one replica bears within a budget, per second: by the formula, but never less than was
-    seen to go well nor more than was seen to go wrong. 0 if no rate is within it."""
+    """What one replica bears within a budget, per second: by the formula, where that lies between
+    the largest rate that was seen to go well and the smallest that went wrong; else the former. 0
+    if no rate is within it."""
     if measured.light.p99_s is None or measured.light.p99_s > p99_s:
         return 0.0
     kept, broken = measured.bounds(p99_s)
     least = (kept or 0.0) / measured.replicas
     most = math.inf if broken is None else broken / measured.replicas
-    return min(max(fit.highest_rate(p99_s), least), most)
+    by_formula = fit.highest_rate(p99_s)
+    return by_formula if least < by_formula < most else least
+
+
+def expected_p99_s(measured: Measurement, fit: Fitted, rate_per_s: float) -> float:
+    """Of one replica: by the formula, but not more than was seen at this or a larger rate."""
+    seen = [
+        point.p99_s
+        for point in (measured.light, *measured.points)
+        if point.p99_s is not None and point.rate_per_s >= rate_per_s * measured.replicas
+    ]
+    return min([fit.p99_s(rate_per_s), *seen])

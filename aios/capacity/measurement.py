@@ -160,12 +160,11 @@ class Measurement(Shown, Record):
         return self.bounds(self.p99_s)[0]
 
     def bounds(self, p99_s: float) -> tuple[float | None, float | None]:
-        """The largest rate that kept this p99 and the smallest that did not, as measured. A
-        point that the generator held back may keep it, but does not break it."""
+        """The largest rate that kept this p99 and the smallest that did not, as measured. One that
+        the generator held back counts like any other: who buys machines is told what was seen
+        to go well, and that the endpoint may do better."""
         tried = (self.light, *self.points)
-        broken = [
-            one.rate_per_s for one in tried if not one.within(p99_s) and one.held_back is None
-        ]
+        broken = [one.rate_per_s for one in tried if not one.within(p99_s)]
         above = min(broken, default=None)
         kept = [
             one.rate_per_s

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from aios.capacity.confidence import Confidence, confidence
-from aios.capacity.fitting import Fitted, fitted, rate_of_one_replica
+from aios.capacity.fitting import Fitted, expected_p99_s, fitted, rate_of_one_replica
 from aios.capacity.measurement import Measurement
 from aios.capacity.queueing import servers_needed
 from aios.errors import UsageError
@@ -206,8 +206,8 @@ def plan(measured: Measurement, demand: Demand, node: Node) -> Plan:
         nodes=nodes,
         nodes_without_spare=nodes_without_spare,
         utilisation=demand.rate_per_s * fit.service_s / running,
-        expected_p99_s=fit.p99_s(demand.rate_per_s / running),
-        after_loss_p99_s=fit.p99_s(demand.rate_per_s / left),
+        expected_p99_s=expected_p99_s(measured, fit, demand.rate_per_s / running),
+        after_loss_p99_s=expected_p99_s(measured, fit, demand.rate_per_s / left),
         month_cost=None if hour_cost is None else hour_cost * HOURS_PER_MONTH,
         million_cost=None
         if hour_cost is None

@@ -68,7 +68,7 @@ def test_whatever_node_is_lost_enough_replicas_run_on(loan: Measurement) -> None
             on_each = -(-found.running // found.nodes)
             assert on_each <= 4
             assert found.running - spare * on_each >= found.replicas
-            assert found.expected_p99_s <= found.after_loss_p99_s
+            assert found.expected_p99_s <= found.after_loss_p99_s <= BUDGET_S * 1.001
     none = plan(loan, Demand(50_000, BUDGET_S, 0), Node(replicas=4))
     assert none.running == none.replicas
     assert "breaks the budget" in repr(none)
@@ -92,10 +92,10 @@ def test_the_formula_never_goes_beyond_what_was_seen_to_fail(loan: Measurement) 
         update={"rate_per_s": 40.0, "p99_s": 1.0, "p95_s": 0.9, "failed": 0}
     )
     changed = loan.model_copy(update={"points": (worse, *loan.points)})
-    assert rate_of_one_replica(changed, fitted(changed), BUDGET_S) <= 40
+    assert rate_of_one_replica(changed, fitted(changed), BUDGET_S) == loan.light.rate_per_s
     held = worse.model_copy(update={"held_back": "it used 99% of a core"})
     doubtful = loan.model_copy(update={"points": (held, *loan.points)})
-    assert rate_of_one_replica(doubtful, fitted(loan), BUDGET_S) > 40
+    assert rate_of_one_replica(doubtful, fitted(loan), BUDGET_S) < 40, "not seen to go well"
     found = plan(doubtful, Demand(100, BUDGET_S), Node())
     assert found.confidence.level == "weak"
     assert "! the load generator could not keep up" in repr(found)
