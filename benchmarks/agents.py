@@ -32,9 +32,9 @@ from pydantic import BaseModel
 
 import aios
 from aios.agents.host import IDLE_S
+from aios.capacity.machine import describe
 from aios.kernel.head import Head, read_head
 from aios.kernel.processes import processes_of
-from benchmarks.machine import describe
 
 BATCH = 1_000
 SPAWNERS = 8

@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import insert
 
+from aios.capacity.machine import describe
 from aios.security.signing import signing_key
 from aios.store import audit, tables
 from aios.store.checkpoints import MOST_ENTRIES, Checkpointer
@@ -25,7 +26,6 @@ from aios.store.database import Database
 from aios.store.outside import Outside
 from aios.store.verification import verify
 from benchmarks.figures import percentile
-from benchmarks.machine import describe
 
 GOAL_MS = 2.0
 ENTRY = {"actor": "ana@example.com", "action": "deploy", "subject": "loan"}

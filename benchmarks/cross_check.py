@@ -8,8 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import run_load
+from aios.capacity.load import Loop, run_load
 from benchmarks.peers import Contestant
+from benchmarks.scorer import OUTPUT
 from benchmarks.workload import Workload
 
 CONNECTIONS = 16
@@ -31,13 +32,12 @@ def against_wrk(contestant: Contestant, workload: Workload) -> dict[str, Any] | 
         outcome = run_load(
             contestant.target,
             workload.bodies,
-            workload.expected,
-            connections=CONNECTIONS,
+            Loop(CONNECTIONS, SECONDS),
             warm_up_s=0.2,
-            measure_s=SECONDS,
-            at_start=lambda: None,
+            expected=workload.expected,
+            output=OUTPUT,
         )
-        ours.append(len(outcome.latencies_us) / outcome.window_s)
+        ours.append(outcome.good_per_s)
     wrk, own = sum(theirs) / 2, sum(ours) / 2
     text = (
         f"cross-check on {contestant.name} at {CONNECTIONS} connections: wrk {wrk:,.0f} req/s, "

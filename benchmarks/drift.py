@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
+from aios.capacity.machine import describe
 from aios.errors import UsageError
 from aios.monitoring.conditions import parse_condition
 from aios.monitoring.judging import Seen, judge_windows
@@ -46,7 +47,6 @@ from aios.telemetry import Summary
 from apps import supplies
 from benchmarks import drift_request, drift_streams
 from benchmarks.commands import CACHE, environment, run
-from benchmarks.machine import describe
 from benchmarks.peers_evidently import forget_peak, peak_mib
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ import ray
 from ray import serve
 
 import aios
+from aios.capacity.load import Target
 from aios.kernel.head import Head, read_head
 from aios.kernel.processes import processes_of
 from aios.serving.features import FeatureWindows
@@ -26,7 +27,6 @@ from aios.serving.heap import settle_heap
 from aios.serving.http import EndpointApp
 from aios.serving.recorder import FLUSH_S, Recorder
 from benchmarks import drift_request as request
-from benchmarks.load import Target
 
 STARTUP_S = 120.0
 NAMES = ("toy-off", "toy-on")

@@ -31,6 +31,7 @@ import numpy as np
 import orjson
 import psutil
 
+from aios.capacity.load import Loop, Target, run_load
 from aios.clock import SystemClock
 from aios.contracts import Batch, Category, Codec, Contract, Number
 from aios.records import Artifact, EndpointSpec, ServedVersion, TrafficPlan
@@ -46,7 +47,6 @@ from aios.serving.recorder import FLUSH_S, Recorder
 from aios.serving.runner import Runner
 from aios.telemetry.traces import Tracer
 from benchmarks.figures import Spread
-from benchmarks.load import Target, run_load
 from benchmarks.scorer import OUTPUT
 
 USUAL = ("sketch add", "sketch fold", "record add", "record flush")
@@ -207,11 +207,10 @@ def rounds_of(servers: "dict[str, tuple[Target, psutil.Process]]") -> dict[str, 
             outcome = run_load(
                 target,
                 bodies,
-                [SCORE] * len(bodies),
-                connections=CONNECTIONS,
+                Loop(CONNECTIONS, MEASURE_S),
                 warm_up_s=WARM_UP_S,
-                measure_s=MEASURE_S,
-                at_start=lambda: None,
+                expected=[SCORE] * len(bodies),
+                output=OUTPUT,
             )
             if outcome.failed:
                 raise RuntimeError(f"requests failed: {outcome.failures}")

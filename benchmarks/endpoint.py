@@ -11,7 +11,7 @@ Contestants, all with the same ONNX file and the same requests of one record:
   hand-made canary    router deployment -> two model deployments, Serve's default settings
 With --only also: aios, no HAProxy (the same replica asked on its own port).
 
-Method. Closed loop over keep-alive connections from one other process (`load.py`), at 1
+Method. Closed loop over keep-alive connections from one other process, at 1
 and at 16 connections. Rounds are interleaved: each round asks every contestant once, and
 every second round in reverse order. Warm-up first. Every answer's score is compared with
 what the ONNX file gives outside of any server. Ratios are taken round by round and their
@@ -36,21 +36,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from benchmarks import cross_check, machine, peers
-from benchmarks.figures import Goal, Round, goals_table, percentile, ratios, table
-from benchmarks.load import Outcome, run_load
+from aios.capacity import machine
+from aios.capacity.load import Loop, Outcome, run_load
+from benchmarks import cross_check, peers
+from benchmarks.figures import Goal, Round, goals_table, ratios, table
+from benchmarks.results import RESULTS, ResultFile
+from benchmarks.scorer import OUTPUT
 from benchmarks.workload import Workload, prepare
 
 CONNECTIONS = (1, 16)
 WARM_UP_S = 0.5
 SETTLE_S = 15.0
 IDLE_S = 2.0
-RESULTS = Path(__file__).parent / "results"
 NAMES = (peers.AIOS_CANARY, peers.AIOS_STEADY, peers.BARE, peers.FASTAPI, peers.HAND_MADE)
 OPTIONAL = (peers.AIOS_DIRECT,)
 SIDE_BY_SIDE, AGAINST_DEFAULT = "side by side", "against default Serve"
@@ -120,10 +121,10 @@ class Benchmark:
         outcome = run_load(
             contestant.target,
             self._workload.bodies,
-            self._workload.expected,
-            connections=connections,
+            Loop(connections, seconds),
             warm_up_s=WARM_UP_S,
-            measure_s=seconds,
+            expected=self._workload.expected,
+            output=OUTPUT,
             at_start=at_start,
         )
         if outcome.failed:
@@ -136,20 +137,19 @@ class Benchmark:
 def _summed_up(
     group: str, name: str, connections: int, outcome: Outcome, cpu_s: dict[str, float]
 ) -> Round:
-    ordered = sorted(outcome.latencies_us)
     return Round(
         contestant=name,
         connections=connections,
         group=group,
-        requests=len(ordered),
+        requests=outcome.good,
         failed=outcome.failed,
         window_s=outcome.window_s,
-        p50_ms=percentile(ordered, 0.50) / 1000,
-        p95_ms=percentile(ordered, 0.95) / 1000,
-        p99_ms=percentile(ordered, 0.99) / 1000,
+        p50_ms=1000 * outcome.quantile_s(0.50),
+        p95_ms=1000 * outcome.quantile_s(0.95),
+        p99_ms=1000 * outcome.quantile_s(0.99),
         cpu_s=cpu_s,
-        canary_fraction=outcome.canary / len(ordered),
-        client_cpu_fraction=outcome.client_cpu_s / outcome.window_s,
+        canary_fraction=outcome.canary / outcome.good,
+        client_cpu_fraction=outcome.cpu_fraction,
     )
 
 
@@ -273,44 +273,27 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class ResultFile:
-    """JSON lines of one run, written as they come, so that a run cut short is not lost."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        self.path = folder / f"endpoint-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
-
-    def add(self, kind: str, fields: dict[str, Any]) -> None:
-        with self.path.open("ab") as file:
-            file.write(orjson.dumps({"kind": kind, **fields}) + b"\n")
-
-    def add_round(self, entry: Round) -> None:
-        derived = {
-            "requests_per_s": entry.requests_per_s,
-            "cpu_s_per_1000": entry.cpu_s_per_1000,
-        }
-        self.add("round", {**asdict(entry), **derived})
+def add_round(file: ResultFile, entry: Round) -> None:
+    """Keep a round, with what follows from it."""
+    derived = {"requests_per_s": entry.requests_per_s, "cpu_s_per_1000": entry.cpu_s_per_1000}
+    file.add("round", {**asdict(entry), **derived})
 
 
 def main() -> None:
     """Run it, write the result, print the tables."""
     arguments = _arguments()
     host = machine.describe()
-    file = ResultFile(RESULTS)
+    file = ResultFile(RESULTS, "endpoint")
     with _ending_cleanly(), tempfile.TemporaryDirectory(prefix="aios-bench-") as folder:
         workload = prepare(Path(folder))
-        file.add(
-            "run",
-            {
-                "benchmark": "endpoint",
-                "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "rounds": arguments.rounds,
-                "seconds": arguments.seconds,
-                "workload": workload.name,
-                "machine": host,
-            },
+        file.run(
+            rounds=arguments.rounds,
+            seconds=arguments.seconds,
+            workload=workload.name,
+            machine=host,
         )
-        benchmark = Benchmark(workload, arguments.rounds, arguments.seconds, file.add_round)
+        keep = partial(add_round, file)
+        benchmark = Benchmark(workload, arguments.rounds, arguments.seconds, keep)
         checked = measure(benchmark, workload, arguments.only)
     found = goals(benchmark.rounds)
     for goal in found:

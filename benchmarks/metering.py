@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from aios.capacity.machine import describe
 from aios.clock import ManualClock
 from aios.kernel.metering import LOOK_S, Metering
 from aios.records import ArmReport, WindowReport
@@ -25,7 +26,6 @@ from aios.serving.calls import Calls
 from aios.store.database import Database
 from aios.telemetry.on_ray import TELL_S
 from aios.telemetry.processes import ProcessMeter
-from benchmarks.machine import describe
 
 PRICES = Prices(currency="EUR", default_node_hour=0.4)
 

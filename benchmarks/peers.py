@@ -23,10 +23,10 @@ from pathlib import Path
 import psutil
 
 import aios
+from aios.capacity.load import Target
 from aios.kernel.head import Head, read_head
 from aios.kernel.processes import ID_VARIABLE, end_all, processes_of
 from aios.runtime.lifecycle import LocalRuntime
-from benchmarks.load import Target
 from benchmarks.workload import Workload
 
 STARTUP_S = 120.0

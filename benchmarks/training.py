@@ -27,10 +27,10 @@ from statistics import median
 from typing import Any
 
 import aios
+from aios.capacity.machine import describe
 from aios.models import build
 from apps.loan_approval import data
 from benchmarks.figures import Spread
-from benchmarks.machine import describe
 
 SEED = 7
 SPACE = {"n_estimators": (50, 300), "max_depth": (2, 5), "learning_rate": (0.01, 0.3)}

@@ -8,10 +8,12 @@ import typer
 
 from aios.cli import (
     acting,
+    benching,
     delegating,
     events,
     governing,
     past,
+    planning,
     recording,
     running,
     spending,
@@ -26,7 +28,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-ROOMS = (running, watching, acting, delegating, events, governing, past, spending, recording)
+ROOMS = (
+    *(running, watching, acting, delegating, events, governing, past, spending, recording),
+    *(planning, benching),
+)
 for subject in ROOMS:
     app.add_typer(subject.commands)
 

@@ -29,12 +29,18 @@ def synthetic_batch(contract: Contract, rows: int = 1, *, seed: int = 0) -> Batc
     Raises:
         UsageError: fewer than one row.
     """
+    return Codec(contract, max_rows=max(rows, 1)).validate_records(
+        synthetic_records(contract, rows, seed=seed)
+    )
+
+
+def synthetic_records(contract: Contract, rows: int, *, seed: int = 0) -> list[dict[str, Any]]:
+    """The same as plain records, as a client would send them; without keys."""
     chance = random.Random(seed)
-    records = [
+    return [
         {name: _value(field, chance) for name, field in contract.inputs.items()}
         for _ in range(rows)
     ]
-    return Codec(contract, max_rows=max(rows, 1)).validate_records(records)
 
 
 def _value(field: Field, chance: random.Random) -> Any:

@@ -27,6 +27,7 @@ from aios.records import (
 )
 from aios.rollout import BlueGreen, Canary, Shadow
 from aios.runtime.agents import Delegated
+from aios.runtime.capacity import Measured
 from aios.runtime.cost import Accounted
 from aios.runtime.events import Eventful
 from aios.runtime.explanation import Explanation, reproduce
@@ -44,7 +45,7 @@ from aios.runtime.watched import Watched
 from aios.training.reproduce import Reproduction
 
 
-class Runtime(Accounted, Watched, Acting, Delegated, Eventful, PredictionLog, Live):
+class Runtime(Accounted, Watched, Acting, Delegated, Eventful, PredictionLog, Measured, Live):
     """A running aios: register models, deploy endpoints, roll versions out and back.
 
     Get one from `aios.connect()` or `aios.local()`. It holds a connection and nothing else.

@@ -12,7 +12,6 @@ from benchmarks import drift, drift_streams, flows
 from benchmarks.commands import run
 from benchmarks.endpoint import goals
 from benchmarks.figures import Goal, Round, Spread, goals_table, percentile, ratios, table
-from benchmarks.load import complete
 from benchmarks.peers import AIOS_CANARY, BARE, FASTAPI, HAND_MADE
 
 
@@ -125,24 +124,6 @@ def test_the_goals_table_says_met_and_missed():
     )
     assert "| speed | 16 | >= 1x | 1.10 (1.00-1.20)x | met |" in text
     assert "| cost | 1 | <= 1.15x | 1.30 (1.20-1.40)x | MISSED |" in text
-
-
-WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nx-a: b\r\n\r\nhello"
-CHUNKED = b"HTTP/1.1 503 No\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n2\r\n, \r\n0\r\n\r\n"
-
-
-@pytest.mark.parametrize(
-    ("data", "answer"), [(WHOLE, (b"200", b"hello")), (CHUNKED, (b"503", b"hello, "))]
-)
-def test_an_answer_is_complete_only_with_its_last_byte(data, answer):
-    assert complete(data) == answer
-    for length in range(len(data)):
-        assert complete(data[:length]) is None
-
-
-def test_an_answer_without_a_length_is_refused():
-    with pytest.raises(ValueError, match="without a length"):
-        complete(b"HTTP/1.1 200 OK\r\n\r\nhello")
 
 
 # -- drift ----------------------------------------------------------------------------

@@ -1,0 +1,252 @@
+"""How many replicas and nodes a rate takes, and what they cost. Arithmetic on a measurement."""
+
+import math
+from dataclasses import dataclass
+
+from aios.capacity.confidence import Confidence, confidence
+from aios.capacity.fitting import Fitted, expected_p99_s, fitted, rate_of_one_replica
+from aios.capacity.measurement import Measurement
+from aios.capacity.queueing import servers_needed
+from aios.errors import UsageError
+from aios.presentation import ALARM, Rows, Shown, duration
+from aios.records import Autoscale
+
+HOURS_PER_MONTH = 730.0
+"""A year's hours over twelve, as clouds bill them."""
+SECONDS_PER_HOUR = 3600.0
+MOST_RATE = 1e7
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine to be bought or rented.
+
+    Args:
+        replicas: how many fit on it. Without one: its cores but one, which HAProxy, Ray and the
+            writing of logs take; a replica keeps at most one core busy.
+        cores: its cores; without them those of the machine that was measured.
+        hour_price: what it costs by the hour; None: no cost is told.
+    """
+
+    replicas: int | None = None
+    cores: int | None = None
+    hour_price: float | None = None
+    currency: str = ""
+
+    def holds(self, measured: Measurement) -> int:
+        """How many replicas one takes.
+
+        Raises:
+            UsageError: none.
+        """
+        cores = self.cores or int(measured.machine.get("cores") or 1)
+        found = max(1, cores - 1) if self.replicas is None else self.replicas
+        if found < 1 or cores < 1:
+            raise UsageError(f"a node holds at least one replica, not {found}")
+        return found
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What is asked for.
+
+    Args:
+        rate_per_s: requests at the busiest time.
+        p99_s: what 99 of 100 answers must not exceed.
+        spare_nodes: how many nodes may be lost at that time and the rest still does it.
+
+    Raises:
+        UsageError: a rate or budget that is none.
+    """
+
+    rate_per_s: float
+    p99_s: float
+    spare_nodes: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate_per_s <= MOST_RATE:
+            raise UsageError(
+                f"the rate is above 0 and at most {MOST_RATE:,.0f} requests/s, not "
+                f"{self.rate_per_s:g}: nothing needs no machine"
+            )
+        if not (0 < self.p99_s < math.inf):
+            raise UsageError(f"the p99 is a time above 0, not {self.p99_s:g} s")
+        if not 0 <= self.spare_nodes <= 100:
+            raise UsageError(f"0 to 100 nodes may be lost, not {self.spare_nodes}")
+
+
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
+    """The answer.
+
+    Attributes:
+        replicas: that keep the budget, each with a line of its own, which is what holds if nobody
+            balances them.
+        replicas_at_best: with one line for all; HAProxy, which hands requests to the replica with
+            fewest, comes near it while there is one HAProxy.
+        running: replicas that run, so that after the loss of the spare nodes `replicas` are left.
+        nodes, nodes_without_spare: machines.
+        utilisation: share of the running replicas' time that is used.
+        expected_p99_s, after_loss_p99_s: by the formula, all nodes there and the spare ones lost.
+        month_cost, million_cost: of all nodes, at this rate all the time; None without a price.
+        autoscale, max_queued: settings of the endpoint. `autoscale.ongoing_requests` is Ray
+            Serve's `target_ongoing_requests`: how many requests a replica has open, by Little's
+            law, at the largest load that keeps the budget.
+        confidence: how far to trust it, and why.
+    """
+
+    demand: Demand
+    node: Node
+    measured: Measurement
+    replica_rate_per_s: float
+    replicas: int
+    replicas_at_best: int
+    running: int
+    replicas_per_node: int
+    nodes: int
+    nodes_without_spare: int
+    utilisation: float
+    expected_p99_s: float
+    after_loss_p99_s: float
+    month_cost: float | None
+    million_cost: float | None
+    autoscale: Autoscale
+    max_queued: int
+    confidence: Confidence
+
+    def _shown(self) -> tuple[str, tuple[str, str], Rows]:
+        demand, measured = self.demand, self.measured
+        title = (
+            f"{measured.endpoint} ({measured.version}) at {demand.rate_per_s:,.6g} requests/s with "
+            f"a p99 of {duration(demand.p99_s)}: {_counted(self.nodes, 'node')}"
+        )
+        title += "".join(f"\n{ALARM}{one}" for one in self.confidence.doubts)
+        return title, ("what", "answer"), self._rows()
+
+    def _rows(self) -> Rows:
+        spare = self.demand.spare_nodes
+        scale = self.autoscale
+        currency = f" {self.node.currency}".rstrip()
+        rows: list[tuple[str, str]] = [
+            ("one replica bears", f"{self.replica_rate_per_s:,.1f} requests/s"),
+            (
+                "replicas needed",
+                f"{self.replicas}"
+                + ("" if self.replicas == self.replicas_at_best else f" ({self._at_best()})"),
+            ),
+            ("nodes", f"{self.nodes}, of {_counted(self.replicas_per_node, 'replica')} at most"),
+            (
+                "of them spare",
+                f"{spare}: without {_counted(spare, 'node')} {self.nodes_without_spare} keep the "
+                f"p99 at {duration(self.after_loss_p99_s)}"
+                if spare
+                else "none: the loss of one node breaks the budget",
+            ),
+            (
+                "replicas running",
+                f"{self.running}, {self.utilisation:.0%} busy, p99 {duration(self.expected_p99_s)}",
+            ),
+        ]
+        if self.month_cost is not None and self.million_cost is not None:
+            rows += [
+                ("cost by the month", f"{self.month_cost:,.2f}{currency}"),
+                ("cost of 1,000,000 requests", f"{self.million_cost:,.4f}{currency}"),
+            ]
+        else:
+            rows.append(("cost", "not told: no price of a node was given"))
+        rows += [
+            (
+                "settings of the endpoint",
+                f"replicas=aios.Autoscale({scale.min_replicas}, {scale.max_replicas}, "
+                f"ongoing_requests={scale.ongoing_requests:g}), max_queued={self.max_queued}",
+            ),
+            ("confidence", f"{self.confidence.level}: {'; '.join(self.confidence.because)}"),
+        ]
+        return rows
+
+    def _at_best(self) -> str:
+        return f"{self.replicas_at_best} if they are balanced perfectly"
+
+
+def plan(measured: Measurement, demand: Demand, node: Node) -> Plan:
+    """Size the machines for a demand.
+
+    Raises:
+        UsageError: no number of machines keeps this p99; says what one answer takes.
+    """
+    fit = fitted(measured)
+    one_per_s = rate_of_one_replica(measured, fit, demand.p99_s)
+    if not one_per_s:
+        judged = confidence(measured, fit, demand.rate_per_s, demand.p99_s)
+        raise UsageError(_unreachable(measured, demand, judged))
+    replicas = max(1, math.ceil(demand.rate_per_s / one_per_s - 1e-9))
+    at_best = servers_needed(
+        demand.rate_per_s,
+        demand.p99_s,
+        fit.times,
+        service_s=fit.service_s,
+        variability=fit.variability,
+    )
+    holds = node.holds(measured)
+    nodes_without_spare = math.ceil(replicas / holds)
+    nodes = nodes_without_spare + demand.spare_nodes
+    on_each = math.ceil(replicas / nodes_without_spare)
+    running = nodes * on_each if demand.spare_nodes else replicas
+    left = on_each * nodes_without_spare if demand.spare_nodes else replicas
+    hour_cost = None if node.hour_price is None else nodes * node.hour_price
+    return Plan(
+        demand=demand,
+        node=node,
+        measured=measured,
+        replica_rate_per_s=one_per_s,
+        replicas=replicas,
+        replicas_at_best=min(replicas, at_best or replicas),
+        running=running,
+        replicas_per_node=holds,
+        nodes=nodes,
+        nodes_without_spare=nodes_without_spare,
+        utilisation=demand.rate_per_s * fit.service_s / running,
+        expected_p99_s=expected_p99_s(measured, fit, demand.rate_per_s / running),
+        after_loss_p99_s=expected_p99_s(measured, fit, demand.rate_per_s / left),
+        month_cost=None if hour_cost is None else hour_cost * HOURS_PER_MONTH,
+        million_cost=None
+        if hour_cost is None
+        else hour_cost / (demand.rate_per_s * SECONDS_PER_HOUR) * 1e6,
+        autoscale=_autoscale(measured, demand.p99_s, one_per_s, running, nodes),
+        max_queued=_most_queued(fit, demand.p99_s),
+        confidence=confidence(measured, fit, demand.rate_per_s, demand.p99_s),
+    )
+
+
+def _autoscale(
+    measured: Measurement, p99_s: float, one_per_s: float, running: int, nodes: int
+) -> Autoscale:
+    """Between a replica on each of two nodes and all that were planned, at the load of the plan.
+
+    The mean time of an answer is that of the largest rate which was seen to keep the budget: a
+    mean is measured well, and fitted p99s say little about it.
+    """
+    kept = [point for point in (measured.light, *measured.points) if point.within(p99_s)]
+    nearest = max(kept, key=lambda point: point.rate_per_s)
+    open_requests = one_per_s * nearest.times().mean_s
+    least = min(2, nodes, running)
+    return Autoscale(least, running, ongoing_requests=max(0.1, round(open_requests, 1)))
+
+
+def _most_queued(fit: Fitted, p99_s: float) -> int:
+    """Requests that one replica may have open: one more would be answered too late."""
+    return max(1, math.floor((p99_s - fit.times.quantile_s(0.5)) / fit.service_s) + 1)
+
+
+def _unreachable(measured: Measurement, demand: Demand, judged: Confidence) -> str:
+    light_s = measured.light.p99_s
+    takes = "fail" if light_s is None else f"take up to {duration(light_s)}"
+    return (
+        f"a p99 of {duration(demand.p99_s)} cannot be reached with any number of machines: without "
+        f"load 99 of 100 answers of {measured.endpoint} {takes} here. A quicker model or machine, "
+        "or a larger budget, would do" + "".join(f"; but {doubt}" for doubt in judged.doubts)
+    )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

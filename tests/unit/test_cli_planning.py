@@ -1,0 +1,113 @@
+"""`aios plan` as typed: an answer from a file, and one line for whatever is wrong."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from capacity_worlds import MACHINE, SimulatedEndpoint, measured
+
+from aios.capacity import machine
+from aios.cli import main
+from aios.cli.planning import read_records
+from aios.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("AIOS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AIOS_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A measurement of this machine, with a budget of 60 ms."""
+    here = {**machine.describe(), "load_average_1min": 0.0}
+    path = tmp_path_factory.mktemp("measured") / "loan.json"
+    measured(SimulatedEndpoint(), 0.06, machine=here).save(path)
+    return path
+
+
+def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error of `aios plan ...`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["aios", "plan", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+def asked(file: Path, rate: str = "500", p99_ms: str = "60") -> list[str]:
+    return ["--measurement", str(file), "--rate", rate, "--p99-ms", p99_ms]
+
+
+def test_a_saved_measurement_answers_for_other_rates_without_a_runtime(capsys, file) -> None:
+    code, said, beside = plan(capsys, *asked(file, "5000", "100"), "--price", "0.10")
+    assert (code, beside) == (0, "")
+    assert "loan (loan:1) at 5,000 requests/s with a p99 of 100 ms" in said
+    assert "cost by the month" in said
+    assert "confidence" in said
+    code, said, _ = plan(capsys, *asked(file))
+    assert code == 0
+    assert "no price of a node was given" in said
+
+
+def test_the_price_of_the_settings_is_taken(capsys, file) -> None:
+    Path("aios.toml").write_text('[prices]\ncurrency = "EUR"\ndefault_node_hour = 2.0\n')
+    said = plan(capsys, *asked(file), "--replicas-per-node", "50")[1]
+    assert "2,920.00 EUR" in said, "two nodes, 730 hours"
+
+
+def test_another_machine_is_named(capsys, tmp_path) -> None:
+    measured(SimulatedEndpoint(), 0.06, machine=MACHINE).save("other.json")
+    code, said, beside = plan(capsys, *asked(Path("other.json")))
+    assert code == 0
+    assert said
+    assert "measured on another machine (of the tests, 4 cores)" in beside
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rate": "0"}, "the rate is above 0"),
+        ({"rate": "nan"}, "the rate is above 0"),
+        ({"p99_ms": "-1"}, "a time above 0"),
+        ({"p99_ms": "1"}, "cannot be reached with any number of machines"),
+    ],
+)
+def test_what_cannot_be_is_one_line(capsys, file, changes: dict[str, str], words: str) -> None:
+    code, said, beside = plan(capsys, *asked(file, **changes))
+    assert (code, beside.count("\n")) == (1, 1)
+    assert words in beside
+    assert "nodes" not in said
+
+
+def test_a_mistaken_source_is_one_line(capsys, file) -> None:
+    wanted = ["--rate", "5", "--p99-ms", "60"]
+    assert "--endpoint" in plan(capsys, *wanted)[2]
+    assert "not of 'fraud'" in plan(capsys, *asked(file), "--endpoint", "fraud")[2]
+    assert "cannot be read" in plan(capsys, *asked(Path("absent.json")))[2]
+    code, _, beside = plan(capsys, *wanted, "--endpoint", "loan")
+    assert code == 1
+    assert "no runtime is known" in beside
+    assert "aios up" in beside
+
+
+def test_records_are_json_lines() -> None:
+    path = Path("records.jsonl")
+    path.write_text('{"a": 1}\n\n{"a": 2}\n')
+    assert read_records(path) == [{"a": 1}, {"a": 2}]
+    for text, words in (
+        ("", "no record"),
+        ('{"a": 1}\n{a}', "line 2"),
+        (json.dumps([1]), "is an object"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=words):
+            read_records(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_records(Path("absent.jsonl"))

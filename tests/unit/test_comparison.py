@@ -1,0 +1,174 @@
+"""Two results side by side: ratios with intervals, and what is not compared."""
+
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from capacity_worlds import MACHINE, SimulatedEndpoint, measured
+
+from aios.capacity.comparison import Ratio, compare, ratio, read_result
+from aios.cli import benching, main
+from aios.errors import UsageError
+from benchmarks.capacity import cases
+from benchmarks.latency import figures
+from benchmarks.results import ResultFile
+
+
+def written(folder: Path, name: str, values: list[float], **machine: object) -> Path:
+    folder = folder / name
+    file = ResultFile(folder, "latency")
+    file.run(machine={**MACHINE, **machine}, rounds=len(values))
+    for value in values:
+        file.add("figure", {"name": "requests/s", "value": value, "better": "higher"})
+        file.add("figure", {"name": "p99, ms", "value": 1000 / value, "better": "lower"})
+    return file.path
+
+
+def test_a_ratio_is_that_of_geometric_means() -> None:
+    found = ratio("x", "higher", [1.0, 4.0], [4.0, 16.0])
+    assert found.middle == pytest.approx(4)
+    assert found.low is not None
+    assert found.low < 4 < (found.high or 0)
+    alone = ratio("x", "higher", [1.0], [2.0, 3.0])
+    assert alone.low is None
+    assert alone.verdict(0.05) == "too few rounds"
+
+
+def test_intervals_hold_what_they_promise() -> None:
+    """95 of 100 hold the true ratio, of rounds that differ by chance alone."""
+    random = np.random.default_rng(4)
+    held = 0
+    for _ in range(400):
+        one, other = np.exp(random.normal(0, 0.3, (2, 4)))
+        found = ratio("x", "higher", list(one), list(1.5 * other))
+        held += (found.low or 0) <= 1.5 <= (found.high or 0)
+    assert 0.92 <= held / 400 <= 0.985
+
+
+@pytest.mark.parametrize(
+    ("better", "low", "high", "verdict"),
+    [
+        ("higher", 1.1, 1.2, "better"),
+        ("lower", 1.1, 1.2, "worse"),
+        ("higher", 0.8, 0.9, "worse"),
+        ("lower", 0.8, 0.9, "better"),
+        ("higher", 1.01, 1.2, "no difference"),
+        ("higher", 0.8, 1.2, "no difference"),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(better, low, high, verdict) -> None:
+    assert Ratio("x", better, 1.0, low, high, (3, 3)).verdict(0.05) == verdict
+
+
+def bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["aios", "bench", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+def test_what_got_worse_ends_with_1(capsys, tmp_path) -> None:
+    before = str(written(tmp_path, "a", [100, 104, 98]))
+    slower = str(written(tmp_path, "b", [70, 72, 69]))
+    same = str(written(tmp_path, "c", [101, 97, 103]))
+    code, said, _ = bench(capsys, "compare", before, slower)
+    assert code == 1
+    assert said.count("worse") >= 2
+    assert "0.699" in said
+    assert bench(capsys, "compare", before, same)[0] == 0
+    assert bench(capsys, "compare", slower, before)[0] == 0, "better is no fault"
+    assert bench(capsys, "compare", before, slower, "--tolerance", "0.6")[0] == 0
+
+
+def test_different_machines_are_compared_only_by_force(capsys, tmp_path) -> None:
+    before = str(written(tmp_path, "a", [100, 104, 98]))
+    other = str(written(tmp_path, "b", [100, 104, 98], cores=64))
+    code, _, beside = bench(capsys, "compare", before, other)
+    assert (code, beside.count("\n")) == (1, 1)
+    assert "different machines" in beside
+    assert "cores 64" in beside
+    assert bench(capsys, "compare", before, other, "--force")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nothing"], "no benchmark 'nothing'; there are: goals"),
+        (["compare", "one.jsonl"], "takes two results"),
+        (["compare", "absent.jsonl", "absent.jsonl"], "cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, arguments: list[str], words: str) -> None:
+    code, said, beside = bench(capsys, *arguments)
+    assert (code, said, beside.count("\n")) == (1, "", 1)
+    assert words in beside
+
+
+@pytest.mark.parametrize("text", ["x", '{"kind": "figure"}', "[1]", ""])
+def test_another_file_is_no_result(tmp_path, text: str) -> None:
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(UsageError, match=r"no line of|no result of"):
+        read_result(tmp_path / "file")
+
+
+def test_results_of_two_questions_are_not_compared(tmp_path) -> None:
+    one = read_result(written(tmp_path, "a", [1.0]))
+    committed = next((Path(benching._folder()) / "results").glob("endpoint-*.jsonl"))
+    other = read_result(committed)
+    assert any("FastAPI" in name for name, _ in other.figures), "its rounds are figures"
+    with pytest.raises(UsageError, match="is of 'latency'"):
+        compare(one, other, tolerance=0.05)
+    assert compare(other, other, tolerance=0.05).worse == []
+
+
+def test_every_benchmark_is_listed_with_its_question(capsys) -> None:
+    code, said, _ = bench(capsys)
+    assert code == 0
+    lines = said.splitlines()
+    assert len(lines) == len(benching.CATALOGUE)
+    assert all(len(line.split()) > 3 for line in lines), "each has a docstring and a file"
+
+
+def test_an_installed_package_without_benchmarks_says_so(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(benching, "find_spec", lambda name: None)
+    code, _, beside = bench(capsys, "latency")
+    assert code == 1
+    assert "part of the project's checkout" in beside
+
+
+def test_a_benchmark_runs_with_its_own_arguments(capfd) -> None:
+    """In a process of its own, whose exit code is the command's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["aios", "bench", "metering", "--nodes", "many"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 2
+    assert "--nodes" in capfd.readouterr().err
+
+
+def test_a_round_of_latency_comes_to_figures() -> None:
+    found = figures(measured(SimulatedEndpoint(), 0.06))
+    assert {one["name"]: one["better"] for one in found} == {
+        "most requests/s": "higher",
+        "requests/s within the budget": "higher",
+        "p50 at a light load, ms": "lower",
+        "p99 at a light load, ms": "lower",
+    }
+    assert found[0]["value"] == pytest.approx(250)
+    line = orjson.loads(orjson.dumps(found[1]))
+    assert line["value"] > 100
+
+
+def test_predictions_are_held_against_a_simulation() -> None:
+    found = list(islice(cases(8_000, seed=3), 8))
+    assert [case.replicas for case in found] == [1, 1, 2, 2, 2, 2, 2, 2]
+    assert {case.dispatch for case in found} == {"one line", "least busy", "at random"}
+    for case in found:
+        assert abs(case.error) < 0.35
+    own, together = found[4], found[2]
+    assert own.formula_p99 > together.formula_p99
