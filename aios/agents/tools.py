@@ -69,7 +69,8 @@ def tool(
 
     Args:
         scopes: all of which an agent must have been spawned with.
-        approval: who must agree to each call before it is made, such as `"support"`.
+        approval: who must agree to each call before it is made: a role such as `"approver"`, or
+            the identity of a key. Administrators may, too.
         dry: what a shadow of an agent gets instead of a call: a value, or a function of the
             same arguments.
 
@@ -96,7 +97,7 @@ def check_policy(scopes: Any, approval: Any) -> tuple[str, ...]:
         if not isinstance(scope, str) or not _SCOPE.fullmatch(scope):
             raise UsageError(f"{scope!r:.80} is no scope; one looks like `refunds` or `crm:write`")
     if approval is not None and not (isinstance(approval, str) and approval.strip()):
-        raise UsageError("approval= names who must agree, such as approval='support'")
+        raise UsageError("approval= names who must agree, such as approval='approver'")
     return named
 
 

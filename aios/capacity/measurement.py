@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from hdrh.histogram import HdrHistogram
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from aios.capacity.arrivals import Arrivals
 from aios.capacity.load import Outcome, quantile_s
@@ -41,6 +41,15 @@ class Point(Record):
     held_back: str | None
     failures: tuple[str, ...] = ()
     took: str
+
+    @field_validator("took")
+    @classmethod
+    def _is_a_histogram(cls, took: str) -> str:
+        try:
+            HdrHistogram.decode(took)
+        except Exception as error:  # noqa: BLE001 - zlib's, struct's, binascii's and its own
+            raise ValueError(f"no HdrHistogram: {error}") from None
+        return took
 
     @classmethod
     def of(cls, outcome: Outcome, arrivals: Arrivals, rate_per_s: float) -> Self:

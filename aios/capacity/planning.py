@@ -37,10 +37,12 @@ class Node:
         """How many replicas one takes.
 
         Raises:
-            UsageError: none.
+            UsageError: none, or it has no price that one can pay.
         """
         cores = self.cores or int(measured.machine.get("cores") or 1)
         found = max(1, cores - 1) if self.replicas is None else self.replicas
+        if self.hour_price is not None and not 0 <= self.hour_price < math.inf:
+            raise UsageError(f"a node costs 0 or more by the hour, not {self.hour_price:g}")
         if found < 1 or cores < 1:
             raise UsageError(f"a node holds at least one replica, not {found}")
         return found

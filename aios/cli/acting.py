@@ -76,7 +76,12 @@ def answer(
 def _answer(values: list[str]) -> Any:
     if len(values) == 1 and "=" not in values[0].partition("{")[0]:
         return _value(values[0])
-    return dict(_pair(one) for one in values)
+    given: dict[str, Any] = {}
+    for name, value in map(_pair, values):
+        if name in given:
+            raise UsageError(f"{name!r} is given twice: which of them?")
+        given[name] = value
+    return given
 
 
 def _pair(text: str) -> tuple[str, Any]:

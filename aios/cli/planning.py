@@ -23,7 +23,10 @@ commands = typer.Typer()
 @commands.command()
 def plan(
     rate: Annotated[float, typer.Option(help="Requests per second at the busiest time.")],
-    p99_ms: Annotated[float, typer.Option(help="What 99 of 100 answers may take.")],
+    p99_ms: Annotated[
+        float | None,
+        typer.Option(help="What 99 of 100 answers may take; else what the measurement was for."),
+    ] = None,
     endpoint: Annotated[
         str | None, typer.Option(help="Measure this one; takes about a minute.", metavar="NAME")
     ] = None,
@@ -62,7 +65,11 @@ def plan(
 
     Puts load on the endpoint until it bears no more, or answers from what was measured before.
     """
-    demand = Demand(rate, p99_ms / 1000, spare_nodes)
+    saved = None if measurement is None else _saved(measurement, endpoint)
+    if p99_ms is None and saved is None:
+        raise UsageError("say what 99 of 100 answers may take: --p99-ms 20")
+    p99_s = saved.p99_s if p99_ms is None and saved is not None else (p99_ms or 0.0) / 1000
+    demand = Demand(rate, p99_s, spare_nodes)
     prices = Settings.load(home=home).prices
     node = Node(
         replicas=replicas_per_node,
@@ -70,8 +77,8 @@ def plan(
         hour_price=prices.default_node_hour if price is None else price,
         currency=prices.currency if price is None and prices.currency else "",
     )
-    if measurement is not None:
-        found = _saved(measurement, endpoint)
+    if saved is not None:
+        found = saved
     elif endpoint is not None:
         found = _measured(
             endpoint,

@@ -7,14 +7,13 @@ from typing import Any
 from pydantic import Field
 
 from aios.errors import Forbidden, IllegalTransition, UnknownName
-from aios.kernel.commands import Asked
+from aios.kernel.commands import Asked, refuse_other_person
 from aios.kernel.mailroom import FactsOf
 from aios.kernel.requests import read
 from aios.records import Record
 from aios.records.acting import Waiting
 from aios.records.agents import ToolCall
 from aios.registry import Registry
-from aios.security import holders, permits
 
 SHOWN_ARGUMENTS = 300
 """Characters of a tool call's arguments in the line that asks for a word on it."""
@@ -104,15 +103,11 @@ class AgentCalls:
         """Approve or reject a call that waits, with a person's name.
 
         Raises:
-            Forbidden: the person's role does not approve.
+            Forbidden: somebody else must agree.
             UsageError: that is no `CallAnswer`.
             IllegalTransition: nobody waits for it any more.
         """
-        if not permits(asked.caller.role, "approve"):
-            raise Forbidden(
-                f"tool call {call.key} is approved by {' or '.join(holders('approve'))}; you are "
-                f"{asked.actor} with the role {asked.caller.role}"
-            )
+        refuse_other_person(f"tool call {call.key}", call.approval or "", asked.caller)
         said = read(CallAnswer, answer if isinstance(answer, dict) else {}, f"answer to {call.key}")
         action = "approve_call" if said.approve else "reject_call"
         told = {"tool": call.tool, "key": call.key, "reason": said.reason}

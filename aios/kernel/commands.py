@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Self
 
+from aios.errors import Forbidden
 from aios.records import Record
 from aios.registry import Change, Registry
 from aios.security import Caller
@@ -49,6 +50,16 @@ class Asked:
             details=details,
             operation_id=self.operation_id,
             request_digest=self.digest,
+        )
+
+
+def refuse_other_person(what: str, to: str, caller: Caller) -> None:
+    """Raises:
+    Forbidden: `to` is neither the caller's role nor their identity, and they administer nothing.
+    """
+    if caller.role != "admin" and to not in (caller.role, caller.identity):
+        raise Forbidden(
+            f"{what} is for {to!r}; you are {caller.identity} with the role {caller.role}"
         )
 
 

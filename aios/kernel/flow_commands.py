@@ -10,7 +10,7 @@ from aios.errors import Forbidden, IllegalTransition, UnknownName, UsageError
 from aios.flows.client import FlowClient, check_id
 from aios.flows.place import QUEUE
 from aios.flows.views import ENDED
-from aios.kernel.commands import Asked, Commands, Queries
+from aios.kernel.commands import Asked, Commands, Queries, refuse_other_person
 from aios.kernel.flow_workers import Crew, FlowWorkers
 from aios.kernel.opening import place_of
 from aios.kernel.requests import MaybeName, Nothing, OfId, read
@@ -282,7 +282,7 @@ class FlowCommands:
             UsageError: the answer does not fit the question's form; names the field.
             IllegalTransition: nobody waits for it any more.
         """
-        refuse_other(question, asked.caller.identity, asked.caller.role)
+        refuse_other(question, asked.caller)
         refuse_unfit(question, answer)
         if self.client.view(question.flow)["status"] in ENDED:
             raise IllegalTransition(f"flow {question.flow!r} has ended; nobody waits for this")
@@ -436,17 +436,15 @@ class FlowCommands:
             change.reopen_question(question_id, problem)
 
 
-def refuse_other(question: Question, identity: str, role: str) -> None:
+def refuse_other(question: Question, caller: Caller) -> None:
     """Raises:
     Forbidden: it is for somebody else, or who answers an approver's question began the flow.
     """
-    if role != "admin" and question.to not in (role, identity):
+    refuse_other_person(f"question {question.id!r}", question.to, caller)
+    if question.to == "approver" and caller.identity == question.asked_by:
         raise Forbidden(
-            f"question {question.id!r} is for {question.to!r}; you are {identity} with the role "
-            f"{role}"
+            f"{caller.identity} began flow {question.flow!r}, so somebody else must approve"
         )
-    if question.to == "approver" and identity == question.asked_by:
-        raise Forbidden(f"{identity} began flow {question.flow!r}, so somebody else must approve")
 
 
 def refuse_unfit(question: Question, answer: Any) -> None:

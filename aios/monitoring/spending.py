@@ -15,6 +15,8 @@ DAY_S = 86_400.0
 BY = ("arm", "endpoint", "kind", "run", "version")
 HOURLY_S = 4 * DAY_S
 """Longer windows are told by the day."""
+_BESIDES = {"flows": "workers of flows", "agents": "hosts of agents"}
+"""What these do besides steps and messages."""
 _LAST = ("control plane", "overhead", "idle")
 
 Rows = Iterable[tuple[Place, Owner, Used]]
@@ -168,7 +170,7 @@ def _named(owner: Owner, by: str, made: Made) -> _Name:
 def _acting(owner: Owner, by: str) -> str:
     """Of a flow or a class of agents; of what has no name of its own, what it is."""
     if not owner.model:
-        return owner.kind
+        return _BESIDES.get(owner.kind, owner.kind)
     name = f"{owner.model}:{owner.version}" if by in ("arm", "version") else owner.model
     return f"{'flow' if owner.kind == 'flows' else 'agents'} {name}"
 

@@ -13,7 +13,7 @@ from aios.rollout.rules import AbortRule, parse_rule
 
 StageKind = Literal["starting", "shadow", "baseline", "canary", "baking", "promoting", "done"]
 
-DEFAULT_RULES = ("errors worse", "latency_p95 > 1.5x", "output drift")
+DEFAULT_RULES = ("errors worse", "latency_p95 > 1.5x + 10ms", "output drift")
 
 
 class Stage(Record):

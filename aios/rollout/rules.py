@@ -1,7 +1,7 @@
 """The little language of abort rules: parsed here, never evaluated as code.
 
 errors worse [by 0.02]          the canary's error rate exceeds stable's by more than this
-latency_p95 > 1.5x [+ 20ms]     its p95 exceeds so many times stable's, plus so much
+latency_p95 > 1.5x [+ 20ms]     its p95 exceeds so many times stable's, plus so much (or 10ms)
 output drift [> 0.25]           the distribution of an output differs by more (KS distance)
 kpi worse [by 0.01]             the mean fed-back business value is lower by more
 disagreement > 0.1              share of shadow answers that differ from stable's

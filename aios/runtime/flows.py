@@ -7,6 +7,8 @@ from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 from uuid import uuid4
 
+from pydantic import BaseModel
+
 from aios.errors import DeadlineExceeded, PermanentError, UnknownName, UsageError, from_problem
 from aios.flows.writing import Flow
 from aios.packaging import code_of
@@ -62,7 +64,9 @@ class FlowStatus(Shown):
         title = f"flow {self.id}, {self.flow}, {self.summary}"
         took = None
         if self.fields["ended_s"] is not None and self.fields["created_s"] is not None:
-            took = duration(self.fields["ended_s"] - self.fields["created_s"])
+            took = duration(
+                self.fields["ended_s"] - (self.fields["begun_s"] or self.fields["created_s"])
+            )
         headings = ["by", "queue", "begun", "ended", "took", "lives", "attributes"]
         attributes = ", ".join(f"{name} {value}" for name, value in self.attributes.items())
         row = [
@@ -328,7 +332,7 @@ class Acting:
 
         Args:
             waiting: its id, or its row in `rt.inbox()`.
-            answer: what its `form` describes; for a tool call
+            answer: what its `form` describes, or an instance of it; for a tool call
                 `{"approve": True, "reason": "it is owed"}`.
 
         Raises:
@@ -336,7 +340,8 @@ class Acting:
             UsageError: the answer does not fit its form; names the field.
             IllegalTransition: it is answered or expired.
         """
-        body = {"id": getattr(waiting, "id", waiting), "answer": answer}
+        given = answer.model_dump(mode="json") if isinstance(answer, BaseModel) else answer
+        body = {"id": getattr(waiting, "id", waiting), "answer": given}
         self._transport.change("POST", "/api/v1/inbox", body)
 
     def queue(

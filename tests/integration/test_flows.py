@@ -507,7 +507,7 @@ class TestRuntime:
             rt.answer(waiting[0], {"approve": True})
         key = rt.keys.add("bea", role="approver")
         with aios.connect(rt.address, key=key.key) as bea:
-            bea.answer(waiting[0], {"approve": True})
+            bea.answer(waiting[0], sample.Decision(approve=True))
         assert handle.result(timeout_s=60) == ["Decision", True]
         assert not [one for one in rt.inbox() if one.flow == "asked-1"]
 

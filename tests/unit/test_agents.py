@@ -640,7 +640,7 @@ def test_a_shadow_has_no_effect(world: AgentWorld) -> None:
 # -- approvals --------------------------------------------------------------------------
 
 
-BEA, SUE = Caller("bea", "approver"), Caller("sue", "viewer")
+BEA, SUE = Caller("support", "operator"), Caller("sue", "approver")
 
 
 @pytest.fixture
@@ -668,7 +668,7 @@ def test_a_call_that_needs_a_person_waits_for_one(world: AgentWorld, calls: Any)
     assert shown["text"] == "may clerk/c-1 call big_refund(order='o')?"
     assert list(shown["form"]["properties"]) == ["approve", "reason"]
     world.ask(BEA, "answer", id=key, answer={"approve": True, "reason": "fine"})
-    assert (waiting.result()["state"], waiting.result()["answered_by"]) == ("started", "bea")
+    assert (waiting.result()["state"], waiting.result()["answered_by"]) == ("started", "support")
     assert world.do("inbox") == []
     with pytest.raises(IllegalTransition, match="waits for nobody: it is started"):
         world.do("answer", id=key, answer={"approve": False})
@@ -679,7 +679,7 @@ def test_a_call_that_needs_a_person_waits_for_one(world: AgentWorld, calls: Any)
 
 
 def test_who_may_answer_a_call_and_with_what(world: AgentWorld, calls: Any) -> None:
-    with pytest.raises(Forbidden, match="by admin or approver; you are sue with the role viewer"):
+    with pytest.raises(Forbidden, match="is for 'support'; you are sue with the role approver"):
         world.ask(SUE, "answer", id=calls["key"], answer={"approve": True})
     denied = world.do("audit", limit=1, subject=None)[0]
     assert (denied["actor"], denied["action"]) == ("sue", "denied")

@@ -20,6 +20,8 @@ from governed_world import governed
 from typer.testing import CliRunner
 
 from aios.cli import app, main
+from aios.cli.acting import _answer
+from aios.errors import UsageError
 from aios.kernel.sealing import CHECKPOINTS, KEY, Sealing, audit_folder
 from aios.store.database import Database
 
@@ -568,3 +570,9 @@ def test_what_it_costs_and_brings_prints(
     brought |= {"extrapolate": False, "record_fraction": 1.0}
     Api.given["GET /api/v1/endpoints/loan/roi"] = brought
     assert "net 17.50 EUR" in run("roi", "loan", "--maintenance", "10", "--value-per-kpi", "2")
+
+
+def test_a_field_that_is_answered_twice_is_refused() -> None:
+    assert _answer(["approve=true", "note=fine"]) == {"approve": True, "note": "fine"}
+    with pytest.raises(UsageError, match="'approve' is given twice"):
+        _answer(["approve=true", "approve=false"])

@@ -97,6 +97,25 @@ def test_a_mistaken_source_is_one_line(capsys, file) -> None:
     assert "aios up" in beside
 
 
+def test_the_budget_is_the_measurements_unless_another_is_said(capsys, file) -> None:
+    code, said, _ = plan(capsys, "--measurement", str(file), "--rate", "500")
+    assert code == 0
+    assert "with a p99 of 60 ms" in said
+    assert "--p99-ms" in plan(capsys, "--rate", "5", "--endpoint", "loan")[2]
+
+
+def test_a_damaged_histogram_and_an_endless_price_are_one_line(capsys, file) -> None:
+    fields = json.loads(file.read_text())
+    fields["light"]["took"] = "HISTFAAAgarbage"
+    Path("damaged.json").write_text(json.dumps(fields))
+    code, _, beside = plan(capsys, *asked(Path("damaged.json")))
+    assert (code, beside.count("\n")) == (1, 1)
+    assert "light.took" in beside
+    code, _, beside = plan(capsys, *asked(file), "--price", "inf")
+    assert (code, beside.count("\n")) == (1, 1)
+    assert "not inf" in beside
+
+
 def test_records_are_json_lines() -> None:
     path = Path("records.jsonl")
     path.write_text('{"a": 1}\n\n{"a": 2}\n')

@@ -193,9 +193,14 @@ def test_flows_and_agents_are_told_by_name_and_by_version() -> None:
         (place(0), Owner("flows"), Used(1, cost=0.1)),
         (place(0), agents, Used(100, calls=9, cost=2.0)),
     ]
-    by_name = {"flow refund": 1.5, "flows": 0.1, "agents desk": 2.0}
+    by_name = {"flow refund": 1.5, "workers of flows": 0.1, "agents desk": 2.0}
     assert costs(spent("endpoint", rows=rows)) == by_name
-    versions = {"flow refund:1": 0.5, "flow refund:2": 1.0, "flows": 0.1, "agents desk:1": 2.0}
+    versions = {
+        "flow refund:1": 0.5,
+        "flow refund:2": 1.0,
+        "workers of flows": 0.1,
+        "agents desk:1": 2.0,
+    }
     assert costs(spent("version", rows=rows)) == versions
     assert costs(spent("kind", rows=rows)) == {"flows": 1.6, "agents": 2.0}
     assert {part["calls"] for part in spent("version", rows=rows)["parts"]} == {None}
