@@ -66,8 +66,12 @@ class Ports(Record):
         for name, port in singles.items():
             if port in names:
                 raise ValueError(f"port {port} is given to both {names[port]} and {name}")
-            if any(port in taken for taken in ranges):
-                raise ValueError(f"port {port} of {name} lies in a range of replicas or workers")
+            for taken, whose in zip(ranges, ("replicas", "workers"), strict=True):
+                if port in taken:
+                    raise ValueError(
+                        f"port {port} of {name} is one of those of {whose}, {taken.start} to "
+                        f"{taken.stop - 1}"
+                    )
             names[port] = name
         return self
 

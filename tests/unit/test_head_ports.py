@@ -67,7 +67,7 @@ def test_default_takes_the_ports_of_the_settings() -> None:
     [
         ({"http_port": 6379}, "port 6379 is given to both http and gcs"),
         ({"http_port": 8404}, "given to both"),
-        ({"ray_port": 10_500}, "lies in a range"),
+        ({"ray_port": 10_500}, "is one of those of"),
         ({"dashboard_port": 70_000}, "outside 1..65535"),
     ],
 )
