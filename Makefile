@@ -47,6 +47,8 @@ soak: install
 	$(BIN)/python -m benchmarks.soak
 
 chaos: install
+	AIOS_TEST_ROLLOUTS=20 AIOS_TEST_RUN_KILLS=28 $(BIN)/python -m pytest \
+		tests/integration/test_rollouts.py tests/integration/test_run_kills.py -k kill
 	$(BIN)/python -m tests.chaos.agent_kills --kills 500
 	$(BIN)/python -m tests.chaos.flow_kills --kills 500
 	$(BIN)/python -m tests.chaos.event_kills --events 100000 --kills 20

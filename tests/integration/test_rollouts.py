@@ -12,6 +12,8 @@ import pytest
 import aios
 from apps.loan_approval.replay import Replay
 
+ROLLOUTS = int(os.environ.get("AIOS_TEST_ROLLOUTS", "8"))
+"""`make chaos` does 20."""
 QUICK = {"bake_s": 0.5, "min_requests": 10, "abort_when": ("errors worse by 0.2",)}
 
 
@@ -70,9 +72,9 @@ def wait_for_stage(rollout: aios.Rollout, stage: str, timeout_s: float = 60) -> 
         time.sleep(0.05)
 
 
-def test_twenty_rollouts_and_rollbacks_with_five_kills_fail_no_request(rt, endpoint, traffic):
+def test_rollouts_and_rollbacks_with_kills_fail_no_request(rt, endpoint, traffic):
     promoted = turned_back = kills = 0
-    for number in range(20):
+    for number in range(ROLLOUTS):
         before = endpoint.status()["version"]
         rollout = rt.rollout(
             endpoint.name, f"roll:{other(before)}", aios.Canary(steps=(0.5, 1.0), **QUICK)
@@ -99,12 +101,12 @@ def test_twenty_rollouts_and_rollbacks_with_five_kills_fail_no_request(rt, endpo
             turned_back += 1
         turned_back += outcome in ("aborted", "rolled_back")
     stats = traffic.stop()
-    assert kills == 5
-    assert promoted >= 10
-    assert turned_back >= 10
+    assert kills == ROLLOUTS // 4
+    assert promoted >= ROLLOUTS // 2
+    assert turned_back >= ROLLOUTS // 2
     assert stats.failed == 0, traffic.failures
-    assert stats.sent > 1000
-    assert stats.by_arm["canary"] > 100
+    assert stats.sent > 50 * ROLLOUTS
+    assert stats.by_arm["canary"] > 5 * ROLLOUTS
 
 
 def test_a_killed_kernel_goes_on_at_the_same_stage_and_users_do_not_notice(rt, endpoint, traffic):

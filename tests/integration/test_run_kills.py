@@ -1,6 +1,7 @@
 """Training runs whose kernel is killed with SIGKILL, at every write and at any moment."""
 
 import multiprocessing
+import os
 import random
 import signal
 import time
@@ -14,6 +15,8 @@ from aios.registry import Registry
 from aios.store.database import Database
 from tests.integration import run_kill_child
 
+KILLS = int(os.environ.get("AIOS_TEST_RUN_KILLS", "8"))
+"""At random moments; `make chaos` does 28."""
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.integration.run_kill_child"])
 TABLES = ("snapshots", "versions", "assessments", "approvals", "audit", "operations")
@@ -93,7 +96,7 @@ def test_a_kernel_killed_at_any_moment_makes_the_same_version_in_the_end(
     assert life(home, 0, real=True)
     whole_s = time.monotonic() - began_s
     kills, run = 0, 1
-    while kills < 28:
+    while kills < KILLS:
         ended = life(home, run, real=True, after_s=moments.uniform(0, whole_s))
         kills += not ended
         run += ended

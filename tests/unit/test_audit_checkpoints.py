@@ -377,7 +377,7 @@ def write_some(url: str, name: str) -> None:
 def test_sixty_four_writers_in_four_processes_keep_one_chain(home: Home):
     home.database.close()
     writers = [
-        get_context("fork").Process(target=sixteen_writers, args=(home.url, number))
+        get_context("forkserver").Process(target=sixteen_writers, args=(home.url, number))
         for number in range(4)
     ]
     for writer in writers:
