@@ -4,8 +4,6 @@ import asyncio
 import logging
 import os
 import threading
-import time
-from collections import Counter
 from typing import Any
 
 import ray
@@ -21,6 +19,7 @@ from aios.records import CodeSource
 from aios.records.acting import Definition
 from aios.records.cost import Owner
 from aios.telemetry.on_ray import Metered
+from aios.telemetry.processes import InTurns
 
 NAMESPACE = "aios"
 ANSWER_S = 15.0
@@ -120,47 +119,23 @@ async def in_a_task(
         raise PermanentError(f"the process of step {step.name} died: {error!s:.300}") from None
 
 
-class _StepMeter:
-    """Tells the kernel for which flows a process of Ray's works; it may do steps of several, one
-    after the other."""
-
-    here: "_StepMeter | None" = None
-
-    def __init__(self) -> None:
-        self._calls: Counter[str] = Counter()
-        self._ref: str | None = None
-        self._gpus, self._gpu_s, self._begun_s = 0.0, 0.0, 0.0
-        self._metered = Metered(Owner("flows"), changing=self._told)
-
-    def begin(self, ref: str) -> None:
-        assigned = ray.get_runtime_context().get_assigned_resources()
-        self._gpus, self._begun_s = float(assigned.get("GPU", 0.0)), time.monotonic()
-        self._ref = ref
-
-    def end(self) -> None:
-        """Tell what the step used: the process may be gone before it would tell by itself."""
-        self._metered.tell()
-        self._gpu_s += self._gpus * (time.monotonic() - self._begun_s)
-        self._ref = None
-
-    def _told(self) -> dict[str, Any]:
-        # Every time that it tells, so that what a long step uses is that flow's all along.
-        if self._ref is None:
-            return {"calls": dict(self._calls), "gpu_s": self._gpu_s}
-        self._calls[self._ref] += 1
-        running_s = time.monotonic() - self._begun_s
-        return {"calls": dict(self._calls), "gpu_s": self._gpu_s + self._gpus * running_s}
+_TURNS = InTurns()
+_metered: Metered | None = None
 
 
 def _step_here(
     ref: str, source: CodeSource, name: str, call: dict[str, Any], outcomes: Outcomes
 ) -> Outcome:
-    meter = _StepMeter.here = _StepMeter.here or _StepMeter()
-    meter.begin(ref)
+    """A step in a process of Ray's, which may do steps of other flows before and after."""
+    global _metered
+    _metered = _metered or Metered(Owner("flows"), changing=_TURNS.told)
+    gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+    _TURNS.begin(ref, float(gpus))
     try:
         return carry_out_step(source, name, call, outcomes)
     finally:
-        meter.end()
+        _metered.tell()  # the process may be gone before it would tell by itself
+        _TURNS.end()
 
 
 class RayCrew:

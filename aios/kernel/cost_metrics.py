@@ -41,9 +41,7 @@ class CostMetrics(Collector):
                 bill.add_metric([currency], amount)
         seconds: dict[tuple[str, ...], float] = {}
         for (owner, currency), used in totals.items():
-            version = str(owner.version or "")
-            labels: tuple[str, ...]
-            labels = (owner.kind, owner.endpoint, owner.model, version, owner.arm)
+            labels = tuple(str(getattr(owner, name) or "") for name in _OWNER)
             seconds[labels] = seconds.get(labels, 0.0) + used.core_s
             if currency:
                 cost.add_metric([*labels, currency], used.cost)

@@ -376,11 +376,10 @@ class FlowCommands:
         if not waiting:
             return []
         ended = self.client.ended({one.flow for one in waiting})
-        answering = self._answering()
-        return [_waiting(one, answering) for one in waiting if one.flow not in ended]
+        return [_waiting(one) for one in waiting if one.flow not in ended]
 
-    def _answering(self) -> set[str]:
-        """Whom a question may be for: roles that may answer, and identities of keys that have
+    def answering(self) -> set[str]:
+        """Who may be asked: roles that may answer, and identities of keys that have
         one of them. Others may come: keys are added while questions wait."""
         keys = self._registry.keys()
         return {*holders("answer"), *(k.identity for k in keys if permits(k.role, "answer"))}
@@ -400,7 +399,7 @@ class FlowCommands:
         if len(fields["text"]) > MOST_QUESTION:
             raise UsageError(f"a question has at most {MOST_QUESTION:,} characters")
         told = {"question": fields["id"], "to": fields["to"]}
-        if fields["to"] not in self._answering():
+        if fields["to"] not in self.answering():
             told["warning"] = "no key that may answer is of this name"
         with self._registry.change(
             actor="kernel", action="ask", subject=fields["flow"], details=told
@@ -464,15 +463,8 @@ def refuse_unfit(question: Question, answer: Any) -> None:
         raise UsageError(f"the answer to {question.id!r} does not fit its form: {told}")
 
 
-def _waiting(question: Question, answering: set[str]) -> Waiting:
-    fields = question.model_dump(include=set(Waiting.model_fields))
-    if question.to not in answering:
-        unknown = (
-            f"no key that may answer is of {question.to!r}: an administrator answers, or adds one "
-            f"with rt.keys.add({question.to!r}, role=...)"
-        )
-        fields["problem"] = "; ".join(one for one in (question.problem, unknown) if one)
-    return Waiting(kind="question", **fields)
+def _waiting(question: Question) -> Waiting:
+    return Waiting(kind="question", **question.model_dump(include=set(Waiting.model_fields)))
 
 
 def _limiter(rate: tuple[int, float] | None) -> dict[str, float] | None:

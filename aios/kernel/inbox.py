@@ -32,8 +32,9 @@ class Inbox:
         self.queries: Queries = {"inbox": (Nothing, self._list)}
 
     def _answer(self, request: GiveAnswer, asked: Asked) -> dict[str, Any]:
-        for question in self._registry.questions_of([request.id]):
-            return self._flows.answer(question, request.answer, asked)
+        questions = self._registry.questions_of([request.id])
+        if questions:
+            return self._flows.answer(questions[0], request.answer, asked)
         call = self._registry.tool_call(request.id)
         if call is None:
             known = listed(one.id for one in self._waiting())
@@ -41,9 +42,23 @@ class Inbox:
         return self._calls.answer(call, request.answer, asked)
 
     def _list(self) -> list[dict[str, Any]]:
-        return [one.model_dump(mode="json") for one in self._waiting()]
+        waiting = self._waiting()
+        if not waiting:
+            return []
+        answering = self._flows.answering()
+        found = [one if one.to in answering else _for_nobody(one) for one in waiting]
+        return [one.model_dump(mode="json") for one in found]
 
     def _waiting(self) -> list[Waiting]:
         """Oldest first."""
         found = [*self._flows.waiting(), *self._calls.waiting()]
         return sorted(found, key=lambda one: (one.asked_s, one.id))
+
+
+def _for_nobody(waiting: Waiting) -> Waiting:
+    unknown = (
+        f"no key that may answer is of {waiting.to!r}: an administrator answers, or adds one with "
+        f"rt.keys.add({waiting.to!r}, role=...)"
+    )
+    told = "; ".join(one for one in (waiting.problem, unknown) if one)
+    return waiting.model_copy(update={"problem": told})

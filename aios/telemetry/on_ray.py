@@ -35,7 +35,7 @@ class Metered:
     """
 
     here: "Metered | None" = None
-    """That of this process: Ray gives an actor a process of its own, so there is one owner."""
+    """That of this process, if it works for one owner all along, as an actor does."""
 
     def __init__(
         self, owner: Owner, app: str = "", changing: Callable[[], Mapping[str, Any]] = dict
@@ -45,7 +45,6 @@ class Metered:
         self._meter = meter_here(owner, app)
         self._kernel: Any = None
         threading.Thread(target=self._run, name="aios-meter", daemon=True).start()
-        Metered.here = self
 
     def tell(self) -> None:
         """Tell now. What does not arrive is made up for by the next, which is cumulative."""
@@ -69,4 +68,5 @@ class Metered:
 
 def metered_as(owner: Owner) -> Metered:
     """That of this process, begun if it has none yet."""
-    return Metered.here or Metered(owner)
+    Metered.here = Metered.here or Metered(owner)
+    return Metered.here

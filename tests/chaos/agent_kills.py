@@ -94,8 +94,10 @@ def run(rt: Any, kills: int, agents: int, random_: random.Random) -> dict[str, A
 
 def _struck(rt: Any, random_: random.Random) -> str:
     """What was done, at the first try that finds something to do it to."""
+    give_up_s = time.monotonic() + SETTLE_S
     while (done := _strike(rt, random_)) is None:
-        pass
+        if time.monotonic() > give_up_s:
+            raise SystemExit(f"no host to strike for {SETTLE_S:.0f} s: {rt.agent_hosts()!r}")
     return done
 
 

@@ -666,6 +666,7 @@ def test_a_call_that_needs_a_person_waits_for_one(world: AgentWorld, calls: Any)
         None,
     )
     assert shown["text"] == "may clerk/c-1 call big_refund(order='o')?"
+    assert "no key that may answer is of 'support'" in shown["problem"]
     assert list(shown["form"]["properties"]) == ["approve", "reason"]
     world.ask(BEA, "answer", id=key, answer={"approve": True, "reason": "fine"})
     assert (waiting.result()["state"], waiting.result()["answered_by"]) == ("started", "support")

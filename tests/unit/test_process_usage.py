@@ -9,7 +9,7 @@ import pytest
 from aios.records import ArmReport, WindowReport
 from aios.records.cost import Owner
 from aios.serving.calls import Calls
-from aios.telemetry.processes import ProcessMeter, busy_s, cores
+from aios.telemetry.processes import InTurns, ProcessMeter, busy_s, cores
 
 
 def report(era: str, sequence: int, **attempts: int) -> WindowReport:
@@ -70,3 +70,23 @@ def test_a_container_is_as_busy_as_its_own_processes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["endpoint", "training", "agents", "flows", "control plane"])
 def test_whoever_works_may_tell_what_it_used(kind: str) -> None:
     assert ProcessMeter(Owner(kind), node="n1").usage({}).kind == kind
+
+
+def test_who_works_in_turns_tells_of_its_turns_alone() -> None:
+    cpu_s, at_s = [5.0], [100.0]
+    turns = InTurns(lambda: cpu_s[0], lambda: at_s[0])
+    assert turns.told() == {"calls": {}, "cpu_s": 0.0, "gpu_s": 0.0}
+    turns.begin("refund:1", gpus=0.5)
+    cpu_s[0], at_s[0] = 7.0, 110.0
+    assert turns.told() == {"calls": {"refund:1": 1}, "cpu_s": 2.0, "gpu_s": 5.0}
+    cpu_s[0], at_s[0] = 8.0, 112.0
+    assert turns.told()["calls"] == {"refund:1": 2}, "a long step is told of all along"
+    turns.end()
+    cpu_s[0], at_s[0] = 50.0, 500.0  # somebody else had the process
+    turns.begin("report:3")
+    cpu_s[0] = 51.0
+    told = {"calls": {"refund:1": 2, "report:3": 1}, "cpu_s": 4.0, "gpu_s": 6.0}
+    assert turns.told() == told
+    turns.end()
+    cpu_s[0] = 90.0
+    assert turns.told() == told
