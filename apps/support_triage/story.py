@@ -226,10 +226,10 @@ class _Story:
         with (
             Support(self._person, by_id) as support,
             Desks(self._rt, self._desk) as desks,
-            self._traffic(self._desk, self._todo, self._options.rate_per_s) as traffic,
+            self._traffic(self._desk, self._todo, self._options.rate_per_s) as self._sending,
         ):
             limit_s = len(self._todo) / self._options.rate_per_s + AFTER_LIMIT_S
-            _wait(self._looked, limit_s, traffic, support, desks)
+            _wait(self._looked, limit_s, self._sending, support, desks)
 
     def _looked(self) -> bool:
         """Do what is due; whether all is over."""
@@ -239,6 +239,8 @@ class _Story:
             act()
         status = None if self._rollout is None else self._rollout.status()
         running = status is not None and not status.finished
+        # On a busy machine it takes long to start: then all tickets would be over before it is up.
+        self._sending.held = status is not None and status.stage == "starting"
         self._screen.show(status.fields if status is not None and running else None)
         if status is not None and not running and not self._over:
             self._over = True

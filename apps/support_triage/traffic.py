@@ -26,6 +26,7 @@ WEBHOOK, RABBITMQ = "webhook", "rabbitmq"
 REPEAT_EVERY = 50
 ATTEMPTS, PAUSE_S = 8, 0.5
 """Of a webhook that is not answered with success; the pause doubles."""
+HELD_LOOK_S = 0.1
 QUORUM = {"x-queue-type": "quorum"}
 
 
@@ -115,6 +116,9 @@ class Traffic(Background):
         hook: URL of the webhook.
         secret: by which its messages are signed.
         rate: tickets a second.
+
+    Attributes:
+        held: no ticket is sent while this is set; those that are due then come later.
     """
 
     def __init__(
@@ -126,6 +130,7 @@ class Traffic(Background):
         self._hook, self._key = hook, key_of(secret)
         self._broker = broker
         self._rate_per_s = rate
+        self.held = False
 
     def work(self) -> None:
         asyncio.run(self._work())
@@ -165,6 +170,9 @@ class Traffic(Background):
                 due_s = begun_s + number / self._rate_per_s
                 while (left_s := due_s - time.monotonic()) > 0:
                     await asyncio.sleep(min(left_s, 0.2))
+                while self.held and not self._stopping.is_set():
+                    await asyncio.sleep(HELD_LOOK_S)
+                    begun_s += HELD_LOOK_S
                 if self._stopping.is_set():
                     return
                 way = (WEBHOOK, RABBITMQ)[number % 2]
