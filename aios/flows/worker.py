@@ -5,6 +5,7 @@ with any flow with the text it began with.
 """
 
 import asyncio
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from aios.records.acting import Definition
 from aios.store.database import Database
 from aios.telemetry.traces import Tracer
 
+logger = logging.getLogger(__name__)
 MOST_LIVES = 500
 """How often a flow is begun again after its worker died, before it counts as what killed them."""
 ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
@@ -35,6 +37,8 @@ ASK_S = 1.0
 """How often the kernel is asked for answers, while questions are open."""
 LOOK_S = 0.2
 """How often the database is asked for children that have ended, while any are waited for."""
+SWEEP_S = 15.0
+"""How often a worker looks for flows that it has claimed and never begun."""
 
 
 class Host(Protocol):
@@ -85,10 +89,11 @@ class FlowWorker:
         self._loading = threading.Lock()
         self._modules: dict[str, Any] = {}
         self._texts: dict[str, tuple[CodeSource, Any]] = {}
+        self._leaving = threading.Event()
         self._questions = Waiting(self._answers, ASK_S)
         self._children = Waiting(self._ends, LOOK_S)
         self._dbos = DBOS
-        DBOS(
+        self._dbos_here = DBOS(
             config={
                 "name": APPLICATION,
                 "system_database_url": place.dbos_url,
@@ -113,15 +118,49 @@ class FlowWorker:
         keeper = threading.Thread(target=self.lease.keep, args=(self._lost,), name="aios-lease")
         keeper.daemon = True
         keeper.start()
+        threading.Thread(target=self._sweep, name="aios-sweep", daemon=True).start()
         self._dbos.launch()
 
     def close(self) -> None:
         """Begin nothing more and leave; flows in the middle are for others."""
         self.lease.end()
+        self._leaving.set()
         self._dbos.destroy(destroy_registry=True)
         self._tracer.close()
         self._client.destroy()
         self._database.close()
+
+    def _sweep(self) -> None:
+        idle: set[str] = set()
+        while not self._leaving.wait(SWEEP_S):
+            try:
+                idle = self.put_back(idle)
+            except Exception as error:  # noqa: BLE001 - the next look finds the same
+                if not self._leaving.is_set():
+                    logger.warning("flows that were not begun are looked for later: %s", error)
+
+    def put_back(self, before: set[str]) -> set[str]:
+        """Flows that this worker claimed and does not run: an error between the two is only
+        logged by DBOS, and leaves a flow with a worker that is there and knows nothing of it.
+
+        Args:
+            before: what an earlier look gave. Those still idle are given to whoever comes first.
+        """
+        idle = self._claimed() - set(self._dbos_here._active_workflows_set.activeList())
+        mine = [self.lease.worker_id]
+        for flow_id in sorted(idle & before):
+            if self._client._sys_db.reenqueue_for_recovery(flow_id, mine, QUEUE):
+                logger.warning("flow %s was claimed and not begun; once more", flow_id)
+        return idle
+
+    def _claimed(self) -> set[str]:
+        found = self._client.list_workflows(
+            status="PENDING",
+            executor_id=[self.lease.worker_id],
+            load_input=False,
+            load_output=False,
+        )
+        return {one.workflow_id for one in found}
 
     # -- the two workflows ------------------------------------------------------------
 

@@ -24,12 +24,18 @@ def host() -> Host:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, host: Host) -> Iterator[FlowWorld]:
-    world = FlowWorld(tmp_path_factory.mktemp("flows"))
-    worker = FlowWorker(world.place, "worker-1", host)
+def worker(tmp_path_factory: pytest.TempPathFactory, host: Host) -> Iterator[FlowWorker]:
+    place = FlowWorld(tmp_path_factory.mktemp("flows")).place
+    worker = FlowWorker(place, "worker-1", host)
     worker.launch()
-    yield world
+    yield worker
     worker.close()
+
+
+@pytest.fixture(scope="module")
+def world(worker: FlowWorker) -> Iterator[FlowWorld]:
+    world = FlowWorld(Path(worker.place.values_url).parent)
+    yield world
     world.close()
 
 
@@ -157,6 +163,26 @@ class TestRunning:
             2,
             1,
         )
+
+    def test_what_was_claimed_and_could_not_be_begun_is_begun_later(
+        self, world: FlowWorld, worker: FlowWorker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: Any) -> None:
+            raise RuntimeError("no thread can be started")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("dbos._queue.execute_dequeued_workflow", broken)
+            world.begin(sample.order, "not-begun", world.ledger, "nb")
+            while not (idle := worker.put_back(set())):
+                time.sleep(0.02)
+        assert idle == {"not-begun"}
+        assert world.client.view("not-begun")["status"] == "running"
+        world.begin(sample.order, "begun", world.ledger, "b", 1.0)
+        world.wait_step("begun", 1)
+        assert worker.put_back({*idle, "begun"}) == idle  # one that runs is left alone
+        for flow_id in ("not-begun", "begun"):
+            assert world.wait(flow_id)["status"] == "finished"
+        assert len(world.lines("charge-nb ")) == len(world.lines("charge-b ")) == 1
 
     def test_nothing_but_json_is_in_the_database(self, world: FlowWorld) -> None:
         world.begin(sample.broken, "json-1", world.ledger, "j1")
