@@ -172,17 +172,17 @@ class TestRunning:
 
         with monkeypatch.context() as patch:
             patch.setattr("dbos._queue.execute_dequeued_workflow", broken)
-            world.begin(sample.order, "not-begun", world.ledger, "nb")
+            world.begin(sample.order, "not-begun", world.ledger, "claimed")
             while not (idle := worker.put_back(set())):
                 time.sleep(0.02)
         assert idle == {"not-begun"}
         assert world.client.view("not-begun")["status"] == "running"
-        world.begin(sample.order, "begun", world.ledger, "b", 1.0)
+        world.begin(sample.order, "begun", world.ledger, "ran", 1.0)
         world.wait_step("begun", 1)
         assert worker.put_back({*idle, "begun"}) == idle  # one that runs is left alone
         for flow_id in ("not-begun", "begun"):
             assert world.wait(flow_id)["status"] == "finished"
-        assert len(world.lines("charge-nb ")) == len(world.lines("charge-b ")) == 1
+        assert len(world.lines("charge-claimed ")) == len(world.lines("charge-ran ")) == 1
 
     def test_nothing_but_json_is_in_the_database(self, world: FlowWorld) -> None:
         world.begin(sample.broken, "json-1", world.ledger, "j1")
