@@ -147,7 +147,7 @@ def serve_config(
 
 
 def _scale(replicas: Autoscale) -> dict[str, Any]:
-    if replicas.min_replicas == replicas.max_replicas:
+    if replicas.fixed:
         return {"num_replicas": replicas.min_replicas}
     return {
         "autoscaling_config": {

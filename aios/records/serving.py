@@ -85,6 +85,11 @@ class Autoscale(Given):
             raise ValueError("max_replicas is below min_replicas")
         return self
 
+    @property
+    def fixed(self) -> bool:
+        """Whether there is nothing to choose."""
+        return self.min_replicas == self.max_replicas
+
 
 class Cached(Given):
     """Answer with the last good score for the same key, if it is young enough."""

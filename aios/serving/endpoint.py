@@ -22,7 +22,7 @@ from aios.errors import (
     Overloaded,
     UnknownModel,
 )
-from aios.records import ArmName, Challenger, ServedVersion, TrafficPlan, WindowReport
+from aios.records import ArmName, Autoscale, Challenger, ServedVersion, TrafficPlan, WindowReport
 from aios.security.keys import allowed
 from aios.serving.breaker import Breaker
 from aios.serving.fallback import Degraded, FallbackChain
@@ -58,7 +58,7 @@ class Answer:
 
 logger = logging.getLogger("aios.serving")
 Load = Callable[[ServedVersion, int], tuple[Runner, Codec]]
-Connect = Callable[[Challenger], ChallengerClient]
+Connect = Callable[[Challenger, Autoscale], ChallengerClient]
 
 
 class Endpoint:
@@ -149,7 +149,7 @@ class Endpoint:
         same = same and before.challenger.app == challenger.app  # type: ignore[union-attr]
         ask = None
         if challenger is not None:
-            ask = before.ask if same and before else self._connect(challenger)
+            ask = before.ask if same and before else self._connect(challenger, plan.spec.replicas)
         shadow = None
         if challenger is not None and challenger.arm == "shadow" and ask is not None:
             window, deadline_s = windows["shadow"], plan.spec.deadline_s

@@ -18,7 +18,7 @@ from ray import serve
 from aios.clock import SystemClock
 from aios.contracts import Batch, Codec, Contract
 from aios.models import OutlierDetector, load_engine, load_outliers
-from aios.records import Challenger, ServedVersion, TrafficPlan
+from aios.records import Autoscale, Challenger, ServedVersion, TrafficPlan
 from aios.records.cost import Owner
 from aios.serving.calls import Calls
 from aios.serving.challenger import ChallengerReplica, Reply, unpack
@@ -26,6 +26,7 @@ from aios.serving.endpoint import Endpoint
 from aios.serving.features import FeatureWindows
 from aios.serving.heap import settle_heap
 from aios.serving.http import EndpointApp
+from aios.serving.line import Lines, Listening, Place
 from aios.serving.live import ChallengerClient
 from aios.serving.outliers import Outliers
 from aios.serving.privacy import Privacy
@@ -82,9 +83,16 @@ class _HandleClient:
             raise
         return unpack(reply)
 
+    async def where(self) -> Place:
+        """Where one of its replicas listens."""
+        place: Place = await self._handle.where.remote()
+        return place
 
-def _connect(challenger: Challenger) -> ChallengerClient:
-    return _HandleClient(challenger.app)
+
+def _connect(challenger: Challenger, replicas: Autoscale) -> ChallengerClient:
+    client = _HandleClient(challenger.app)
+    # Serve counts what comes through handles, and scales by it.
+    return Lines(client, client.where) if replicas.fixed else client
 
 
 def _load_outliers(settings: dict[str, Any], served: ServedVersion) -> OutlierDetector | None:
@@ -237,11 +245,18 @@ class ChallengerDeployment:
         tracer = _tracer(settings, "aios-challenger")
         loaded = _load(settings, version, settings["max_rows"], tracer)
         self._replica = ChallengerReplica(loaded, tracer, f"{model}:{version.version}")
+        self._listening = Listening(self._replica.infer)
         Metered(Owner("endpoint"), app=serve.get_replica_context().app_name)
         settle_heap()
 
     async def infer(self, batch: Batch, timeout_s: float, traceparent: str | None) -> Reply:
         return await self._replica.infer(batch, timeout_s, traceparent)
+
+    async def where(self) -> Place:
+        return await self._listening.place(ray.util.get_node_ip_address())
+
+    async def __del__(self) -> None:
+        await self._listening.close()
 
 
 def endpoint_app(args: dict[str, Any]) -> serve.Application:

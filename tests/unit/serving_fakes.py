@@ -138,7 +138,7 @@ class World:
         found = self.detectors.get(served_version.version)
         return found() if callable(found) else found
 
-    def _connect(self, challenger):
+    def _connect(self, challenger, replicas):
         self.connects.append(challenger.app)
         return self.ask
 
