@@ -136,7 +136,7 @@ def endpoint(recorder: Recorder, features: FeatureWindows) -> Endpoint:
         codec = Codec(Contract.from_json(served.contract), max_rows)
         return Runner(Constant(), codec), codec
 
-    def connect(challenger: Any) -> Any:
+    def connect(challenger: Any, replicas: Any) -> Any:
         raise NotImplementedError("the benchmark has no challenger")
 
     return Endpoint(
