@@ -454,13 +454,26 @@ def refuse_unfit(question: Question, answer: Any) -> None:
 
     if question.form is None:
         return
-    faults = list(Draft202012Validator(question.form).iter_errors(answer))
+    faults = list(Draft202012Validator(_closed(question.form)).iter_errors(answer))
     if faults:
         told = "; ".join(
             f"{'.'.join(map(str, one.absolute_path)) or 'the answer'}: {one.message[:200]}"
             for one in faults[:5]
         )
         raise UsageError(f"the answer to {question.id!r} does not fit its form: {told}")
+
+
+def _closed(schema: Any) -> Any:
+    """The schema with no fields but its own, where it does not say that others may be. A field's
+    name that is wrong by a letter must not become that field's default."""
+    if isinstance(schema, list):
+        return [_closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _closed(one) for name, one in schema.items()}
+    if isinstance(schema.get("properties"), dict):
+        found.setdefault("additionalProperties", False)
+    return found
 
 
 def _waiting(question: Question) -> Waiting:

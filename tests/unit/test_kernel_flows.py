@@ -201,6 +201,7 @@ class TestQuestions:
             ({}, "'approve' is a required property"),
             ({"approve": "yes"}, "approve: 'yes' is not of type 'boolean'"),
             (None, "the answer: None is not of type 'object'"),
+            ({"approve": True, "not": "late"}, r"the answer: .*'not' was unexpected"),
         ],
     )
     def test_an_answer_that_does_not_fit(self, asked: World, answer: Any, told: str) -> None:
@@ -216,6 +217,11 @@ class TestQuestions:
         found = answers("answers", ["a-1/1"])["a-1/1"]
         assert found == {"status": "expired", "answer": None}
         assert asked.do("inbox") == []
+
+    def test_a_form_that_takes_other_fields_takes_them(self, asked: World) -> None:
+        form = sample.Decision.model_json_schema() | {"additionalProperties": True}
+        put(asked, id="a-1/9", form=form)
+        asked.ask(APPROVER, "answer", id="a-1/9", answer={"approve": True, "by": "phone"})
 
     def test_an_answer_that_the_flow_refuses_is_asked_for_again(self, asked: World) -> None:
         asked.ask(APPROVER, "answer", id="a-1/1", answer={"approve": True, "note": "NO"})
