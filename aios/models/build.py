@@ -33,7 +33,7 @@ from aios.models.sample import sample_batch, with_null_rows
 from aios.models.sklearn_conversion import convert_estimator, is_estimator
 from aios.models.synthetic import synthetic_batch
 from aios.models.torch_conversion import convert_module, is_module
-from aios.records import Artifact
+from aios.records import Artifact, EngineName
 
 _IMPORT_PATH = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 _TAKEN = (
@@ -84,6 +84,7 @@ def build(
     tolerance: float = 1e-4,
     outputs: Mapping[str, OutputChoice] | None = None,
     background: Any = None,
+    engine: EngineName | None = None,
 ) -> Built:
     """Convert a model, check that it still answers the same, and write its artifact.
 
@@ -108,6 +109,7 @@ def build(
         background: Rows that the model was trained on, in the forms of a sample. Requests can
             then be told how unusual they are beside these (`aios.models.outliers`); where that
             cannot be, `conversion["outliers"]["reason"]` says why.
+        engine: "onnx" or "torch": what a torch module must become; None tries them in this order.
 
     Raises:
         UsageError: the model, sample or contract do not go together; says where.
@@ -119,7 +121,7 @@ def build(
     if not (isinstance(tolerance, int | float) and math.isfinite(tolerance) and tolerance >= 0):
         raise UsageError(f"tolerance must be a number of 0 or more, not {tolerance!r}")
     batch = _rows(sample, model, contract)
-    converted = _convert(model, contract, batch, outputs)
+    converted = _convert(model, contract, batch, outputs, engine)
     outliers = _outliers(background, contract, converted)
     files = converted.files
     if isinstance(outliers, FittedOutliers):
@@ -136,11 +138,11 @@ def build(
     )
     artifact = to_artifact(manifest)
     with staged(manifest, files, Path(into)) as folder:
-        engine = load_engine(folder, artifact, contract, threads=0, ref=converted.source)
+        loaded = load_engine(folder, artifact, contract, threads=0, ref=converted.source)
         try:
-            largest = _check(engine, converted, contract, batch, sample is not None, tolerance)
+            largest = _check(loaded, converted, contract, batch, sample is not None, tolerance)
         finally:
-            engine.close()
+            loaded.close()
     conversion = {
         "source": converted.source,
         "engine": converted.engine,
@@ -149,7 +151,7 @@ def build(
         "tolerance": tolerance,
         "largest_difference": largest,
         "trusted_code": manifest.trusted_code,
-        "service_time_s": engine.service_time_s,
+        "service_time_s": loaded.service_time_s,
         **converted.notes,
         "outliers": {"reason": outliers} if isinstance(outliers, str) else outliers.notes,
     }
@@ -174,12 +176,21 @@ def _rows(sample: Any, model: Any, contract: Contract) -> Batch:
 
 
 def _convert(
-    model: Any, contract: Contract, batch: Batch, outputs: Mapping[str, OutputChoice] | None
+    model: Any,
+    contract: Contract,
+    batch: Batch,
+    outputs: Mapping[str, OutputChoice] | None,
+    engine: EngineName | None,
 ) -> Converted:
+    if engine is not None and (not is_module(model) or engine not in ("onnx", "torch")):
+        raise UsageError(
+            f'engine={engine!r}: a torch module can be had as "onnx" or "torch", anything else in '
+            "one way only: leave it out"
+        )
     if is_estimator(model):
         return convert_estimator(model, contract, outputs)
     if is_module(model):
-        return convert_module(model, contract, batch, outputs)
+        return convert_module(model, contract, batch, outputs, engine)
     if isinstance(model, str) and _IMPORT_PATH.match(model):
         model = PythonModel(model)
     if isinstance(model, PythonModel):

@@ -20,10 +20,12 @@ MAX_FILE_BYTES = 2**30
 MAX_TENSOR_BYTES = 2**30
 """What all constants of a graph may declare together, whatever the file really holds."""
 ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
-ALLOWED_OPERATORS = frozenset({("com.microsoft", "Tokenizer")})
-"""Of other domains only these, which onnxruntime itself brings: words of a text, without which no
-scikit-learn model of texts can be said in ONNX."""
 """Operators of the ONNX standard. Others are native code that some library would bring."""
+ALLOWED_OPERATORS = frozenset(
+    {("com.microsoft", "Tokenizer"), ("com.microsoft", "MultiHeadAttention")}
+)
+"""Of other domains only these, which onnxruntime itself brings: words of a text, without which no
+scikit-learn model of texts can be said in ONNX, and what encoders are published with."""
 
 _ELEMENT_BITS = {
     "FLOAT": 32, "UINT8": 8, "INT8": 8, "UINT16": 16, "INT16": 16, "INT32": 32, "INT64": 64,

@@ -25,6 +25,7 @@ from aios.models.manifest import (
 from aios.models.pt2 import check_archive
 from aios.models.safety import check_onnx
 from aios.models.torch_engine import name_outputs, positional
+from aios.records import EngineName
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _EXPORT_ROWS = 3
@@ -40,9 +41,14 @@ def is_module(model: object) -> bool:
 
 
 def convert_module(
-    module: Any, contract: Contract, batch: Batch, outputs: Mapping[str, OutputChoice] | None
+    module: Any,
+    contract: Contract,
+    batch: Batch,
+    outputs: Mapping[str, OutputChoice] | None,
+    engine: EngineName | None = None,
 ) -> Converted:
-    """The module in evaluation mode as an ONNX graph, else as a `torch.export` archive.
+    """The module in evaluation mode as an ONNX graph, else as a `torch.export` archive, or as the
+    one that `engine` names.
 
     `forward` takes either all scalar inputs as one float32 matrix [rows, n] in contract
     order, or one argument per input, called as in the contract ([rows] each, [rows, *shape]
@@ -50,7 +56,7 @@ def convert_module(
 
     Raises:
         UsageError: forward's arguments or results do not fit the contract.
-        Unsupported: neither export can express the module.
+        Unsupported: no export, or not the one that is wanted, can express the module.
     """
     import torch
 
@@ -60,7 +66,7 @@ def convert_module(
         arguments = _arguments(inputs, batch)
         named = _answers(module, arguments, what)
         sources = _map_outputs(named, contract, outputs, what)
-        kind, content, reason = _export(module, arguments, inputs, list(named), what)
+        kind, content, reason = _export(module, arguments, inputs, list(named), what, engine)
     notes = {"why_not_onnx": reason} if reason else {}
     return Converted(
         source=f"torch.{what}",
@@ -210,15 +216,20 @@ def _export(
     inputs: MatrixInput | ColumnsInput,
     names: list[str],
     what: str,
-) -> tuple[Any, bytes, str | None]:
-    try:
-        with _quiet():
-            content = _to_onnx(module, arguments, inputs, names)
-        check_onnx(content, what)
-    except Exception as error:  # noqa: BLE001 - exporters fail with many unrelated classes
-        reason = _first_line(error)
-    else:
-        return "onnx", content, None
+    engine: EngineName | None,
+) -> tuple[EngineName, bytes, str | None]:
+    reason = "not asked for"
+    if engine != "torch":
+        try:
+            with _quiet():
+                content = _to_onnx(module, arguments, inputs, names)
+            check_onnx(content, what)
+        except Exception as error:
+            reason = _first_line(error)
+            if engine == "onnx":
+                raise Unsupported(f"{what} cannot be exported to ONNX: {reason}") from error
+        else:
+            return "onnx", content, None
     try:
         with _quiet():
             content = _to_archive(module, arguments, inputs)

@@ -8,7 +8,7 @@ from typing import Any
 from aios.contracts import Contract
 from aios.errors import UsageError
 from aios.models import build, from_mlflow, is_mlflow_uri
-from aios.records import ModelVersion
+from aios.records import EngineName, ModelVersion
 from aios.runtime.objects import spinner
 from aios.runtime.tables import ModelVersions
 from aios.runtime.transport import Transport
@@ -35,6 +35,7 @@ class Models:
         tracking_uri: str | None = None,
         trust: bool = False,
         outputs: Mapping[str, Any] | None = None,
+        engine: EngineName | None = None,
     ) -> ModelVersion:
         """Convert, check and store a model as the next version of `name`.
 
@@ -54,6 +55,8 @@ class Models:
             outputs: contract output -> model output, or (model output, column), where names do
                 not say it. A classifier of scikit-learn has `label`, `probabilities` and
                 `confidence`, the probability of the label.
+            engine: what a torch module becomes: an "onnx" graph, or a "torch" archive; None takes
+                ONNX where that can say it.
             trust: let code inside a model from MLflow run: pickles are refused without it.
 
         Raises:
@@ -80,6 +83,7 @@ class Models:
                 tolerance=tolerance,
                 outputs=outputs,
                 background=sample,
+                engine=engine,
             )
             digest = built.artifact.digest
             content = ArtifactStore(folder, Path(folder)).read_tar(digest)

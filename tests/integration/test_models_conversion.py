@@ -181,6 +181,18 @@ def test_what_onnx_cannot_express_becomes_an_archive_without_a_pickle(
     engine.close()
 
 
+def test_a_module_becomes_what_is_asked_for(tmp_path: Path) -> None:
+    built = build(Perceptron(), CONTRACT, ROWS, tmp_path, engine="torch")
+    assert built.artifact.engine == "torch"
+    assert built.conversion["largest_difference"] < 1e-6
+    with pytest.raises(Unsupported, match=r"cannot be exported to ONNX: .*bessel"):
+        build(Bessel(), CONTRACT, ROWS, tmp_path, engine="onnx")
+    with pytest.raises(UsageError, match="engine='torch'"):
+        build("python_models:Some", CONTRACT, ROWS, tmp_path, engine="torch")
+    with pytest.raises(UsageError, match="engine='jax'"):
+        build(Perceptron(), CONTRACT, ROWS, tmp_path, engine="jax")  # type: ignore[arg-type]
+
+
 def test_a_changed_archive_is_refused(archived: tuple[Built, nn.Module], tmp_path: Path) -> None:
     built, _ = archived
     folder = tmp_path / built.artifact.digest
