@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aios.config import Settings
-from aios.records import Autoscale, ServedVersion, TrafficPlan
+from aios.records import Autoscale, EndpointSpec, ServedVersion, TrafficPlan
 from aios.security import Caller
 
 API_APP = "aios--api"
@@ -70,7 +70,7 @@ def endpoint_application(plan: TrafficPlan, replica_settings: Mapping[str, Any])
                 # Our own limit answers first, with a problem body and Retry-After.
                 "max_ongoing_requests": 2 * spec.max_queued + 64,
                 "graceful_shutdown_timeout_s": max(5.0, 2 * spec.deadline_s),
-                "ray_actor_options": {"num_cpus": 0.1},
+                "ray_actor_options": _resources(spec),
                 **_HEALTH,
                 **_scale(spec.replicas),
             }
@@ -83,7 +83,7 @@ def challenger_application(
 ) -> dict[str, Any]:
     """A version in an application of its own, without a route."""
     spec = plan.spec
-    settings = {**replica_settings, "max_rows": spec.max_rows}
+    settings = {**replica_settings, "max_rows": spec.max_rows, "threads": spec.threads}
     arguments = {
         "served": served.model_dump(mode="json"),
         "model": spec.model,
@@ -100,7 +100,7 @@ def challenger_application(
                 "max_ongoing_requests": spec.max_queued,
                 "graceful_shutdown_timeout_s": 2.0,
                 "max_constructor_retry_count": 2,
-                "ray_actor_options": {"num_cpus": 0.1},
+                "ray_actor_options": _resources(spec),
                 **_HEALTH,
                 **_scale(spec.replicas),
             }
@@ -144,6 +144,12 @@ def serve_config(
         "proxy_location": "EveryNode",
         "applications": sorted(applications, key=lambda app: str(app["name"])),
     }
+
+
+def _resources(spec: EndpointSpec) -> dict[str, float]:
+    """What Ray sets aside for a replica. Without a GPU it is not named, as before there were any:
+    another text would restart the replicas of endpoints that run."""
+    return {"num_cpus": 0.1, **({"num_gpus": spec.gpus} if spec.gpus else {})}
 
 
 def _scale(replicas: Autoscale) -> dict[str, Any]:

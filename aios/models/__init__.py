@@ -14,7 +14,7 @@ know: names and versions of models, endpoints, traffic, Ray.
 from aios.models.artifact import verify
 from aios.models.build import Built, PythonModel, build
 from aios.models.engine import Engine
-from aios.models.loading import load_engine, load_outliers
+from aios.models.loading import device_for, load_engine, load_outliers
 from aios.models.manifest import Manifest
 from aios.models.mlflow_models import MlflowModel, from_mlflow, is_mlflow_uri
 from aios.models.outliers import OutlierDetector, OutlierScores, scored_fields
@@ -29,6 +29,7 @@ __all__ = [
     "OutlierScores",
     "PythonModel",
     "build",
+    "device_for",
     "from_mlflow",
     "is_mlflow_uri",
     "load_engine",

@@ -12,7 +12,7 @@ from aios.models.outliers import OutlierDetector
 from aios.models.python_engine import PythonEngine
 from aios.models.safety import check_onnx
 from aios.models.torch_engine import TorchEngine
-from aios.records import Artifact
+from aios.records import Artifact, EngineName
 
 
 def load_engine(
@@ -59,6 +59,14 @@ def load_engine(
         engine.close()
         raise
     return engine
+
+
+def device_for(engine: EngineName, gpus: float) -> str:
+    """Where a model runs in a process that was given so many GPUs, or a share of one.
+
+    A Python class stays on the CPU as far as aios knows: it finds the GPU itself.
+    """
+    return "cuda" if gpus > 0 and engine != "python" else "cpu"
 
 
 def load_outliers(

@@ -1,6 +1,7 @@
-"""The torch engine: runs a `torch.export` archive on the CPU or a CUDA device."""
+"""The torch engine: runs a `torch.export` archive on the CPU, or on a GPU as CUDA graphs."""
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from aios.errors import ArtifactRejected, UsageError
 from aios.models.engine import Array, EngineBase, Outputs, column_values
 from aios.models.manifest import ColumnsInput, Manifest, MatrixInput
 from aios.models.pt2 import check_archive
+from aios.models.torch_graphs import MOST_ROWS, FixedPlaces
 
 
 class TorchEngine(EngineBase):
@@ -40,23 +42,37 @@ class TorchEngine(EngineBase):
         self._torch = torch
         self._inputs = manifest.inputs
         self._outputs = Outputs(manifest.outputs)
-        self._module = _load(content, ref, device)
+        self._answer = _answering(_load(content, ref, device), self._outputs.wanted)
+        self._places: FixedPlaces | None = None
+        if device != "cpu":
+            row = shapes_of_a_row(manifest.inputs)
+            self._places = FixedPlaces(self._answer, row, device)
 
     def run(self, batch: Batch) -> dict[str, Array]:
         torch = self._torch
         try:
-            tensors = [
-                torch.from_numpy(value).to(self.device) for value in positional(self._inputs, batch)
-            ]
-            with torch.inference_mode():
-                named = name_outputs(self._module(*tensors))
-            values = [named[name].cpu().numpy() for name in self._outputs.wanted]
-            return self._outputs.pick(values, batch.rows)
+            arrays = positional(self._inputs, batch)
+            if self._places is not None and batch.rows <= MOST_ROWS:
+                found = self._places.run(arrays)
+            else:
+                tensors = [torch.from_numpy(value).to(self.device) for value in arrays]
+                with torch.inference_mode():
+                    named = self._answer(*tensors)
+                found = {name: value.cpu().numpy() for name, value in named.items()}
+            return self._outputs.pick([found[name] for name in self._outputs.wanted], batch.rows)
         except Exception as error:
             raise self._failed(error, batch.rows) from error
 
+    def warm(self, rows: int = 1) -> None:
+        if self._places is not None:
+            try:
+                self._places.prepare()
+            except Exception as error:
+                raise self._failed(error, MOST_ROWS) from error
+        super().warm(rows)
+
     def close(self) -> None:
-        del self._module
+        del self._answer, self._places
         if self.device != "cpu":
             self._torch.cuda.empty_cache()
 
@@ -70,9 +86,24 @@ def positional(inputs: Any, batch: Batch) -> list[Array]:
     return [_owned(column_values(batch, column)) for column in inputs.columns]
 
 
+def shapes_of_a_row(inputs: Any) -> list[tuple[tuple[int, ...], str]]:
+    """Shape and type of one row of each argument."""
+    if isinstance(inputs, MatrixInput):
+        return [((len(inputs.features),), inputs.dtype)]
+    return [(column.shape, column.dtype) for column in inputs.columns]
+
+
 def _owned(value: Array) -> Array:
     # torch shares numpy's memory and may write to it; a batch may be a view of a request.
     return np.require(value, requirements=["C", "W"])
+
+
+def _answering(module: Any, wanted: list[str]) -> Callable[..., dict[str, Any]]:
+    def answer(*inputs: Any) -> dict[str, Any]:
+        named = name_outputs(module(*inputs))
+        return {name: named[name] for name in wanted}
+
+    return answer
 
 
 def name_outputs(result: Any) -> dict[str, Any]:

@@ -128,7 +128,10 @@ class EndpointSpec(Record):
 
     `deadline_s` is the whole budget of one request. `max_queued` bounds the requests that
     one replica takes at a time; over it the answer is 503 with Retry-After.
-    `record_fraction` is the share of requests written to the prediction log.
+    `record_fraction` is the share of requests written to the prediction log. `threads` is how many
+    threads one run of the model uses. `gpus` is the share of a GPU that each replica gets, on which
+    it then keeps its model, as a canary's or shadow's replicas do on a share of their own; 0 is
+    the CPU.
     """
 
     name: Name
@@ -141,6 +144,8 @@ class EndpointSpec(Record):
     max_rows: int = Field(default=10_000, ge=1)
     record_fraction: float = Field(default=1.0, ge=0, le=1)
     require_key: bool = True
+    threads: int = Field(default=1, ge=1, le=256)
+    gpus: float = Field(default=0.0, ge=0, le=1)
 
 
 class ServedVersion(Record):

@@ -80,7 +80,8 @@ class Runtime(Accounted, Watched, Acting, Delegated, Eventful, PredictionLog, Me
             fallback: what answers when the model cannot, tried in order.
             wait_s: how long to wait until it answers; 0 returns at once.
             settings: see `EndpointSpec`: max_queued, max_body_bytes, max_rows,
-                record_fraction, require_key.
+                record_fraction, require_key, threads, and gpus=1 (or a share of one) to keep the
+                model on a GPU.
 
         Raises:
             IllegalTransition: the endpoint serves another version, or a rollout runs.

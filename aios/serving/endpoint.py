@@ -22,7 +22,15 @@ from aios.errors import (
     Overloaded,
     UnknownModel,
 )
-from aios.records import ArmName, Autoscale, Challenger, ServedVersion, TrafficPlan, WindowReport
+from aios.records import (
+    ArmName,
+    Autoscale,
+    Challenger,
+    EndpointSpec,
+    ServedVersion,
+    TrafficPlan,
+    WindowReport,
+)
 from aios.security.keys import allowed
 from aios.serving.breaker import Breaker
 from aios.serving.fallback import Degraded, FallbackChain
@@ -57,7 +65,7 @@ class Answer:
 
 
 logger = logging.getLogger("aios.serving")
-Load = Callable[[ServedVersion, int], tuple[Runner, Codec]]
+Load = Callable[[ServedVersion, EndpointSpec], tuple[Runner, Codec]]
 Connect = Callable[[Challenger, Autoscale], ChallengerClient]
 
 
@@ -65,8 +73,7 @@ class Endpoint:
     """Answers for one endpoint, on the plan it was last given.
 
     Args:
-        load: loads and warms a version for batches of at most so many rows; called off the
-            event loop.
+        load: loads and warms a version as the spec wants it; called off the event loop.
         connect: gives the client of a challenger's application.
         recorder: takes a copy of each answered request.
         features: summarises what came in and went out.
@@ -174,7 +181,7 @@ class Endpoint:
         wanted = loaded_as(plan)
         if wanted not in self._runners:
             loop = asyncio.get_running_loop()
-            loading = loop.run_in_executor(None, self._load, plan.stable, plan.spec.max_rows)
+            loading = loop.run_in_executor(None, self._load, plan.stable, plan.spec)
             self._runners[wanted] = await loading
         return self._runners[wanted]
 

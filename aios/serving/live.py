@@ -27,8 +27,8 @@ class ChallengerClient(Protocol):
     ) -> tuple[Outputs, float]: ...
 
 
-Loaded = tuple[str, int, str]
-"""What a loaded runner is good for: artifact, most rows, contract."""
+Loaded = tuple[str, int, int, str]
+"""What a loaded runner is good for: artifact, most rows, threads, contract."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Live:
 def loaded_as(plan: TrafficPlan) -> Loaded:
     """What the plan's stable version must have been loaded as."""
     contract = hashlib.sha256(orjson.dumps(plan.stable.contract)).hexdigest()
-    return plan.stable.artifact.digest, plan.spec.max_rows, contract
+    return plan.stable.artifact.digest, plan.spec.max_rows, plan.spec.threads, contract
 
 
 def windows_of(plan: TrafficPlan, before: Live | None) -> dict[str, ArmWindow]:

@@ -17,7 +17,7 @@ from ray import serve
 
 from aios.clock import SystemClock
 from aios.contracts import Batch, Codec, Contract
-from aios.models import OutlierDetector, load_engine, load_outliers
+from aios.models import OutlierDetector, device_for, load_engine, load_outliers
 from aios.records import Autoscale, Challenger, ServedVersion, TrafficPlan
 from aios.records.cost import Owner
 from aios.serving.calls import Calls
@@ -50,12 +50,14 @@ logger = logging.getLogger("aios.serving")
 
 
 def _load(
-    settings: dict[str, Any], served: ServedVersion, max_rows: int, tracer: Tracer
+    settings: dict[str, Any], served: ServedVersion, max_rows: int, threads: int, tracer: Tracer
 ) -> tuple[Runner, Codec]:
     store = ArtifactStore(settings["artifacts_url"], Path(settings["cache"]))
     contract = Contract.from_json(served.contract)
     folder = store.fetch(served.artifact.digest)
-    engine = load_engine(folder, served.artifact, contract)
+    gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+    device = device_for(served.artifact.engine, gpus)
+    engine = load_engine(folder, served.artifact, contract, device=device, threads=threads)
     engine.warm()
     codec = Codec(contract, max_rows)
     about = {"aios.version": served.version, "aios.engine": served.artifact.engine}
@@ -118,7 +120,7 @@ class EndpointDeployment:
         self._features = FeatureWindows(name, replica, settings["window_s"], self._privacy)
         tracer = _tracer(settings, "aios-endpoint")
         self._endpoint = Endpoint(
-            load=lambda served, max_rows: _load(settings, served, max_rows, tracer),
+            load=lambda served, spec: _load(settings, served, spec.max_rows, spec.threads, tracer),
             connect=_connect,
             recorder=self._recorder,
             features=self._features,
@@ -243,7 +245,7 @@ class ChallengerDeployment:
     def __init__(self, served: dict[str, Any], model: str, settings: dict[str, Any]) -> None:
         version = ServedVersion.model_validate(served)
         tracer = _tracer(settings, "aios-challenger")
-        loaded = _load(settings, version, settings["max_rows"], tracer)
+        loaded = _load(settings, version, settings["max_rows"], settings["threads"], tracer)
         self._replica = ChallengerReplica(loaded, tracer, f"{model}:{version.version}")
         self._listening = Listening(self._replica.infer)
         Metered(Owner("endpoint"), app=serve.get_replica_context().app_name)

@@ -65,7 +65,8 @@ class Runner:
         self._closed = False
         self._holders = 0
         self._scalars = {name: not field.shape for name, field in codec.contract.outputs.items()}
-        self.inline = engine.service_time_s < INLINE_LIMIT_S
+        # On a GPU a batch costs hardly more than a row: a thread lets calls gather meanwhile.
+        self.inline = engine.device == "cpu" and engine.service_time_s < INLINE_LIMIT_S
         self._thread = (
             None if self.inline else ThreadPoolExecutor(1, thread_name_prefix="aios-engine")
         )

@@ -125,12 +125,12 @@ class World:
         )
         self.app = EndpointApp(self.endpoint, "toy")
 
-    def _load(self, served_version, max_rows):
+    def _load(self, served_version, spec):
         self.loads.append(served_version.version)
         engine = self.engines.get(served_version.version, FakeEngine())
         if isinstance(engine, Exception):
             raise engine
-        codec = Codec(Contract.from_json(served_version.contract), max_rows)
+        codec = Codec(Contract.from_json(served_version.contract), spec.max_rows)
         return Runner(engine, codec), codec
 
     def _load_outliers(self, served_version):

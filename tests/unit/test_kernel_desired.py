@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from kernel_fakes import KEY, FakeServe, World, make_template, make_world
 
-from aios.errors import ClusterUnavailable, UnknownEndpoint
+from aios.errors import ClusterUnavailable, UnknownEndpoint, UsageError
 from aios.kernel.reconcile import Reconciler
 from aios.kernel.rollouts import LINGER_S
 from aios.kernel.serve_client import AppStatus, failure_reason
@@ -55,6 +55,25 @@ def test_an_endpoint_gets_its_route_and_its_replicas_the_plan_with_the_keys(worl
     assert world.plan().spec.replicas == Autoscale(2, 4)
     assert app["deployments"][0]["autoscaling_config"]["max_replicas"] == 4
     assert all("keys" not in plan for plan in world.do("plans", endpoint="loan"))
+
+
+def test_replicas_get_a_gpu_and_threads_where_the_endpoint_wants_them(world: World) -> None:
+    def options(name: str) -> dict[str, float]:
+        found: dict[str, float] = world.serve.apps[name]["deployments"][0]["ray_actor_options"]
+        return found
+
+    world.tick()
+    assert options("loan") == {"num_cpus": 0.1}
+    world.do("deploy", version="loan:1", spec={"name": "loan", "gpus": 0.5, "threads": 3})
+    world.rollout()
+    world.tick()
+    (challenger,) = (app for name, app in world.serve.apps.items() if name.startswith("loan--"))
+    assert options("loan") == options(challenger["name"]) == {"num_cpus": 0.1, "num_gpus": 0.5}
+    assert challenger["args"]["settings"]["threads"] == 3
+    assert world.plan().spec.threads == 3
+    for wrong in ({"gpus": 2}, {"gpus": -1}, {"threads": 0}):
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            world.do("deploy", version="loan:1", spec={"name": "other", **wrong})
 
 
 def test_a_whole_rollout_changes_no_running_application(world: World) -> None:

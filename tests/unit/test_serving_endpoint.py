@@ -481,7 +481,7 @@ def test_only_the_newest_versions_stay_loaded():
     assert run(scenario()) == [1, 2]
 
 
-def test_other_limits_or_another_contract_of_the_same_artifact_are_loaded_anew():
+def test_other_limits_threads_or_another_contract_of_the_same_artifact_are_loaded_anew():
     async def scenario():
         world = World()
         first = plan(1, max_rows=2)
@@ -492,9 +492,10 @@ def test_other_limits_or_another_contract_of_the_same_artifact_are_loaded_anew()
         stable = ServedVersion(version=2, artifact=first.stable.artifact, contract=narrow.to_json())
         await world.endpoint.reconfigure(plan(3, max_rows=50).model_copy(update={"stable": stable}))
         assert world.endpoint.live.codec.contract == narrow
+        await world.endpoint.reconfigure(plan(4, stable=2, max_rows=50, threads=2))
         return world.loads
 
-    assert run(scenario()) == [1, 1, 2]
+    assert run(scenario()) == [1, 1, 2, 2]
 
 
 def test_a_plan_changes_under_requests_in_flight_without_failing_one():

@@ -40,6 +40,15 @@ def test_a_fast_engine_runs_on_the_event_loop_and_a_slow_one_in_a_thread():
     assert asyncio.run(thread_of(True)).startswith("aios-engine")
 
 
+def test_a_fast_engine_on_a_gpu_leaves_the_loop_so_that_calls_gather():
+    engine = FakeEngine()
+    engine.device = "cuda"
+    runner = Runner(engine, CODEC)
+    assert not runner.runs_inline(rows(1))
+    asyncio.run(runner.run(rows(1)))
+    runner.close()
+
+
 def test_a_batch_too_large_for_the_loop_leaves_it_even_with_a_fast_engine():
     runner = Runner(FakeEngine(), CODEC, max_batch_rows=4)
     assert runner.runs_inline(rows(1, 2, 3, 4))
