@@ -7,6 +7,7 @@ must be. Nothing is checked, and no two batches are joined.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +88,28 @@ class EngineLoop:
         self._rows = rows
         self.answers = [outputs.pick(call(), rows) for call in calls]
 
-    def loop(self, seconds: float) -> tuple[str, int, float]:
-        """Ask in turn for so long: how long each took, as an encoded HdrHistogram of microseconds;
-        how often; in how many seconds."""
+    def loop(self, seconds: float) -> "Looped":
+        """Ask in turn for so long."""
         for number in range(WARM_UPS):
             self._calls[number % len(self._calls)]()
         took, runs, clock = new_histogram(), 0, time.perf_counter_ns
+        begin_cpu_s = time.process_time()
         begin_ns = now_ns = clock()
         while now_ns - begin_ns < seconds * 1e9:
             self._calls[runs % len(self._calls)]()
             before_ns, now_ns = now_ns, clock()
             took.record_value(max((now_ns - before_ns) // 1000, 1))
             runs += 1
-        return took.encode().decode(), runs, (now_ns - begin_ns) / 1e9
+        cpu_s = time.process_time() - begin_cpu_s
+        return Looped(took.encode().decode(), runs, (now_ns - begin_ns) / 1e9, cpu_s)
+
+
+@dataclass(frozen=True)
+class Looped:
+    """What a loop came to: how long runs took, as an encoded HdrHistogram of microseconds, how many
+    there were in how many seconds, and the CPU seconds of this process meanwhile."""
+
+    took: str
+    runs: int
+    window_s: float
+    cpu_s: float

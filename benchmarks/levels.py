@@ -2,18 +2,18 @@
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import psutil
 
 from aios.capacity.load import Loop, Outcome, Stream, Target, quantile_s, run_load
 from aios.kernel.head import read_head
 from aios.models.artifact import read_manifest
 from aios.runtime.lifecycle import LocalRuntime
 from aios.store.artifacts import ArtifactStore
-from benchmarks import models, wire
+from benchmarks import models, replicas, wire
 from benchmarks.alone import Alone, EngineLoop
-from benchmarks.replicas import replica_port
 
 LEVELS = ("engine", "endpoint", "ingress")
 ALONE, SATURATED = "one at a time", "saturated"
@@ -31,6 +31,7 @@ class Round:
     Attributes:
         load: `ALONE`, `SATURATED`, or the share of what is borne at most.
         took: latencies in microseconds, an encoded HdrHistogram.
+        cpu_s: of the engine's loop, of the replica, or of replica and HAProxy, in the window.
         rate_per_s: requests that were due per second; None in a loop.
         held_back: why the figures are the load generator's; None if they are not.
     """
@@ -43,12 +44,18 @@ class Round:
     records_per_s: float
     took: str
     runs: int
+    cpu_s: float
     rate_per_s: float | None = None
     held_back: str | None = None
 
     @property
     def name(self) -> str:
         return f"{self.variant}, batch {self.batch}, {self.level}, {self.load}"
+
+    @property
+    def cpu_ms(self) -> float:
+        """CPU milliseconds per record."""
+        return 1000 * self.cpu_s / (self.runs * self.batch)
 
     def ms(self, fraction: float) -> float:
         """A quantile of the latencies."""
@@ -70,10 +77,12 @@ class Served:
         assert head is not None
         path = f"/v2/models/{name}/{'predict' if model.records else 'infer'}"
         key = {"Authorization": f"Bearer {runtime.key}"}
-        direct = f"http://127.0.0.1:{replica_port(head, name)}{path}"
-        self._targets = {
-            "endpoint": Target(direct, key),
-            "ingress": Target(f"{head.address}{path}", key),
+        behind = replicas.processes(head, name)
+        replica = behind["replica"]
+        direct = f"http://127.0.0.1:{replicas.own_port(replica, head)}{path}"
+        self._places = {
+            "endpoint": Place(Target(direct, key), (replica,)),
+            "ingress": Place(Target(f"{head.address}{path}", key), tuple(behind.values())),
         }
 
     def asked(self, batch: int) -> "Asked":
@@ -85,18 +94,30 @@ class Served:
         return Asked(
             batch,
             [body for body, _ in made],
-            {name: wire.with_length(to, made[0][1]) for name, to in self._targets.items()},
+            {
+                level: replace(place, target=wire.with_length(place.target, made[0][1]))
+                for level, place in self._places.items()
+            },
             self._alone.asked([self._model.batch(batch, start) for start in starts]),
         )
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where requests of a level go, and the processes that they keep busy."""
+
+    target: Target
+    processes: tuple[psutil.Process, ...]
+
+
+@dataclass(frozen=True)
 class Asked:
-    """Requests of one size: their bodies, where they go, and the engine's loop over the same."""
+    """Requests of one size: their bodies, where they go by level, and the engine's loop over the
+    same."""
 
     batch: int
     bodies: list[bytes]
-    targets: dict[str, Target]
+    places: dict[str, Place]
     engine: EngineLoop
 
     def check(self, tolerance: float) -> None:
@@ -106,22 +127,30 @@ class Asked:
             RuntimeError: it is not.
         """
         for body, right in zip(self.bodies, self.engine.answers, strict=True):
-            found = wire.ask(self.targets["ingress"], body, DEADLINE_S)
+            found = wire.ask(self.places["ingress"].target, body, DEADLINE_S)
             for name, expected in right.items():
                 if not np.allclose(found[name], expected, rtol=tolerance, atol=tolerance):
                     worst = float(np.abs(found[name] - expected).max())
                     raise RuntimeError(f"the served {name} is off by up to {worst:.3g}")
 
-    def load(self, level: str, load: Loop | Stream) -> Outcome:
-        """Put load on a level.
+    def load(self, level: str, load: Loop | Stream) -> tuple[Outcome, float]:
+        """Put load on a level; what was seen, and the CPU seconds that it took in the window.
 
         Raises:
             RuntimeError: a request failed.
         """
-        outcome = run_load(self.targets[level], self.bodies, load, warm_up_s=WARM_UP_S)
+        place = self.places[level]
+        before: list[float] = []
+        outcome = run_load(
+            place.target,
+            self.bodies,
+            load,
+            warm_up_s=WARM_UP_S,
+            at_start=lambda: before.append(replicas.cpu_s(place.processes)),
+        )
         if outcome.failed:
             raise RuntimeError(f"{outcome.failed} requests failed: {outcome.failures}")
-        return outcome
+        return outcome, replicas.cpu_s(place.processes) - before[0]
 
 
 def body_of(model: models.Model, columns: models.Columns) -> tuple[bytes, int | None]:
@@ -134,21 +163,23 @@ def body_of(model: models.Model, columns: models.Columns) -> tuple[bytes, int | 
 def measure(asked: Asked, variant: str, number: int, wanted: argparse.Namespace) -> Iterator[Round]:
     """One round: all levels, in every second round in reverse order."""
 
-    def of(level: str, load: str, outcome: Outcome, rate: float | None = None) -> Round:
-        told = (outcome.took, outcome.good, rate, outcome.held_back)
+    def of(level: str, load: str, how: Loop | Stream, rate: float | None = None) -> Round:
+        outcome, cpu_s = asked.load(level, how)
+        told = (outcome.took, outcome.good, cpu_s, rate, outcome.held_back)
         per_s = asked.batch * outcome.good_per_s
         return Round(variant, asked.batch, level, load, number, per_s, *told)
 
     for level in LEVELS if number % 2 == 0 else LEVELS[::-1]:
         if level == "engine":
-            took, runs, window_s = asked.engine.loop(wanted.seconds)
-            per_s = asked.batch * runs / window_s
-            yield Round(variant, asked.batch, level, ALONE, number, per_s, took, runs)
+            found = asked.engine.loop(wanted.seconds)
+            per_s = asked.batch * found.runs / found.window_s
+            told = (per_s, found.took, found.runs, found.cpu_s)
+            yield Round(variant, asked.batch, level, ALONE, number, *told)
             continue
-        yield of(level, ALONE, asked.load(level, Loop(1, wanted.seconds)))
-        most = asked.load(level, Loop(wanted.connections, wanted.seconds))
-        yield of(level, SATURATED, most)
+        yield of(level, ALONE, Loop(1, wanted.seconds))
+        most = of(level, SATURATED, Loop(wanted.connections, wanted.seconds))
+        yield most
         for share in wanted.rates if level == "ingress" else ():
-            rate = share * most.good_per_s
+            rate = share * most.records_per_s / asked.batch
             stream = Stream("poisson", rate, wanted.seconds, seed=number, give_up_s=DEADLINE_S)
-            yield of(level, f"{share:.0%}", asked.load(level, stream), rate)
+            yield of(level, f"{share:.0%}", stream, rate)

@@ -1,4 +1,6 @@
-"""Where a replica answers by itself, behind the ingress."""
+"""The processes behind an endpoint: where its replica answers by itself, and what it uses."""
+
+from collections.abc import Iterable
 
 import psutil
 
@@ -6,15 +8,21 @@ from aios.kernel.head import Head
 from aios.kernel.processes import processes_of
 
 
-def replica_port(head: Head, endpoint: str) -> int:
-    """The HTTP port of an endpoint's only replica, where HAProxy asks it."""
-    title = f"ray::ServeReplica:{endpoint}:endpoint"
-    found = [
-        process
-        for process in processes_of(head.id, str(head.temp_dir))
-        if (process.cmdline() or [""])[0] == title
-    ]
-    replica = max(found, key=psutil.Process.create_time)
+def processes(head: Head, endpoint: str) -> dict[str, psutil.Process]:
+    """`replica`, the youngest of the endpoint's, and `haproxy`."""
+    found: dict[str, psutil.Process] = {}
+    titles = {f"ray::ServeReplica:{endpoint}:endpoint": "replica", "haproxy": "haproxy"}
+    running = processes_of(head.id, str(head.temp_dir))
+    for process in sorted(running, key=psutil.Process.create_time):
+        haproxy = process.name() == "haproxy"
+        role = titles.get("haproxy" if haproxy else (process.cmdline() or [""])[0])
+        if role is not None:
+            found[role] = process
+    return found
+
+
+def own_port(replica: psutil.Process, head: Head) -> int:
+    """The HTTP port of a replica, where HAProxy asks it."""
     ports = range(head.ports.direct_ingress_min, head.ports.direct_ingress_max + 1)
     (port,) = {
         connection.laddr.port
@@ -22,3 +30,9 @@ def replica_port(head: Head, endpoint: str) -> int:
         if connection.status == psutil.CONN_LISTEN
     }.intersection(ports)
     return int(port)
+
+
+def cpu_s(running: Iterable[psutil.Process]) -> float:
+    """CPU seconds that they have used so far, user and system."""
+    times = [process.cpu_times() for process in running]
+    return float(sum(one.user + one.system for one in times))

@@ -16,8 +16,9 @@ Endpoint and ingress are asked by closed loops of one connection (what a request
 shares of that (`--rates`), latency from when a request was due. Tabular models get JSON records,
 the others binary tensors of the Open Inference Protocol. Each request has `--batch` records; a
 replica joins requests that wait into batches of up to 256. In each round all levels are asked, in
-every second one in reverse order; ratios are of the same round. Every answer is compared with the
-engine's once, before; what fails in a measured window ends the run.
+every second one in reverse order; ratios are of the same round. CPU is that of the loop's process,
+of the replica (recording and reporting too), or of replica and HAProxy, in the window. Every answer
+is compared with the engine's once, before; what fails in a measured window ends the run.
 
 With `--device cuda` the replica keeps its model on a GPU (`gpus=1`): torch as CUDA graphs over
 pinned memory, onnxruntime by its CUDA provider. Combinations that do not exist are named and left
@@ -35,6 +36,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import aios
@@ -122,6 +124,7 @@ def kept(entry: Round) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "level", {**asdict(entry), "p95_ms": entry.ms(0.95)}
     for text, value, better in (
         ("records/s", entry.records_per_s, "higher"),
+        ("CPU ms per record", entry.cpu_ms, "lower"),
         ("p50 ms", entry.ms(0.5), "lower"),
         ("p99 ms", entry.ms(0.99), "lower"),
     ):
@@ -165,8 +168,8 @@ def goals(
 
 def table(rounds: Sequence[Round]) -> str:
     """Markdown: medians (smallest-largest) of the rounds."""
-    heads = ["model", "batch", "level", "load", "records/s", "of the engine", "p50 ms"]
-    lines = [f"| {' | '.join([*heads, 'p95 ms', 'p99 ms'])} |", "| --- " * 9 + "|"]
+    heads = ["model", "batch", "level", "load", "records/s", "of the engine", "CPU ms/record"]
+    lines = [f"| {' | '.join([*heads, 'p50 ms', 'p95 ms', 'p99 ms'])} |", "| --- " * 10 + "|"]
     ratios = shares(rounds)
     groups: dict[tuple[str, int, str, str], list[Round]] = {}
     for one in sorted(rounds, key=lambda one: LEVELS.index(one.level)):
@@ -175,6 +178,7 @@ def table(rounds: Sequence[Round]) -> str:
         ratio = f"{ratios[(variant, batch, level)]}" if load == SATURATED else ""
         cells = [variant, str(batch), level, load]
         cells += [str(Spread.of(one.records_per_s for one in some)), ratio]
+        cells.append(f"{median(one.cpu_ms for one in some):.3g}")
         cells += [str(Spread.of(one.ms(q) for one in some)) for q in (0.5, 0.95, 0.99)]
         lines.append(f"| {' | '.join(cells)} |")
     held = {f"{one.name}: {one.held_back}" for one in rounds if one.held_back}

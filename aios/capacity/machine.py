@@ -8,7 +8,10 @@ from typing import Any
 
 import psutil
 
-PACKAGES = ("aios", "ray", "onnxruntime", "fastapi", "uvicorn", "uvloop", "httptools", "orjson")
+PACKAGES = (
+    *("aios", "ray", "onnxruntime", "torch"),
+    *("fastapi", "uvicorn", "uvloop", "httptools", "orjson"),
+)
 
 
 def describe() -> dict[str, Any]:

@@ -185,8 +185,6 @@ def test_a_module_becomes_what_is_asked_for(tmp_path: Path) -> None:
     built = build(Perceptron(), CONTRACT, ROWS, tmp_path, engine="torch")
     assert built.artifact.engine == "torch"
     assert built.conversion["largest_difference"] < 1e-6
-    with pytest.raises(Unsupported, match=r"cannot be exported to ONNX: .*bessel"):
-        build(Bessel(), CONTRACT, ROWS, tmp_path, engine="onnx")
     with pytest.raises(UsageError, match="engine='torch'"):
         build("python_models:Some", CONTRACT, ROWS, tmp_path, engine="torch")
     with pytest.raises(UsageError, match="engine='jax'"):

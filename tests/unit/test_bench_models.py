@@ -1,17 +1,30 @@
 """The benchmarks' models: what they are, and that requests and answers are read as sent."""
 
+import contextlib
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
+
 import numpy as np
+import onnx_graphs
+import orjson
 import pytest
 import torch
+from hdrh.histogram import HdrHistogram
 
 import aios
+from aios.capacity.generator import new_histogram
+from aios.capacity.load import Loop, Outcome, Stream, Target
 from aios.contracts import Codec
 from aios.errors import UsageError
+from aios.models import Manifest
+from aios.models.manifest import MatrixInput, OutputSource
 from apps.loan_approval import data
 from benchmarks import models, throughput, wire
+from benchmarks.alone import Alone, Looped
 from benchmarks.architectures import BERT_BASE, MINILM, Encoder, ResNet50, Size
 from benchmarks.figures import Spread
-from benchmarks.levels import ALONE, SATURATED, Round
+from benchmarks.levels import ALONE, DEADLINE_S, SATURATED, Asked, Place, Round, measure
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +172,121 @@ def test_an_absent_gpu_is_told_apart_from_absent_libraries(facts, told):
     assert found is None if told is None else told in found
 
 
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_an_engine_alone_answers_by_the_contract_and_counts_its_runs(engine, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(onnx_graphs.score_model().SerializeToString())
+    weights = torch.from_numpy(onnx_graphs.WEIGHTS)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 1, bias=False), torch.nn.Sigmoid())
+    module[0].weight.data = weights.T
+    manifest = Manifest(
+        engine=engine,
+        inputs=MatrixInput(name="x", features=onnx_graphs.FEATURES),
+        outputs={"score": OutputSource(name="score" if engine == "onnx" else "output_0")},
+    )
+    alone = Alone(tmp_path, manifest, module, device="cpu", threads=1)
+    codec = Codec(onnx_graphs.score_contract())
+    rows = codec.validate_records(onnx_graphs.sample_rows(6))
+    loop = alone.asked([rows.slice(0, 3), rows.slice(3, 6)])
+    right = torch.sigmoid(torch.from_numpy(rows.matrix()) @ weights)[:, 0]
+    np.testing.assert_allclose(np.concatenate([one["score"] for one in loop.answers]), right, 1e-6)
+    found = loop.loop(0.02)
+    assert found.window_s >= 0.02
+    assert HdrHistogram.decode(found.took).get_total_count() == found.runs > 1
+
+
+@contextlib.contextmanager
+def server_that_says(score):
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = orjson.dumps({"outputs": [{"approve": score}]})
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield Place(Target(f"http://127.0.0.1:{server.server_port}/", {}), ())
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_wrong_answer_of_what_is_served_ends_the_run():
+    class Right:
+        answers: ClassVar = [{"approve": np.array([0.5])}]
+
+    with server_that_says(0.502) as place:
+        asked = Asked(1, [b"{}"], {"ingress": place}, Right())
+        asked.check(1e-2)
+        with pytest.raises(RuntimeError, match=r"the served approve is off by up to 0\.002"):
+            asked.check(1e-3)
+
+
+class Noted(Asked):
+    """Notes what is asked for instead of asking; 10 requests a second at each level."""
+
+    def load(self, level, load):
+        self.places.setdefault("noted", []).append((level, load))
+        took = new_histogram()
+        took.record_value(1000)
+        encoded = took.encode().decode()
+        return Outcome(encoded, encoded, 20, 0, [], 0, 2.0, 0.1, 20), 0.4
+
+
+class Engine:
+    def loop(self, seconds):
+        return Looped("", 100, seconds, 0.5)
+
+
+def test_each_second_round_asks_in_reverse_and_open_streams_are_shares_of_the_most():
+    options = wanted("--seconds", "2", "--connections", "3", "--rates", "0.5")
+    orders, noted = [], {}
+    for number in (0, 1):
+        asked = Noted(4, [], noted, Engine())
+        found = list(measure(asked, "m", number, options))
+        orders.append([(one.level, one.load) for one in found])
+    replica = [("endpoint", ALONE), ("endpoint", SATURATED)]
+    ingress = [("ingress", ALONE), ("ingress", SATURATED), ("ingress", "50%")]
+    engine = [("engine", ALONE)]
+    assert orders == [engine + replica + ingress, ingress + replica + engine]
+    loads = noted["noted"][:5]
+    assert [load for _, load in loads[:2]] == [Loop(1, 2.0), Loop(3, 2.0)]
+    assert loads[4] == ("ingress", Stream("poisson", 5.0, 2.0, seed=0, give_up_s=DEADLINE_S))
+    by_level = {one.level: one for one in found if one.load in (ALONE, "50%")}
+    assert by_level["ingress"].records_per_s == 40
+    assert by_level["ingress"].cpu_ms == pytest.approx(1000 * 0.4 / 80)
+    assert by_level["engine"].records_per_s == 4 * 100 / 2
+    assert by_level["ingress"].ms(0.99) == pytest.approx(1.0)
+
+
+def test_a_round_becomes_figures_and_a_histogram_that_can_be_compared():
+    took = new_histogram()
+    for value in (1000, 2000, 50_000):
+        took.record_value(value)
+    one = Round("m", 2, "ingress", "80%", 3, 7.0, took.encode().decode(), 3, 0.6, 3.5)
+    lines = list(throughput.kept(one))
+    values = {fields["name"]: fields["value"] for kind, fields in lines if kind == "figure"}
+    assert values == {
+        "m, batch 2, ingress, 80%: records/s": 7.0,
+        "m, batch 2, ingress, 80%: CPU ms per record": 100.0,
+        "m, batch 2, ingress, 80%: p50 ms": pytest.approx(2.0, rel=1e-3),
+        "m, batch 2, ingress, 80%: p99 ms": pytest.approx(50.0, rel=1e-3),
+    }
+    (histogram,) = (fields for kind, fields in lines if kind == "histogram")
+    assert (histogram["rate_per_s"], histogram["hdr"]) == (3.5, one.took)
+    assert "| m | 2 | ingress | 80% |" in throughput.table([one])
+
+
 def a_round(level, load, number, records_per_s):
-    return Round("m", 8, level, load, number, records_per_s, "", 1)
+    return Round("m", 8, level, load, number, records_per_s, "", 1, 0.1)
 
 
 def test_shares_are_of_the_engine_in_the_same_round_and_judged_on_a_gpu_only():

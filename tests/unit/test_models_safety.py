@@ -66,6 +66,13 @@ def test_operators_of_other_domains_are_refused(domain: str) -> None:
     assert f"uses the operator 'Run' of the domain {domain!r}" in message
 
 
+@pytest.mark.parametrize("operator", ["MultiHeadAttention", "Tokenizer"])
+def test_of_other_domains_only_what_onnxruntime_brings_is_taken(operator: str) -> None:
+    node = helper.make_node(operator, ["x"], ["score"], domain="com.microsoft")
+    content = model_of([node], [], domains=("", "com.microsoft")).SerializeToString()
+    assert check_onnx(content, "an encoder").graph.node[0].op_type == operator
+
+
 def test_local_functions_are_refused() -> None:
     model = score_model()
     model.functions.append(
