@@ -32,6 +32,19 @@ def refuse_unfit_defaults(spec: EndpointSpec, contract: Contract) -> None:
                 ) from error
 
 
+def refuse_absent_gpu(spec: EndpointSpec, most_gpus: float | None) -> None:
+    """Serve would wait for it without an end.
+
+    Args:
+        most_gpus: what a node has at most; None where that is not known, or may grow.
+    """
+    if most_gpus is not None and spec.gpus > most_gpus:
+        raise UsageError(
+            f"no GPU here: endpoint {spec.name!r} asks for gpus={spec.gpus:g}, and no node has "
+            "one; leave gpus out, or start the runtime on a machine with a GPU"
+        )
+
+
 def refuse_other_version(spec: EndpointSpec, stable: int, version: ModelVersion) -> None:
     if spec.model != version.name or stable != version.version:
         raise IllegalTransition(

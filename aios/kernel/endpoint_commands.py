@@ -1,6 +1,6 @@
 """Commands and queries about endpoints: what they serve, and how that changes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -9,6 +9,7 @@ from aios.contracts import Contract
 from aios.errors import Forbidden, IllegalTransition
 from aios.kernel import requests, views
 from aios.kernel.checks import (
+    refuse_absent_gpu,
     refuse_other_model,
     refuse_other_version,
     refuse_unfit,
@@ -32,6 +33,7 @@ class EndpointCommands:
 
     Args:
         rollouts: goes on with what is begun here.
+        most_gpus: what a node has at most; None where that is not known, or may grow.
         reconciler: told of every change; knows what runs.
     """
 
@@ -41,11 +43,13 @@ class EndpointCommands:
         observations: Observations,
         reconciler: Reconciler,
         rollouts: RolloutDriver,
+        most_gpus: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._registry = registry
         self._observations = observations
         self._reconciler = reconciler
         self._rollouts = rollouts
+        self._most_gpus = most_gpus
         self.commands: Commands = {
             "register": (requests.Register, self._register),
             "deploy": (requests.Deploy, self._deploy),
@@ -93,6 +97,7 @@ class EndpointCommands:
         spec = requests.read(
             EndpointSpec, {**request.spec, "model": version.name}, "the endpoint's spec"
         )
+        refuse_absent_gpu(spec, self._most_gpus())
         with asked.change(self._registry, "deploy", spec.name, version=version.ref) as change:
             if change.done is not None:
                 return change.done

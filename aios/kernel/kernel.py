@@ -83,7 +83,11 @@ class Kernel:
         self._sealing = Sealing(settings, database, clock)
         self._traces = traces = FlowTraces(settings.otlp_endpoint, registry, clock)
         self.rollouts = RolloutDriver(registry, seen, self.reconciler, flows, clock, traces)
-        self._endpoints = EndpointCommands(registry, seen, self.reconciler, self.rollouts)
+        usage, prices = UsageStore(database, clock), settings.prices
+        self.metering = Metering(usage, prices, clock, partial(challenger_at, registry))
+        self._endpoints = EndpointCommands(
+            registry, seen, self.reconciler, self.rollouts, self._most_gpus
+        )
         roll_out = self._endpoints.roll_out_run
         self.runs = RunDriver(registry, workbench, flows, clock, roll_out, traces)
         governed = GovernanceCommands(registry, self.runs, self._answered)
@@ -93,8 +97,6 @@ class Kernel:
         self.watcher = Watcher(registry, observed, workbench, clock, begin_run, tell, traces)
         watching = WatchCommands(registry, observed, self.watcher, self.alerts, seen)
         self.take_windows = watching.take_windows
-        usage, prices = UsageStore(database, clock), settings.prices
-        self.metering = Metering(usage, prices, clock, partial(challenger_at, registry))
         self.log = LogCommands(settings, registry, observed, workbench, clock, changed)
         self.flows = FlowCommands(settings, registry, crew)
         self.agents = AgentCommands(registry, database, clock, changed, self.flows)
@@ -203,6 +205,10 @@ class Kernel:
                 raise
         kind, answer = self._queries[command]
         return answer(**dict(requests.read(kind, arguments, spoken(command))))
+
+    def _most_gpus(self) -> float | None:
+        """None on a cluster that somebody else started: it may get nodes with more."""
+        return None if self._settings.ray_address is not None else self.metering.most_gpus()
 
     def desired(self) -> dict[str, Any]:
         """The Serve configuration that the registry asks for now."""

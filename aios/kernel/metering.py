@@ -154,6 +154,12 @@ class Metering:
         with self._lock:
             return dict(self._bill), dict(self._totals)
 
+    def most_gpus(self) -> float | None:
+        """What the node with most GPUs has; None before any look."""
+        with self._lock:
+            seen = [node.seen.gpus for node in self._nodes.values() if node.seen is not None]
+        return max(seen, default=None)
+
     # -- counting ---------------------------------------------------------------------
 
     def _elapsed_s(self, now_s: float) -> float:

@@ -86,6 +86,7 @@ class Runtime(Accounted, Watched, Acting, Delegated, Eventful, PredictionLog, Me
         Raises:
             IllegalTransition: the endpoint serves another version, or a rollout runs.
             DeadlineExceeded: it is not ready after `wait_s`; says what Serve reports.
+            UsageError: it asks for a GPU and there is none.
         """
         ref = version.ref if isinstance(version, ModelVersion) else version
         scale = Autoscale(replicas, replicas) if isinstance(replicas, int) else replicas

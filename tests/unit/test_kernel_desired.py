@@ -13,6 +13,7 @@ from aios.kernel.rollouts import LINGER_S
 from aios.kernel.serve_client import AppStatus, failure_reason
 from aios.kernel.serve_config import challenger_app_name, challenger_of
 from aios.records import Autoscale
+from aios.records.cost import NodeSeen
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,20 @@ def test_replicas_get_a_gpu_and_threads_where_the_endpoint_wants_them(world: Wor
     for wrong in ({"gpus": 2}, {"gpus": -1}, {"threads": 0}):
         with pytest.raises(UsageError, match=next(iter(wrong))):
             world.do("deploy", version="loan:1", spec={"name": "other", **wrong})
+
+
+def test_a_gpu_that_no_node_has_is_refused_at_once_and_one_that_is_there_is_not(
+    world: World,
+) -> None:
+    def deploy(gpus: float) -> None:
+        world.do("deploy", version="loan:1", spec={"name": "loan", "gpus": gpus})
+
+    for there, asked in ((0.0, 0.0), (1.0, 1.0)):
+        world.kernel.metering.look([NodeSeen(id="n", cores=2.0, gpus=there)])
+        deploy(asked)
+    world.kernel.metering.look([NodeSeen(id="n", cores=2.0)])
+    with pytest.raises(UsageError, match=r"no GPU here: endpoint 'loan' asks for gpus=0\.25"):
+        deploy(0.25)
 
 
 def test_a_whole_rollout_changes_no_running_application(world: World) -> None:
