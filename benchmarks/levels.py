@@ -1,7 +1,7 @@
 """The levels that `benchmarks.throughput` measures: an engine alone, a replica, and the ingress."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,7 +31,8 @@ class Round:
     Attributes:
         load: `ALONE`, `SATURATED`, or the share of what is borne at most.
         took: latencies in microseconds, an encoded HdrHistogram.
-        cpu_s: of the engine's loop, of the replica, or of replica and HAProxy, in the window.
+        cpu_s: of the engine's loop, of the replica, or of replica and HAProxy, in the window; None
+            where one of them was replaced meanwhile.
         rate_per_s: requests that were due per second; None in a loop.
         held_back: why the figures are the load generator's; None if they are not.
     """
@@ -44,7 +45,7 @@ class Round:
     records_per_s: float
     took: str
     runs: int
-    cpu_s: float
+    cpu_s: float | None
     rate_per_s: float | None = None
     held_back: str | None = None
 
@@ -53,9 +54,9 @@ class Round:
         return f"{self.variant}, batch {self.batch}, {self.level}, {self.load}"
 
     @property
-    def cpu_ms(self) -> float:
+    def cpu_ms(self) -> float | None:
         """CPU milliseconds per record."""
-        return 1000 * self.cpu_s / (self.runs * self.batch)
+        return None if self.cpu_s is None else 1000 * self.cpu_s / (self.runs * self.batch)
 
     def ms(self, fraction: float) -> float:
         """A quantile of the latencies."""
@@ -77,12 +78,14 @@ class Served:
         assert head is not None
         path = f"/v2/models/{name}/{'predict' if model.records else 'infer'}"
         key = {"Authorization": f"Bearer {runtime.key}"}
-        behind = replicas.processes(head, name)
-        replica = behind["replica"]
+        replica = replicas.processes(head, name)["replica"]
         direct = f"http://127.0.0.1:{replicas.own_port(replica, head)}{path}"
         self._places = {
-            "endpoint": Place(Target(direct, key), (replica,)),
-            "ingress": Place(Target(f"{head.address}{path}", key), tuple(behind.values())),
+            "endpoint": Place(Target(direct, key), lambda: [replica]),
+            "ingress": Place(
+                Target(f"{head.address}{path}", key),
+                lambda: replicas.processes(head, name).values(),
+            ),
         }
 
     def asked(self, batch: int) -> "Asked":
@@ -104,10 +107,10 @@ class Served:
 
 @dataclass(frozen=True)
 class Place:
-    """Where requests of a level go, and the processes that they keep busy."""
+    """Where requests of a level go, and what finds the processes that they keep busy."""
 
     target: Target
-    processes: tuple[psutil.Process, ...]
+    processes: Callable[[], Iterable[psutil.Process]]
 
 
 @dataclass(frozen=True)
@@ -133,24 +136,26 @@ class Asked:
                     worst = float(np.abs(found[name] - expected).max())
                     raise RuntimeError(f"the served {name} is off by up to {worst:.3g}")
 
-    def load(self, level: str, load: Loop | Stream) -> tuple[Outcome, float]:
+    def load(self, level: str, load: Loop | Stream) -> tuple[Outcome, float | None]:
         """Put load on a level; what was seen, and the CPU seconds that it took in the window.
 
         Raises:
             RuntimeError: a request failed.
         """
         place = self.places[level]
-        before: list[float] = []
+        running = list(place.processes())
+        before: list[float | None] = []
         outcome = run_load(
             place.target,
             self.bodies,
             load,
             warm_up_s=WARM_UP_S,
-            at_start=lambda: before.append(replicas.cpu_s(place.processes)),
+            at_start=lambda: before.append(replicas.cpu_s(running)),
         )
         if outcome.failed:
             raise RuntimeError(f"{outcome.failed} requests failed: {outcome.failures}")
-        return outcome, replicas.cpu_s(place.processes) - before[0]
+        after = replicas.cpu_s(running)
+        return outcome, None if after is None or before[0] is None else after - before[0]
 
 
 def body_of(model: models.Model, columns: models.Columns) -> tuple[bytes, int | None]:

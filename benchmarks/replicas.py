@@ -32,7 +32,11 @@ def own_port(replica: psutil.Process, head: Head) -> int:
     return int(port)
 
 
-def cpu_s(running: Iterable[psutil.Process]) -> float:
-    """CPU seconds that they have used so far, user and system."""
-    times = [process.cpu_times() for process in running]
+def cpu_s(running: Iterable[psutil.Process]) -> float | None:
+    """CPU seconds that they have used so far, user and system; None if one has ended, as HAProxy
+    does when Serve gives it another configuration."""
+    try:
+        times = [process.cpu_times() for process in running]
+    except psutil.NoSuchProcess:
+        return None
     return float(sum(one.user + one.system for one in times))

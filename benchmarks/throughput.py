@@ -128,6 +128,8 @@ def kept(entry: Round) -> Iterator[tuple[str, dict[str, Any]]]:
         ("p50 ms", entry.ms(0.5), "lower"),
         ("p99 ms", entry.ms(0.99), "lower"),
     ):
+        if value is None:
+            continue
         name = f"{entry.name}: {text}"
         yield "figure", {"name": name, "value": value, "better": better, "round": entry.number}
     if entry.level != "engine":
@@ -178,7 +180,8 @@ def table(rounds: Sequence[Round]) -> str:
         ratio = f"{ratios[(variant, batch, level)]}" if load == SATURATED else ""
         cells = [variant, str(batch), level, load]
         cells += [str(Spread.of(one.records_per_s for one in some)), ratio]
-        cells.append(f"{median(one.cpu_ms for one in some):.3g}")
+        cpu_ms = [one.cpu_ms for one in some if one.cpu_ms is not None]
+        cells.append(f"{median(cpu_ms):.3g}" if cpu_ms else "not known")
         cells += [str(Spread.of(one.ms(q) for one in some)) for q in (0.5, 0.95, 0.99)]
         lines.append(f"| {' | '.join(cells)} |")
     held = {f"{one.name}: {one.held_back}" for one in rounds if one.held_back}

@@ -1,6 +1,9 @@
 """The benchmarks' models: what they are, and that requests and answers are read as sent."""
 
 import contextlib
+import dataclasses
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import ClassVar
@@ -8,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphs
 import orjson
+import psutil
 import pytest
 import torch
 from hdrh.histogram import HdrHistogram
@@ -20,7 +24,7 @@ from aios.errors import UsageError
 from aios.models import Manifest
 from aios.models.manifest import MatrixInput, OutputSource
 from apps.loan_approval import data
-from benchmarks import models, throughput, wire
+from benchmarks import models, replicas, throughput, wire
 from benchmarks.alone import Alone, Looped
 from benchmarks.architectures import BERT_BASE, MINILM, Encoder, ResNet50, Size
 from benchmarks.figures import Spread
@@ -212,7 +216,7 @@ def server_that_says(score):
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield Place(Target(f"http://127.0.0.1:{server.server_port}/", {}), ())
+        yield Place(Target(f"http://127.0.0.1:{server.server_port}/", {}), list)
     finally:
         server.shutdown()
         thread.join()
@@ -283,6 +287,19 @@ def test_a_round_becomes_figures_and_a_histogram_that_can_be_compared():
     (histogram,) = (fields for kind, fields in lines if kind == "histogram")
     assert (histogram["rate_per_s"], histogram["hdr"]) == (3.5, one.took)
     assert "| m | 2 | ingress | 80% |" in throughput.table([one])
+    replaced = dataclasses.replace(one, cpu_s=None)
+    assert "CPU" not in str(list(throughput.kept(replaced)))
+    assert "| not known |" in throughput.table([replaced])
+
+
+def test_the_cpu_of_a_process_that_was_replaced_is_not_known():
+    here = psutil.Process()
+    assert replicas.cpu_s([here]) > 0
+    gone = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    ended = psutil.Process(gone.pid)
+    gone.kill()
+    gone.wait()
+    assert replicas.cpu_s([here, ended]) is None
 
 
 def a_round(level, load, number, records_per_s):
