@@ -1,14 +1,24 @@
-"""Other programs that benchmarks run."""
+"""Other programs that benchmarks run, and how a benchmark itself speaks and ends."""
 
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from aios.errors import UsageError
 
 CACHE = Path("~/.cache/aios/benchmarks").expanduser()
 """Where data and the environments of peers are kept from run to run."""
+INSTALLED = "installed"
+"""The note in an environment of what was installed into it."""
+TOLD_EVERY_S = 5.0
+MOST_SHOWN = 300
+QUIET = ("WARNING", "[notice]")
+"""What pip says beside the point."""
 
 
 def run(command: Sequence[str], what: str) -> str:
@@ -24,16 +34,68 @@ def run(command: Sequence[str], what: str) -> str:
     return done.stdout
 
 
-def environment(folder: Path, name: str, packages: Sequence[str]) -> str:
-    """The interpreter of an environment of its own for a peer, made if it is not there.
+def is_made(folder: Path, packages: Sequence[str]) -> bool:
+    """Whether an environment is there with these packages."""
+    note = folder / INSTALLED
+    return note.exists() and note.read_text() == "\n".join(packages)
+
+
+def environment(
+    folder: Path, name: str, packages: Sequence[str], python: str = sys.executable
+) -> str:
+    """The interpreter of an environment of its own for a peer, made if it is not there with these
+    packages. What is installed is told on standard error.
 
     Raises:
         UsageError: it cannot be made; says why.
     """
-    python = folder / "bin" / "python"
-    if not (folder / "installed").exists():
-        run([sys.executable, "-m", "venv", str(folder)], "no environment can be made")
-        pip = [str(python), "-m", "pip", "install", "--quiet", *packages]
-        run(pip, f"{name} cannot be installed")
-        (folder / "installed").touch()
-    return str(python)
+    found = str(folder / "bin" / "python")
+    if not is_made(folder, packages):
+        say(f"{name}: an environment of its own in {folder}, once: {', '.join(packages)}")
+        run([python, "-m", "venv", str(folder)], "no environment can be made")
+        _install([found, "-m", "pip", "install", "--progress-bar", "off", *packages], name)
+        (folder / INSTALLED).write_text("\n".join(packages))
+    return found
+
+
+def _install(pip: Sequence[str], name: str) -> None:
+    begun_s = told_s = time.monotonic()
+    said = ""
+    process = subprocess.Popen(pip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    with process:
+        for line in process.stdout:
+            if not line.startswith(QUIET):
+                said = line.strip()[:MOST_SHOWN] or said
+            if time.monotonic() - told_s > TOLD_EVERY_S:
+                told_s = time.monotonic()
+                say(f"{name}: {told_s - begun_s:.0f} s: {said}")
+    if process.returncode:
+        raise UsageError(f"{name} cannot be installed: {said}")
+    say(f"{name}: installed in {time.monotonic() - begun_s:.0f} s")
+
+
+def last_words(log: Path) -> str:
+    """The end of what a program wrote."""
+    lines = log.read_text("utf-8", errors="replace").splitlines()
+    said = [line.strip() for line in lines if line.strip()]
+    return said[-1][-MOST_SHOWN:] if said else "it says nothing"
+
+
+@contextmanager
+def ending_cleanly() -> Iterator[None]:
+    """Make SIGTERM end the benchmark as Ctrl-C does: by leaving all context managers."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def say(text: str) -> None:
+    """What goes on, on standard error: standard output is for what was found."""
+    print(text, file=sys.stderr, flush=True)

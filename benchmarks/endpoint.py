@@ -29,29 +29,23 @@ idle Ray does not disturb the close races.
 """
 
 import argparse
-import signal
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aios.capacity import machine
-from aios.capacity.load import Loop, Outcome, run_load
 from benchmarks import cross_check, peers
+from benchmarks.commands import ending_cleanly, say
 from benchmarks.figures import Goal, Round, goals_table, ratios, table
 from benchmarks.results import RESULTS, ResultFile
-from benchmarks.scorer import OUTPUT
+from benchmarks.rounds import closed_loop, idle_cpu, one_round, settle
 from benchmarks.workload import Workload, prepare
 
 CONNECTIONS = (1, 16)
-WARM_UP_S = 0.5
-SETTLE_S = 15.0
-IDLE_S = 2.0
 NAMES = (peers.AIOS_CANARY, peers.AIOS_STEADY, peers.BARE, peers.FASTAPI, peers.HAND_MADE)
 OPTIONAL = (peers.AIOS_DIRECT,)
 SIDE_BY_SIDE, AGAINST_DEFAULT = "side by side", "against default Serve"
@@ -75,113 +69,25 @@ class Benchmark:
 
     def run(self, group: str, contestants: Sequence[peers.Contestant]) -> None:
         """All rounds of contestants that are alive side by side."""
-        idle = _idle_cpu(contestants)
+        idle = idle_cpu(contestants)
         for contestant in contestants:  # code paths, connections and caches of all, once
-            self._load(contestant, CONNECTIONS[-1], 1.0, lambda: None)
-            _settle(contestant, None)
+            closed_loop(self._workload, contestant, CONNECTIONS[-1], 1.0)
+            settle(contestant, None)
         for number in range(self._rounds):
             order = contestants if number % 2 == 0 else contestants[::-1]
             for connections in CONNECTIONS:
                 for contestant in order:
-                    entry = self._round(group, contestant, connections, idle[contestant.name])
+                    entry, _ = one_round(
+                        self._workload,
+                        group,
+                        contestant,
+                        connections,
+                        self._seconds,
+                        idle[contestant.name],
+                    )
                     self.rounds.append(entry)
                     self._keep(entry)
-            _say(f"{group}: round {number + 1} of {self._rounds}")
-
-    def _round(
-        self,
-        group: str,
-        contestant: peers.Contestant,
-        connections: int,
-        idle: dict[str, float],
-    ) -> Round:
-        before = contestant.recorded() if contestant.recorded else 0
-        at_start: list[dict[str, float]] = []
-        outcome = self._load(
-            contestant, connections, self._seconds, lambda: at_start.append(contestant.cpu_s())
-        )
-        ended_s = time.monotonic()
-        _settle(contestant, before + outcome.answered_in_all)
-        waited_s = time.monotonic() - ended_s
-        cpu_s = {
-            role: max(used - at_start[0][role] - waited_s * idle[role], 0.0)
-            for role, used in contestant.cpu_s().items()
-        }
-        if not contestant.check():
-            raise RuntimeError(f"{contestant.name} is not what it should be any more")
-        return _summed_up(group, contestant.name, connections, outcome, cpu_s)
-
-    def _load(
-        self,
-        contestant: peers.Contestant,
-        connections: int,
-        seconds: float,
-        at_start: Callable[[], None],
-    ) -> Outcome:
-        outcome = run_load(
-            contestant.target,
-            self._workload.bodies,
-            Loop(connections, seconds),
-            warm_up_s=WARM_UP_S,
-            expected=self._workload.expected,
-            output=OUTPUT,
-            at_start=at_start,
-        )
-        if outcome.failed:
-            raise RuntimeError(
-                f"{contestant.name} failed {outcome.failed} requests: {outcome.failures}"
-            )
-        return outcome
-
-
-def _summed_up(
-    group: str, name: str, connections: int, outcome: Outcome, cpu_s: dict[str, float]
-) -> Round:
-    return Round(
-        contestant=name,
-        connections=connections,
-        group=group,
-        requests=outcome.good,
-        failed=outcome.failed,
-        window_s=outcome.window_s,
-        p50_ms=1000 * outcome.quantile_s(0.50),
-        p95_ms=1000 * outcome.quantile_s(0.95),
-        p99_ms=1000 * outcome.quantile_s(0.99),
-        cpu_s=cpu_s,
-        canary_fraction=outcome.canary / outcome.good,
-        client_cpu_fraction=outcome.cpu_fraction,
-    )
-
-
-def _settle(contestant: peers.Contestant, rows: int | None) -> None:
-    """Wait until the contestant has done what its requests left it to do.
-
-    Args:
-        rows: how many its prediction log must hold; None: until the log grows no more.
-    """
-    if contestant.recorded is None:
-        return
-    give_up_s = time.monotonic() + SETTLE_S
-    while (found := contestant.recorded()) != rows:
-        if time.monotonic() > give_up_s:
-            if rows is None:
-                return
-            raise RuntimeError(
-                f"{contestant.name} has {found} rows in its prediction log, expected {rows}"
-            )
-        time.sleep(0.1)
-
-
-def _idle_cpu(contestants: Sequence[peers.Contestant]) -> dict[str, dict[str, float]]:
-    """CPU seconds per second by contestant and role while nobody asks anything."""
-    before = {entry.name: entry.cpu_s() for entry in contestants}
-    time.sleep(IDLE_S)
-    return {
-        entry.name: {
-            role: (used - before[entry.name][role]) / IDLE_S for role, used in entry.cpu_s().items()
-        }
-        for entry in contestants
-    }
+            say(f"{group}: round {number + 1} of {self._rounds}")
 
 
 def goals(rounds: Sequence[Round]) -> list[Goal]:
@@ -209,20 +115,6 @@ def goals(rounds: Sequence[Round]) -> list[Goal]:
     return found
 
 
-@contextmanager
-def _ending_cleanly() -> Iterator[None]:
-    """Make SIGTERM end the benchmark as Ctrl-C does: by leaving all context managers."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def measure(
     benchmark: Benchmark, workload: Workload, names: Sequence[str]
 ) -> dict[str, Any] | None:
@@ -235,7 +127,7 @@ def measure(
     with ExitStack() as stack:
         contestants: list[peers.Contestant] = []
         if set(names) - {peers.FASTAPI, peers.HAND_MADE}:
-            _say("starting aios and the bare replica")
+            say("starting aios and the bare replica")
             contestants += stack.enter_context(peers.shared_cluster(workload, names.__contains__))
         if peers.FASTAPI in names:
             contestants.append(stack.enter_context(peers.fastapi(workload)))
@@ -243,15 +135,11 @@ def measure(
             benchmark.run(SIDE_BY_SIDE, contestants)
             checked = cross_check.against_wrk(contestants[-1], workload)
         if peers.HAND_MADE in names:
-            _say("starting Serve with default settings")
+            say("starting Serve with default settings")
             last = stack.enter_context(peers.hand_made(workload))
             ours = [entry for entry in contestants if entry.name in NAMES[:2]][:1]
             benchmark.run(AGAINST_DEFAULT, [*ours, last])
     return checked
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _arguments() -> argparse.Namespace:
@@ -284,7 +172,7 @@ def main() -> None:
     arguments = _arguments()
     host = machine.describe()
     file = ResultFile(RESULTS, "endpoint")
-    with _ending_cleanly(), tempfile.TemporaryDirectory(prefix="aios-bench-") as folder:
+    with ending_cleanly(), tempfile.TemporaryDirectory(prefix="aios-bench-") as folder:
         workload = prepare(Path(folder))
         file.run(
             rounds=arguments.rounds,

@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,10 +23,13 @@ from pathlib import Path
 import psutil
 
 import aios
+from aios.capacity.answers import Place
 from aios.capacity.load import Target
 from aios.kernel.head import Head, read_head
 from aios.kernel.processes import ID_VARIABLE, end_all, processes_of
 from aios.runtime.lifecycle import LocalRuntime
+from benchmarks.commands import last_words
+from benchmarks.scorer import OUTPUT
 from benchmarks.workload import Workload
 
 STARTUP_S = 120.0
@@ -47,6 +50,9 @@ class Contestant:
         processes: role -> process, those whose CPU time its requests cost.
         recorded: number of rows in its prediction log, or None if it keeps none.
         check: whether it is still what its name says, with its canary at its weight.
+        bodies: its own requests where its protocol is another; None: the workload's.
+        score_at: where the score is in its answers.
+        everything: all processes that must be there for it; None: `processes`.
     """
 
     name: str
@@ -54,6 +60,9 @@ class Contestant:
     processes: Mapping[str, psutil.Process]
     recorded: Callable[[], int] | None = None
     check: Callable[[], bool] = field(default=lambda: True)
+    bodies: tuple[bytes, ...] | None = None
+    score_at: Place = OUTPUT
+    everything: Callable[[], list[psutil.Process]] | None = None
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds used so far, user and system, by role."""
@@ -63,32 +72,55 @@ class Contestant:
             found[role] = times.user + times.system
         return found
 
+    def memory_mib(self) -> float:
+        """Resident memory of all its processes together; what they share counts in each."""
+        processes = self.everything() if self.everything else self.processes.values()
+        return sum(process.memory_info().rss for process in processes) / 2**20
+
 
 @contextmanager
-def shared_cluster(workload: Workload, wanted: Callable[[str], bool]) -> Iterator[list[Contestant]]:
-    """aios with everything on, and the bare replica, on one private Ray."""
+def shared_cluster(
+    workload: Workload, wanted: Callable[[str], bool], replicas: int = 1
+) -> Iterator[list[Contestant]]:
+    """aios with everything on, and the bare replica, on one private Ray.
+
+    Args:
+        replicas: of each of aios' endpoints.
+    """
     with aios.local() as runtime:
         home = runtime.home
-        rollout = _deploy(runtime, workload, wanted)
+        rollout = _deploy(runtime, workload, wanted, replicas)
         head = read_head(home)
         assert head is not None
+        for endpoint in _endpoints(wanted):
+            _until(partial(_are_up, head, endpoint, replicas), f"{replicas} replicas of {endpoint}")
         if wanted(BARE):
             _deploy_bare(head, workload)
         yield [entry for entry in _on_shared(runtime, head, rollout) if wanted(entry.name)]
 
 
+def _endpoints(wanted: Callable[[str], bool]) -> list[str]:
+    steady = wanted(AIOS_STEADY) or wanted(AIOS_DIRECT)
+    return ["steady"] * steady + ["moving"] * wanted(AIOS_CANARY)
+
+
+def _are_up(head: Head, endpoint: str, replicas: int) -> bool:
+    title = f"ray::ServeReplica:{endpoint}:endpoint"
+    return [one for one, _ in _alive(head)].count(title) >= replicas
+
+
 def _deploy(
-    runtime: aios.Runtime, workload: Workload, wanted: Callable[[str], bool]
+    runtime: aios.Runtime, workload: Workload, wanted: Callable[[str], bool], replicas: int
 ) -> aios.Rollout | None:
     for _ in range(2):
         runtime.models.register(
             "loan", workload.estimator, contract=workload.contract, sample=workload.sample
         )
-    if wanted(AIOS_STEADY) or wanted(AIOS_DIRECT):
-        runtime.deploy("steady", "loan:1", deadline_s=5.0)
+    if "steady" in _endpoints(wanted):
+        runtime.deploy("steady", "loan:1", deadline_s=5.0, replicas=replicas)
     if not wanted(AIOS_CANARY):
         return None
-    runtime.deploy("moving", "loan:1", deadline_s=5.0)
+    runtime.deploy("moving", "loan:1", deadline_s=5.0, replicas=replicas)
     # Only errors can end it: the machine's noise must not end a benchmark.
     plan = aios.Canary(
         steps=(CANARY_WEIGHT_FRACTION, 1.0),
@@ -131,10 +163,13 @@ def _aios(
     head: Head,
     by_title: Mapping[str, psutil.Process],
 ) -> Contestant:
+    mine = f"ray::ServeReplica:{endpoint}"
+    alive = _alive(head)
+    replicas = [process for title, process in alive if title == f"{mine}:endpoint"]
     canaries = [
         process
-        for title, process in by_title.items()
-        if title.startswith(f"ray::ServeReplica:{endpoint}--v") and title.endswith("challenger")
+        for title, process in alive
+        if title.startswith(f"{mine}--v") and title.endswith("challenger")
     ]
     return Contestant(
         name=name,
@@ -143,13 +178,20 @@ def _aios(
             {"Authorization": f"Bearer {runtime.key}"},
         ),
         processes={
-            "replica": by_title[f"ray::ServeReplica:{endpoint}:endpoint"],
+            **numbered("replica", replicas),
             "haproxy": by_title["haproxy"],
-            **dict(zip(["canary"], canaries, strict=False)),
+            **numbered("canary", canaries),
             "kernel": by_title["ray::KernelActor"],
         },
         recorded=partial(_rows, head.home / "predictions" / endpoint),
+        everything=partial(processes_of, head.id, str(head.temp_dir)),
     )
+
+
+def numbered(role: str, processes: Sequence[psutil.Process]) -> dict[str, psutil.Process]:
+    """Processes of one role by names: role, role 2, role 3."""
+    names = [role, *(f"{role} {number}" for number in range(2, len(processes) + 1))]
+    return dict(zip(names, processes, strict=False))
 
 
 def _without_haproxy(contestant: Contestant, head: Head) -> Contestant:
@@ -163,11 +205,16 @@ def _without_haproxy(contestant: Contestant, head: Head) -> Contestant:
 
 def _titles(head: Head) -> dict[str, psutil.Process]:
     """The processes of a cluster by what they call themselves; the youngest of a name."""
-    found: dict[str, psutil.Process] = {}
+    return dict(_alive(head))
+
+
+def _alive(head: Head) -> list[tuple[str, psutil.Process]]:
+    """Title and process of all that live, the oldest first."""
+    found = []
     for process in sorted(processes_of(head.id, str(head.temp_dir)), key=lambda p: p.create_time()):
         command = process.cmdline()
         title = "haproxy" if process.name() == "haproxy" else (command or [""])[0]
-        found[title] = process
+        found.append((title, process))
     return found
 
 
@@ -205,7 +252,7 @@ def _deploy_bare(head: Head, workload: Workload) -> None:
 @contextmanager
 def fastapi(workload: Workload) -> Iterator[Contestant]:
     """FastAPI and onnxruntime under uvicorn."""
-    port = _free_port()
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.peers_fastapi", str(port), workload.graph.to_json()],
         stdin=subprocess.PIPE,
@@ -220,13 +267,14 @@ def fastapi(workload: Workload) -> Iterator[Contestant]:
 
 
 @contextmanager
-def hand_made(workload: Workload) -> Iterator[Contestant]:
-    """Router deployment in front of two model deployments, on Serve's default settings.
+def hand_made(workload: Workload, replicas: int = 1) -> Iterator[Contestant]:
+    """Router deployment in front of two model deployments, on Serve's default settings, each of
+    `replicas`.
 
     A Ray of its own, started by a driver as most users do. Not by `aios.kernel.head`, which
     gives every Ray that it starts aios' own Serve flags.
     """
-    port = _free_port()
+    port = free_port()
     mark = f"bench-{os.getpid()}-{port}"
     with tempfile.TemporaryDirectory(prefix="aios-b-") as folder:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
@@ -239,33 +287,46 @@ def hand_made(workload: Workload) -> Iterator[Contestant]:
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         command = [sys.executable, "-m", "benchmarks.peers_on_ray", "hand-made"]
-        process = subprocess.Popen(
-            [*command, workload.graph.to_json(), str(port), folder],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C is for this process, which then ends that one
-        )
+        log = Path(folder) / "log"
+        with log.open("wb") as written:
+            process = subprocess.Popen(
+                [*command, workload.graph.to_json(), str(port), folder, str(replicas)],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=written,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C is for this process, which then ends that one
+            )
         try:
             target = Target(f"http://127.0.0.1:{port}/predict", {})
+            _until(lambda: _serves(mark, replicas) or process.poll() is not None, "its replicas")
+            if process.returncode is not None:
+                raise RuntimeError(f"it ended: {last_words(log)}")
             _wait_for(target, workload)
-            yield Contestant(HAND_MADE, target, _serve_processes(mark))
+            everything = partial(processes_of, mark)
+            yield Contestant(HAND_MADE, target, _serve_processes(mark), everything=everything)
         finally:
             end_all(lambda: processes_of(mark))
             process.wait()
 
 
+def _serves(mark: str, replicas: int) -> bool:
+    """Whether router, both versions and proxy have as many processes as they shall."""
+    return len(_serve_processes(mark)) >= 3 * replicas + 1
+
+
 def _serve_processes(mark: str) -> dict[str, psutil.Process]:
     """Proxy and replicas of a Ray that carries this mark."""
-    found = {}
+    found: dict[str, list[psutil.Process]] = {}
     for process in processes_of(mark):
         title = (process.cmdline() or [""])[0]
         if title.startswith("ray::ServeReplica:"):
-            found[title.removeprefix("ray::ServeReplica:default:")] = process
+            role = title.removeprefix("ray::ServeReplica:default:")
+            found.setdefault(role, []).append(process)
         elif title.startswith("ray::ProxyActor"):
-            found["proxy"] = process
-    return found
+            found.setdefault("proxy", []).append(process)
+    roles = [numbered(role, processes) for role, processes in found.items()]
+    return {name: process for named in roles for name, process in named.items()}
 
 
 def _wait_for(target: Target, workload: Workload) -> None:
@@ -292,7 +353,8 @@ def _until(holds: Callable[[], bool], what: str) -> None:
         time.sleep(0.25)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,9 +1,9 @@
-"""Peer: FastAPI and onnxruntime under uvicorn, one worker, as a quick service is written.
+"""Peer: FastAPI and onnxruntime under uvicorn, as a quick service is written.
 
-    python -m benchmarks.peers_fastapi PORT GRAPH
+    python -m benchmarks.peers_fastapi PORT GRAPH [WORKERS]
 
-It has no contract, split, recorder, metrics or key. It ends when its standard input does,
-so it cannot outlive the benchmark.
+One worker, or several processes under uvicorn that share the port. It has no contract, split,
+recorder, metrics or key. It ends when its standard input does, so it cannot outlive the benchmark.
 """
 
 import os
@@ -15,6 +15,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from benchmarks.scorer import Graph, Scorer
+
+GRAPH = "BENCHMARK_GRAPH"
 
 
 def build(graph: Graph) -> FastAPI:
@@ -34,11 +36,25 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
-def main(port: int, graph: Graph) -> None:
+def of_environment() -> FastAPI:
+    """The application of one of several workers."""
+    return build(Graph.from_json(os.environ[GRAPH]))
+
+
+def main(port: int, graph: str, workers: int = 1) -> None:
     """Serve on loopback, with uvloop and httptools, as uvicorn[standard] does."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    uvicorn.run(build(graph), host="127.0.0.1", port=port, log_level="warning", access_log=False)
+    os.environ[GRAPH] = graph
+    uvicorn.run(
+        "benchmarks.peers_fastapi:of_environment",
+        factory=True,
+        workers=workers,
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        access_log=False,
+    )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Graph.from_json(sys.argv[2]))
+    main(int(sys.argv[1]), sys.argv[2], *(int(number) for number in sys.argv[3:4]))

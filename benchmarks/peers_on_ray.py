@@ -1,7 +1,7 @@
 """Peers on Ray Serve: a bare raw-ASGI replica, and the usual hand-made canary.
 
     python -m benchmarks.peers_on_ray bare GRAPH              beside aios' own, and returns
-    python -m benchmarks.peers_on_ray hand-made GRAPH PORT FOLDER    until its input ends
+    python -m benchmarks.peers_on_ray hand-made GRAPH PORT FOLDER REPLICAS   until its input ends
 
 The bare replica joins the cluster of aios through `serve.run`, which leaves declarative
 applications alone and is left alone by them: so it has the same HAProxy, flags and neighbours.
@@ -10,6 +10,7 @@ applications alone and is left alone by them: so it has the same HAProxy, flags 
 import random
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -108,13 +109,15 @@ def run_bare(graph: str) -> None:
     serve.run(app, name=BARE_APP, route_prefix=BARE_ROUTE)
 
 
-def run_hand_made(graph: str, port: int, folder: str) -> None:
+def run_hand_made(graph: str, port: int, folder: str, replicas: int) -> None:
     """Serve the hand-made canary on a Ray of its own until standard input ends."""
     ray.init(address="local", include_dashboard=False, _temp_dir=folder)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    stable = Version.options(name="stable").bind(graph)  # type: ignore[attr-defined]
-    canary = Version.options(name="canary").bind(graph)  # type: ignore[attr-defined]
-    serve.run(Router.bind(stable, canary), route_prefix="/predict")  # type: ignore[attr-defined]
+    version = partial(Version.options, num_replicas=replicas)  # type: ignore[attr-defined]
+    stable = version(name="stable").bind(graph)
+    canary = version(name="canary").bind(graph)
+    router = Router.options(num_replicas=replicas)  # type: ignore[attr-defined]
+    serve.run(router.bind(stable, canary), route_prefix="/predict")
     sys.stdin.buffer.read()
     ray.shutdown()
 
@@ -123,4 +126,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "bare":
         run_bare(sys.argv[2])
     else:
-        run_hand_made(sys.argv[2], int(sys.argv[3]), sys.argv[4])
+        run_hand_made(sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))

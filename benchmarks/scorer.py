@@ -53,9 +53,13 @@ class Scorer:
 
     def score(self, records: Sequence[Mapping[str, Any]]) -> list[float]:
         """The scores of the records, in order."""
+        features = self._graph.features
+        return self.score_rows([[record[name] for name in features] for record in records])
+
+    def score_rows(self, rows: Any) -> list[float]:
+        """The scores of rows whose features are in the graph's order."""
         graph = self._graph
-        rows = [[record[name] for name in graph.features] for record in records]
-        feed = {graph.input_name: np.array(rows, dtype=np.float32)}
+        feed = {graph.input_name: np.asarray(rows, dtype=np.float32)}
         (values,) = self._session.run([graph.output_name], feed)
         scores: list[float] = values[:, graph.column].tolist()
         return scores

@@ -6,6 +6,9 @@ import orjson
 
 Judge = Callable[[int, bytes, bytes], str | None]
 """`(number of the request, status, body) -> what is wrong, or None`."""
+Place = str | Sequence[str | int]
+"""Where the score is in an answer: the name of an output of its first record, as this runtime
+answers; or keys and positions from the answer's top, as other servers answer."""
 TOLERANCE = 1e-4
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"content-length:"
@@ -22,14 +25,21 @@ def answers_well(number: int, status: bytes, body: bytes) -> str | None:
     return None
 
 
-def scores_as(expected: Sequence[float], output: str) -> Judge:
-    """A judge that also compares the first record's score with the right one."""
+def scores_as(expected: Sequence[float], output: Place) -> Judge:
+    """A judge that also compares the first record's score with the right one. An answer that has
+    none is wrong."""
+    way = ("outputs", 0, output) if isinstance(output, str) else tuple(output)
 
     def judged(number: int, status: bytes, body: bytes) -> str | None:
         if status == b"200":
-            score = orjson.loads(body)["outputs"][0][output]
-            if abs(score - expected[number]) <= TOLERANCE:
-                return None
+            try:
+                score = orjson.loads(body)
+                for step in way:
+                    score = score[step]
+                if abs(score - expected[number]) <= TOLERANCE:
+                    return None
+            except (LookupError, TypeError, ValueError):
+                pass
         return f"{status.decode()} {body[:_SHOWN_BYTES].decode(errors='replace')}"
 
     return judged

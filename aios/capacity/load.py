@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import orjson
 from hdrh.histogram import HdrHistogram
 
-from aios.capacity.answers import Judge, answers_well, scores_as
+from aios.capacity.answers import Judge, Place, answers_well, scores_as
 from aios.capacity.arrivals import Arrivals, schedule
 from aios.capacity.generator import SILENCE_S, Generator
 from aios.errors import ClusterUnavailable, UsageError
@@ -148,15 +148,15 @@ def run_load(
     *,
     warm_up_s: float = 0.5,
     expected: Sequence[float] | None = None,
-    output: str | None = None,
+    output: Place | None = None,
     at_start: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Put load on `target` from another process.
 
     Args:
         bodies: JSON, one per request, sent in turn.
-        expected, output: the right score of each body, and what it is called; None: an answer is
-            good if it is 200 and from a version.
+        expected, output: the right score of each body, and where it is in the answer; None: an
+            answer is good if it is 200 and from a version.
         at_start: called when the warm-up is over and the measured window begins.
 
     Raises:
@@ -205,7 +205,7 @@ def _job(
     load: Stream | Loop,
     warm_up_s: float,
     expected: Sequence[float] | None,
-    output: str | None,
+    output: Place | None,
 ) -> dict[str, Any]:
     parts = urlsplit(target.url)
     return {

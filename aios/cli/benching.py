@@ -16,6 +16,7 @@ from aios.errors import UsageError
 
 CATALOGUE = {
     "goals": "endpoint",
+    "peers": "servers",
     "latency": "latency",
     "throughput": "throughput",
     "capacity": "capacity",
