@@ -72,10 +72,20 @@ class Contestant:
             found[role] = times.user + times.system
         return found
 
-    def memory_mib(self) -> float:
-        """Resident memory of all its processes together; what they share counts in each."""
+    def memory_mib(self) -> tuple[float, float]:
+        """Memory of all its processes together: resident, so that what they share counts in each;
+        and with what is shared counted once. The second is Linux's alone, else the first again."""
         processes = self.everything() if self.everything else self.processes.values()
-        return sum(process.memory_info().rss for process in processes) / 2**20
+        found = [_memory_bytes(process) for process in processes]
+        return sum(rss for rss, _ in found) / 2**20, sum(pss for _, pss in found) / 2**20
+
+
+def _memory_bytes(process: psutil.Process) -> tuple[int, int]:
+    try:
+        found = process.memory_full_info() if psutil.LINUX else process.memory_info()
+    except psutil.NoSuchProcess:  # Ray begins and ends some all the time
+        return 0, 0
+    return found.rss, getattr(found, "pss", found.rss)
 
 
 @contextmanager

@@ -26,9 +26,10 @@ round each gets a closed loop of 16 connections, which tells requests per second
 open stream of Poisson arrivals, `--rate` a second for all, which tells latencies from when a
 request was due. Ratios are of neighbours in a round; their median is judged. CPU is of all
 processes of a peer (of aios: replicas, canary, HAProxy, kernel, and what the recorder does
-afterwards; of the hand-made canary: proxy and replicas). Memory is resident, of all processes that
-must run (of these two: all of Ray); what processes share counts in each. The hand-made canary runs
-last, beside aios alone, as a second Ray would disturb the others.
+afterwards; of the hand-made canary: proxy and replicas). Memory is of all processes that must run
+(of these two: all of Ray), twice: resident (RSS: what processes share counts in each) and with what
+they share counted once (PSS). The hand-made canary runs last, beside aios alone, as a second Ray
+would disturb the others.
 
 Caveats: the load generator shares the machine; where it held others back is told. A peer of several
 processes pays on few cores for what it gains on many. The model takes 10 us: these are figures
@@ -131,7 +132,7 @@ class Contest:
         p50_ms, p95_ms, p99_ms = (1000 * stream.quantile_s(q) for q in (0.5, 0.95, 0.99))
         light = Light(p50_ms, p95_ms, p99_ms, stream.failed)
         held_back = loop.held_back or stream.held_back
-        visit = Visit(workers, number, full, light, contestant.memory_mib(), held_back)
+        visit = Visit(workers, number, full, light, *contestant.memory_mib(), held_back)
         self.visits.append(visit)
         self._keep(visit, loop, stream)
 
@@ -147,7 +148,8 @@ class Contest:
     def _keep(self, visit: Visit, loop: Outcome, stream: Outcome) -> None:
         add_round(self.file, visit.full)
         told = {"workers": visit.workers, "round": visit.number}
-        more = {**told, **asdict(visit.light), "memory_mib": visit.memory_mib}
+        memory = {"memory_mib": visit.memory_mib, "shared_once_mib": visit.shared_once_mib}
+        more = {**told, **asdict(visit.light), **memory}
         self.file.add("light", {"contestant": visit.full.contestant, **more})
         for figure in standings.figures(visit):
             self.file.add("figure", figure)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from benchmarks.figures import Goal, Round, Spread, ratios
@@ -14,7 +15,7 @@ HEADS = (
     "p95 ms",
     "p99 ms",
     "CPU ms/req",
-    "memory MiB",
+    "memory MiB: RSS, PSS",
     "aios / it",
     "goal",
 )
@@ -35,7 +36,8 @@ class Visit:
     """One contestant in one round: as much as it can, then a light load.
 
     Attributes:
-        memory_mib: resident, of all its processes, after both.
+        memory_mib: of all its processes, after both, resident (what they share counts in each).
+        shared_once_mib: the same with what they share counted once.
         held_back: why the figures are the generator's and not the contestant's, if they are.
     """
 
@@ -44,6 +46,7 @@ class Visit:
     full: Round
     light: Light
     memory_mib: float
+    shared_once_mib: float
     held_back: str | None = None
 
     @property
@@ -78,7 +81,8 @@ def figures(visit: Visit) -> Iterator[dict[str, Any]]:
         ("p50, ms", visit.light.p50_ms, "lower"),
         ("p99, ms", visit.light.p99_ms, "lower"),
         ("CPU ms per request", visit.full.cpu_s_per_1000, "lower"),
-        ("memory, MiB", visit.memory_mib, "lower"),
+        ("memory (RSS), MiB", visit.memory_mib, "lower"),
+        ("memory (PSS), MiB", visit.shared_once_mib, "lower"),
     ):
         if value != float("inf"):
             yield {
@@ -146,7 +150,8 @@ def _row(
             for figure in ("p50_ms", "p95_ms", "p99_ms")
         ),
         str(Spread.of(visit.full.cpu_s_per_1000 for visit in mine)),
-        str(Spread.of(visit.memory_mib for visit in mine)),
+        f"{median(v.memory_mib for v in mine):,.0f}, "
+        f"{median(v.shared_once_mib for v in mine):,.0f}",
         "" if spread is None else f"{spread}x",
         verdict,
     ]
