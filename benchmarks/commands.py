@@ -1,5 +1,6 @@
 """Other programs that benchmarks run, and how a benchmark itself speaks and ends."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ INSTALLED = "installed"
 """The note in an environment of what was installed into it."""
 TOLD_EVERY_S = 5.0
 MOST_SHOWN = 300
+ERROR = re.compile(r"\w(Error|Exception)\b|^error:", re.IGNORECASE)
+"""A line that tells one, in Python's words; programs say more when they end after it."""
 QUIET = ("WARNING", "[notice]")
 """What pip says beside the point."""
 
@@ -76,10 +79,11 @@ def _install(pip: Sequence[str], name: str) -> None:
 
 
 def last_words(log: Path) -> str:
-    """The end of what a program wrote."""
+    """The last error that a program told, or the last line that it wrote."""
     lines = log.read_text("utf-8", errors="replace").splitlines()
-    said = [line.strip() for line in lines if line.strip()]
-    return said[-1][-MOST_SHOWN:] if said else "it says nothing"
+    said = [line.strip() for line in lines if any(sign.isalnum() for sign in line)]
+    errors = [line for line in said if ERROR.search(line)]
+    return (errors or said or ["it says nothing"])[-1][-MOST_SHOWN:]
 
 
 @contextmanager

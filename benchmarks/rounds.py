@@ -29,7 +29,7 @@ def one_round(
     Raises:
         RuntimeError: requests failed, or it is not what its name says any more.
     """
-    before = contestant.recorded() if contestant.recorded else 0
+    before = rows(contestant)
     at_start: list[dict[str, float]] = []
     outcome = closed_loop(
         workload, contestant, connections, seconds, lambda: at_start.append(contestant.cpu_s())
@@ -72,6 +72,11 @@ def closed_loop(
             f"{contestant.name} failed {outcome.failed} requests: {outcome.failures}"
         )
     return outcome
+
+
+def rows(contestant: Contestant) -> int:
+    """In its prediction log; 0 if it keeps none."""
+    return contestant.recorded() if contestant.recorded else 0
 
 
 def settle(contestant: Contestant, rows: int | None) -> None:

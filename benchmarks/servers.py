@@ -61,7 +61,7 @@ from benchmarks.peer_servers.catalogue import HAND_MADE_AT_LEAST, PEERS, Peer
 from benchmarks.peer_servers.launch import DoesNotServe, interpreter, is_installed, serving
 from benchmarks.peers import AIOS_CANARY, HAND_MADE, Contestant
 from benchmarks.results import RESULTS, ResultFile
-from benchmarks.rounds import closed_loop, idle_cpu, one_round, settle
+from benchmarks.rounds import closed_loop, idle_cpu, one_round, rows, settle
 from benchmarks.standings import LeftOut, Light, Visit
 from benchmarks.workload import Workload, prepare
 
@@ -93,8 +93,9 @@ class Contest:
         idle = idle_cpu(running)
         for contestant in contestants:  # code paths, connections and caches of all, once
             with self._failing(workers, contestant.name, running):
-                closed_loop(self.workload, contestant, CONNECTIONS, 1.0)
-                settle(contestant, None)
+                before = rows(contestant)
+                outcome = closed_loop(self.workload, contestant, CONNECTIONS, 1.0)
+                settle(contestant, before + outcome.answered_in_all)
         for number in range(self.rounds):
             for contestant in list(running if number % 2 == 0 else running[::-1]):
                 with self._failing(workers, contestant.name, running):
@@ -106,7 +107,8 @@ class Contest:
         entry = LeftOut(workers, name, " ".join(why.replace("|", "/").split())[:400])
         say(f"{name} is left out: {entry.why}")
         self.left_out.append(entry)
-        self.file.add("left out", asdict(entry))
+        told = standings.told_workers(workers)
+        self.file.add("note", {"text": f"{name}, {told}: left out: {entry.why}"})
 
     @contextmanager
     def _failing(self, workers: int, name: str, running: list[Contestant]) -> Iterator[None]:
@@ -127,8 +129,9 @@ class Contest:
         idle: dict[str, float],
     ) -> None:
         full, loop = one_round(self.workload, group, contestant, CONNECTIONS, self.seconds, idle)
+        before = rows(contestant)
         stream = self._stream(contestant, number)
-        settle(contestant, None)
+        settle(contestant, None if stream.failed else before + stream.answered_in_all)
         p50_ms, p95_ms, p99_ms = (1000 * stream.quantile_s(q) for q in (0.5, 0.95, 0.99))
         light = Light(p50_ms, p95_ms, p99_ms, stream.failed)
         held_back = loop.held_back or stream.held_back
@@ -149,7 +152,7 @@ class Contest:
         add_round(self.file, visit.full)
         told = {"workers": visit.workers, "round": visit.number}
         memory = {"memory_mib": visit.memory_mib, "shared_once_mib": visit.shared_once_mib}
-        more = {**told, **asdict(visit.light), **memory}
+        more = {**told, **asdict(visit.light), **memory, "held_back": visit.held_back}
         self.file.add("light", {"contestant": visit.full.contestant, **more})
         for figure in standings.figures(visit):
             self.file.add("figure", figure)
@@ -194,6 +197,24 @@ def measure(contest: Contest, workers: int, chosen: Sequence[Peer], *, hand_made
                 last = _started(stack, starting, contest, workers, HAND_MADE)
                 if last:
                     contest.run(f"{label}, beside default Serve", workers, [*ours, *last])
+
+
+def attempt(contest: Contest, workers: int, chosen: Sequence[Peer], *, hand_made: bool) -> int:
+    """Measure with so many workers; returns the exit code. What is only half there is dropped: the
+    file has it."""
+    before = len(contest.visits)
+    try:
+        measure(contest, workers, chosen, hand_made=hand_made)
+    except FAILURES as error:
+        say(f"aios failed, and with it the benchmark: {error}")
+        code = 1
+    except KeyboardInterrupt:
+        say("broken off")
+        code = 130
+    else:
+        return 0
+    del contest.visits[before:]
+    return code
 
 
 def _started(
@@ -302,24 +323,20 @@ def main() -> int:
     host = machine.describe()
     with ending_cleanly(), tempfile.TemporaryDirectory(prefix="aios-bench-") as folder:
         workload = complete(prepare(Path(folder)))
-        file = ResultFile(RESULTS, "servers")
+        file = ResultFile(RESULTS, "peers")
         versions = {peer.name: peer.packages for peer in chosen}
         file.run(**vars(given), seed=SEED, workload=workload.name, peers=versions, machine=host)
         contest = Contest(workload, file, given.rounds, given.seconds, given.rate)
+        hand_made = HAND_MADE in given.only and HAND_MADE not in why_not
+        failed = 0
         for workers in given.workers:
             for name, why in why_not.items():
                 contest.leave_out(workers, name, why)
-            hand_made = HAND_MADE in given.only and HAND_MADE not in why_not
-            try:
-                measure(contest, workers, chosen, hand_made=hand_made)
-            except FAILURES as error:
-                say(f"aios failed, and with it the benchmark: {error}")
-                return 1
-            except KeyboardInterrupt:
-                say(f"broken off; {file.path} holds what was found until then")
-                return 130
-    show(contest, host)
-    return 0
+            if failed := attempt(contest, workers, chosen, hand_made=hand_made):
+                break
+    if contest.visits:
+        show(contest, host)
+    return failed
 
 
 if __name__ == "__main__":

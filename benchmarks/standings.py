@@ -111,7 +111,8 @@ def goals(visits: Sequence[Visit], one: str, at_least: Mapping[str, float]) -> l
     for workers, name in dict.fromkeys(visit.who for visit in visits):
         spread = ratio(visits, one, name, workers)
         if name in at_least and spread is not None:
-            text = f"{one} vs. {name}, {told_workers(workers)}, req/s"
+            more = "" if workers == 1 else f", {told_workers(workers)}"
+            text = f"{one} vs. {name}{more}, req/s"
             connections = next(v.full.connections for v in visits if v.who == (workers, name))
             found.append(Goal(text, connections, spread, at_least=at_least[name]))
     return found

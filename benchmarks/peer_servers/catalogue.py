@@ -88,7 +88,8 @@ PEERS = (
         "MLServer",
         f"{SERVERS}.on_mlserver",
         OPEN_INFERENCE,
-        ("mlserver==1.7.1", *WITH_MODEL),
+        # With a newer uvloop its pool of workers does not start.
+        ("mlserver==1.7.1", "uvloop==0.21.0", *WITH_MODEL),
         "mlserver",
         at_least=1.5,
     ),
@@ -104,7 +105,7 @@ PEERS = (
         "LitServe",
         f"{SERVERS}.on_litserve",
         RECORD,
-        ("litserve==0.2.19", "pyzmq", *WITH_MODEL),
+        ("litserve==0.2.19", "pyzmq==27.3.0", *WITH_MODEL),
         "litserve",
         at_least=2.5,
     ),

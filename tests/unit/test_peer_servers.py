@@ -93,7 +93,7 @@ def test_ratios_are_of_neighbours_with_as_many_workers() -> None:
         a_visit(FASTAPI, requests=1000, workers=2),
     ]
     found = {goal.text: goal for goal in standings.goals(visits, AIOS_CANARY, {FASTAPI: 1.0})}
-    one = found[f"{AIOS_CANARY} vs. FastAPI, 1 worker, req/s"]
+    one = found[f"{AIOS_CANARY} vs. FastAPI, req/s"]
     two = found[f"{AIOS_CANARY} vs. FastAPI, 2 workers, req/s"]
     assert (one.ratio.least, one.ratio.most, one.met) == (2.0, 3.0, True)
     assert (two.ratio.middle, two.met) == (0.9, False)
@@ -159,7 +159,7 @@ def test_what_cannot_be_run_is_a_usage_error(arguments, monkeypatch, capsys) -> 
 
 
 def test_a_peer_that_fails_stops_nobody_and_aios_stops_all(tmp_path) -> None:
-    contest = servers.Contest(a_workload(), ResultFile(tmp_path, "servers"), 1, 1.0, 50.0)
+    contest = servers.Contest(a_workload(), ResultFile(tmp_path, "peers"), 1, 1.0, 50.0)
     nobody = Target("http://127.0.0.1:1/predict", {})
     peer, ours = (Contestant(name, nobody, {}) for name in ("KServe", AIOS_CANARY))
     running = [peer]
@@ -266,10 +266,12 @@ def test_an_environment_that_cannot_be_made_says_why(tmp_path) -> None:
         launch.interpreter(replace(peer, python="/no/python"))
 
 
-def test_last_words_are_the_last_line_that_says_something(tmp_path) -> None:
+def test_last_words_are_the_last_error_or_else_the_last_line(tmp_path) -> None:
     log = tmp_path / "log"
-    log.write_text("Traceback\nValueError: port taken\n\n")
+    log.write_text("Traceback\nValueError: port taken\n\nshut down\n;\n")
     assert last_words(log) == "ValueError: port taken"
+    log.write_text("starting\nno model here\n;\n")
+    assert last_words(log) == "no model here"
     log.write_text("")
     assert last_words(log) == "it says nothing"
 
