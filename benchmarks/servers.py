@@ -18,7 +18,7 @@ bodies have no names and are shorter, to the peers' favour. Every answer's score
 what the ONNX file gives outside of any server.
 
 Workers: `--workers 1 2` asks with one worker each and then with two; the default is one, and as
-many as there are cores. A worker of aios is a replica (its canary has one besides), of the
+many as there are cores. A worker of aios is a replica (and one of its canary), of the
 hand-made canary a replica of its router and of both versions.
 
 Method: all contestants run side by side and are asked in turn; every second round in reverse. In a

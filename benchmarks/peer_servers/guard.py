@@ -10,9 +10,13 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 
 from aios.kernel.processes import ID_VARIABLE, end_all, processes_of
+
+GRACE_S = 5.0
+"""Triton takes 3 s to unload a model and remove its folder."""
 
 
 def main(mark: str, command: Sequence[str]) -> int:
@@ -23,21 +27,20 @@ def main(mark: str, command: Sequence[str]) -> int:
         stdin=subprocess.PIPE,  # open as long as this process lives
         start_new_session=True,
     )
-    threading.Thread(target=_end_with_input, args=(mark,), daemon=True).start()
+    threading.Thread(target=_ask_to_end, args=(server,), daemon=True).start()
     try:
         return server.wait()
     finally:
-        _end(mark)
+        end_all(lambda: processes_of(mark))
 
 
-def _end_with_input(mark: str) -> None:
+def _ask_to_end(server: "subprocess.Popen[bytes]") -> None:
+    """When the input ends: first by itself, so that it can put away what it made, then by force."""
     while os.read(0, 1024):  # not sys.stdin: Python could not end while a thread reads it
         pass
-    _end(mark)
-
-
-def _end(mark: str) -> None:
-    end_all(lambda: processes_of(mark))
+    server.terminate()
+    time.sleep(GRACE_S)
+    server.kill()
 
 
 if __name__ == "__main__":
