@@ -15,6 +15,10 @@ HOURS_PER_MONTH = 730.0
 """A year's hours over twelve, as clouds bill them."""
 SECONDS_PER_HOUR = 3600.0
 MOST_RATE = 1e7
+LONGEST_S = 3600.0
+"""The largest budget: the load generator's histograms end there."""
+MOST_PER_NODE = 1000
+"""Replicas: each is a process of 100 MB and more."""
 
 
 @dataclass(frozen=True)
@@ -23,29 +27,72 @@ class Node:
 
     Args:
         replicas: how many fit on it. Without one: its cores but one, which HAProxy, Ray and the
-            writing of logs take; a replica keeps at most one core busy.
+            writing of logs take; a replica keeps at most one core busy. With GPUs: as many as
+            these take.
         cores: its cores; without them those of the machine that was measured.
-        hour_price: what it costs by the hour; None: no cost is told.
+        gpus: its GPUs, on which the replicas run; 0 for a node without.
+        replicas_per_gpu: how many share one of them. Measure with as many on one GPU: they slow
+            each other down, which nothing else tells.
+        hour_price: what it costs by the hour, all of it; None: no cost is told.
+
+    Raises:
+        UsageError: no replica, more than a machine has room for, GPUs that nobody said the node
+            has, or a price that one cannot pay.
     """
 
     replicas: int | None = None
     cores: int | None = None
+    gpus: int = 0
+    replicas_per_gpu: int | None = None
     hour_price: float | None = None
     currency: str = ""
 
-    def holds(self, measured: Measurement) -> int:
-        """How many replicas one takes.
-
-        Raises:
-            UsageError: none, or it has no price that one can pay.
-        """
-        cores = self.cores or int(measured.machine.get("cores") or 1)
-        found = max(1, cores - 1) if self.replicas is None else self.replicas
+    def __post_init__(self) -> None:
         if self.hour_price is not None and not 0 <= self.hour_price < math.inf:
             raise UsageError(f"a node costs 0 or more by the hour, not {self.hour_price:g}")
-        if found < 1 or cores < 1:
-            raise UsageError(f"a node holds at least one replica, not {found}")
-        return found
+        if self.gpus < 0 or (self.cores is not None and self.cores < 1):
+            raise UsageError(f"no node has {self.cores} cores and {self.gpus} GPUs")
+        if self.replicas_per_gpu is not None and not self.gpus:
+            raise UsageError("replicas on each GPU, but no GPU: say how many GPUs a node has")
+        if self.gpus and self.replicas is not None:
+            raise UsageError("on a node with GPUs replicas are counted by GPU, not by node")
+        found = self._said
+        if found is not None and not 1 <= found <= MOST_PER_NODE:
+            raise UsageError(f"a node holds 1 to {MOST_PER_NODE:,} replicas, not {found:,}")
+
+    @property
+    def _said(self) -> int | None:
+        each = 1 if self.replicas_per_gpu is None else self.replicas_per_gpu
+        return self.gpus * each if self.gpus else self.replicas
+
+    def holds(self, measured: Measurement) -> int:
+        """How many replicas one takes."""
+        found = self._said
+        return max(1, self._cores(measured) - 1) if found is None else found
+
+    def doubts(self, measured: Measurement) -> "list[str]":
+        """What speaks against so many replicas on one machine."""
+        holds, cores, each = self.holds(measured), self._cores(measured), self.replicas_per_gpu or 1
+        if self.gpus and each > measured.replicas:
+            return [
+                f"replicas that share a GPU were not measured: {each} on each were asked for and "
+                f"{measured.replicas} measured; deploy {each} on one GPU and measure again"
+            ]
+        if not self.gpus and holds > cores:
+            return [
+                f"replicas share cores: {holds} on a node with {cores}, and a busy one needs a "
+                "core for itself"
+            ]
+        return []
+
+    def told(self, holds: int) -> str:
+        """What one is, in words."""
+        if not self.gpus:
+            return f"{_counted(holds, 'replica')} at most"
+        return f"{_counted(self.gpus, 'GPU')} with {_counted(holds // self.gpus, 'replica')} each"
+
+    def _cores(self, measured: Measurement) -> int:
+        return int(measured.machine.get("cores") or 1) if self.cores is None else self.cores
 
 
 @dataclass(frozen=True)
@@ -71,8 +118,8 @@ class Demand:
                 f"the rate is above 0 and at most {MOST_RATE:,.0f} requests/s, not "
                 f"{self.rate_per_s:g}: nothing needs no machine"
             )
-        if not (0 < self.p99_s < math.inf):
-            raise UsageError(f"the p99 is a time above 0, not {self.p99_s:g} s")
+        if not 0 < self.p99_s <= LONGEST_S:
+            raise UsageError(f"the p99 is a time above 0 and at most an hour, not {self.p99_s:g} s")
         if not 0 <= self.spare_nodes <= 100:
             raise UsageError(f"0 to 100 nodes may be lost, not {self.spare_nodes}")
 
@@ -136,7 +183,7 @@ class Plan(Shown):
                 f"{self.replicas}"
                 + ("" if self.replicas == self.replicas_at_best else f" ({self._at_best()})"),
             ),
-            ("nodes", f"{self.nodes}, of {_counted(self.replicas_per_node, 'replica')} at most"),
+            ("nodes", f"{self.nodes}, of {self.node.told(self.replicas_per_node)}"),
             (
                 "of them spare",
                 f"{spare}: without {_counted(spare, 'node')} {self.nodes_without_spare} keep the "
@@ -176,6 +223,7 @@ def plan(measured: Measurement, demand: Demand, node: Node) -> Plan:
     Raises:
         UsageError: no number of machines keeps this p99; says what one answer takes.
     """
+    holds = node.holds(measured)
     fit = fitted(measured)
     one_per_s = rate_of_one_replica(measured, fit, demand.p99_s)
     if not one_per_s:
@@ -189,7 +237,6 @@ def plan(measured: Measurement, demand: Demand, node: Node) -> Plan:
         service_s=fit.service_s,
         variability=fit.variability,
     )
-    holds = node.holds(measured)
     nodes_without_spare = math.ceil(replicas / holds)
     nodes = nodes_without_spare + demand.spare_nodes
     on_each = math.ceil(replicas / nodes_without_spare)
@@ -216,7 +263,9 @@ def plan(measured: Measurement, demand: Demand, node: Node) -> Plan:
         else hour_cost / (demand.rate_per_s * SECONDS_PER_HOUR) * 1e6,
         autoscale=_autoscale(measured, demand.p99_s, one_per_s, running, nodes),
         max_queued=_most_queued(fit, demand.p99_s),
-        confidence=confidence(measured, fit, demand.rate_per_s, demand.p99_s),
+        confidence=confidence(
+            measured, fit, demand.rate_per_s, demand.p99_s, node.doubts(measured)
+        ),
     )
 
 

@@ -216,3 +216,71 @@ def test_each_rate_is_tried_long_enough() -> None:
         min(max(2, 1000 / load.rate_per_s), 8) for load in streams
     ]
     assert len({load.seed for load in streams}) == len(streams)
+
+
+def test_a_plan_never_promises_less_than_an_answer_takes_without_load(loan: Measurement) -> None:
+    """A noisy measurement: a busy moment of the machine made the light load slow, and what came
+    after it quicker."""
+    light = loan.light.model_copy(update={"p99_s": 0.05})
+    noisy = loan.model_copy(update={"light": light})
+    assert any(point.p99_s < 0.05 for point in noisy.points if point.p99_s)
+    found = plan(noisy, Demand(300, BUDGET_S), Node())
+    assert found.expected_p99_s >= 0.05
+    assert found.after_loss_p99_s >= 0.05
+
+
+def test_a_measurement_is_judged_by_the_budget_that_is_asked_for(loan: Measurement) -> None:
+    assert f"within a p99 of {1000 * BUDGET_S:.0f}" in repr(loan)
+    wide = repr(loan.judged_by(30.0))
+    assert "within a p99 of 30.0 s" in wide
+    assert " no " not in wide.replace("no rate", "")
+    assert "no rate within a p99 of 1 ms" in repr(loan.judged_by(0.001))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"replicas": 0}, "1 to 1,000 replicas"),
+        ({"replicas": 10**9}, "1 to 1,000 replicas"),
+        ({"cores": 0}, "0 cores"),
+        ({"gpus": -1}, "-1 GPUs"),
+        ({"replicas_per_gpu": 2}, "how many GPUs a node has"),
+        ({"gpus": 1, "replicas": 2}, "counted by GPU"),
+        ({"gpus": 8, "replicas_per_gpu": 0}, "not 0"),
+        ({"hour_price": math.nan}, "0 or more"),
+    ],
+)
+def test_a_node_that_is_none_is_refused(fields: dict[str, float], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Node(**fields)  # type: ignore[arg-type]
+
+
+def test_a_budget_beyond_an_hour_is_refused() -> None:
+    with pytest.raises(UsageError, match="at most an hour"):
+        Demand(5, 1e9)
+
+
+def test_more_replicas_than_cores_are_doubted(loan: Measurement) -> None:
+    found = plan(loan, Demand(5_000, BUDGET_S), Node(replicas=50))
+    assert found.confidence.level == "weak"
+    assert "! replicas share cores: 50 on a node with 4" in repr(found)
+
+
+def test_a_node_with_gpus_holds_what_they_take(loan: Measurement) -> None:
+    """One replica was measured, which had the GPU for itself."""
+    found = plan(loan, Demand(5_000, BUDGET_S), Node(gpus=4, hour_price=8.0))
+    assert found.replicas_per_node == 4
+    assert not found.confidence.doubts
+    assert found.month_cost == pytest.approx(found.nodes * 8.0 * HOURS_PER_MONTH)
+    on_each = -(-found.running // found.nodes)
+    assert found.running - on_each >= found.replicas, "one node may be lost"
+    assert "of 4 GPUs with 1 replica each" in repr(found)
+
+
+def test_replicas_that_share_a_gpu_must_be_measured_so(loan: Measurement) -> None:
+    node = Node(gpus=2, replicas_per_gpu=2)
+    alone = plan(loan, Demand(5_000, BUDGET_S), node)
+    assert alone.replicas_per_node == 4
+    assert "! replicas that share a GPU were not measured" in repr(alone)
+    together = measured(SimulatedEndpoint(SERVICE_S, replicas=2), BUDGET_S)
+    assert not plan(together, Demand(5_000, BUDGET_S), node).confidence.doubts
