@@ -19,6 +19,11 @@ LONGEST_S = 3600.0
 """The largest budget: the load generator's histograms end there."""
 MOST_PER_NODE = 1000
 """Replicas: each is a process of 100 MB and more."""
+MARGIN = 1.15
+"""HAProxy hands a request to the replica with fewest, and its p99 is up to 13 % above that of one
+line for all (`benchmarks/capacity.py`): planned is for one so far below the budget."""
+MOST_BUSY = 0.85
+"""Share of the replicas' time, however many there are: above, a little more traffic is too much."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,9 @@ class Demand:
         rate_per_s: requests at the busiest time.
         p99_s: what 99 of 100 answers must not exceed.
         spare_nodes: how many nodes may be lost at that time and the rest still does it.
+        ingresses: how many HAProxies take the traffic in. One knows of all requests and hands each
+            to the replica with fewest. Several do not know of each other's: then each replica is
+            planned as with a line of its own, which is on the safe side.
 
     Raises:
         UsageError: a rate or budget that is none.
@@ -111,6 +119,7 @@ class Demand:
     rate_per_s: float
     p99_s: float
     spare_nodes: int = 1
+    ingresses: int = 1
 
     def __post_init__(self) -> None:
         if not 0 < self.rate_per_s <= MOST_RATE:
@@ -122,6 +131,8 @@ class Demand:
             raise UsageError(f"the p99 is a time above 0 and at most an hour, not {self.p99_s:g} s")
         if not 0 <= self.spare_nodes <= 100:
             raise UsageError(f"0 to 100 nodes may be lost, not {self.spare_nodes}")
+        if self.ingresses < 1:
+            raise UsageError(f"traffic comes in at 1 HAProxy or more, not {self.ingresses}")
 
 
 @dataclass(frozen=True, repr=False)
@@ -129,10 +140,8 @@ class Plan(Shown):
     """The answer.
 
     Attributes:
-        replicas: that keep the budget, each with a line of its own, which is what holds if nobody
-            balances them.
-        replicas_at_best: with one line for all; HAProxy, which hands requests to the replica with
-            fewest, comes near it while there is one HAProxy.
+        replicas: that keep the budget.
+        replicas_unbalanced: that keep it if each has a line of its own, as with many HAProxies.
         running: replicas that run, so that after the loss of the spare nodes `replicas` are left.
         nodes, nodes_without_spare: machines.
         utilisation: share of the running replicas' time that is used.
@@ -149,7 +158,7 @@ class Plan(Shown):
     measured: Measurement
     replica_rate_per_s: float
     replicas: int
-    replicas_at_best: int
+    replicas_unbalanced: int
     running: int
     replicas_per_node: int
     nodes: int
@@ -181,7 +190,7 @@ class Plan(Shown):
             (
                 "replicas needed",
                 f"{self.replicas}"
-                + ("" if self.replicas == self.replicas_at_best else f" ({self._at_best()})"),
+                + ("" if self.replicas == self.replicas_unbalanced else self._unbalanced()),
             ),
             ("nodes", f"{self.nodes}, of {self.node.told(self.replicas_per_node)}"),
             (
@@ -213,8 +222,8 @@ class Plan(Shown):
         ]
         return rows
 
-    def _at_best(self) -> str:
-        return f"{self.replicas_at_best} if they are balanced perfectly"
+    def _unbalanced(self) -> str:
+        return f" ({self.replicas_unbalanced} if several HAProxies take the traffic in)"
 
 
 def plan(measured: Measurement, demand: Demand, node: Node) -> Plan:
@@ -229,14 +238,8 @@ def plan(measured: Measurement, demand: Demand, node: Node) -> Plan:
     if not one_per_s:
         judged = confidence(measured, fit, demand.rate_per_s, demand.p99_s)
         raise UsageError(_unreachable(measured, demand, judged))
-    replicas = max(1, math.ceil(demand.rate_per_s / one_per_s - 1e-9))
-    at_best = servers_needed(
-        demand.rate_per_s,
-        demand.p99_s,
-        fit.times,
-        service_s=fit.service_s,
-        variability=fit.variability,
-    )
+    unbalanced = max(1, math.ceil(demand.rate_per_s / one_per_s - 1e-9))
+    replicas = unbalanced if demand.ingresses > 1 else min(unbalanced, _balanced(fit, demand))
     nodes_without_spare = math.ceil(replicas / holds)
     nodes = nodes_without_spare + demand.spare_nodes
     on_each = math.ceil(replicas / nodes_without_spare)
@@ -249,14 +252,14 @@ def plan(measured: Measurement, demand: Demand, node: Node) -> Plan:
         measured=measured,
         replica_rate_per_s=one_per_s,
         replicas=replicas,
-        replicas_at_best=min(replicas, at_best or replicas),
+        replicas_unbalanced=unbalanced,
         running=running,
         replicas_per_node=holds,
         nodes=nodes,
         nodes_without_spare=nodes_without_spare,
         utilisation=demand.rate_per_s * fit.service_s / running,
-        expected_p99_s=expected_p99_s(measured, fit, demand.rate_per_s / running),
-        after_loss_p99_s=expected_p99_s(measured, fit, demand.rate_per_s / left),
+        expected_p99_s=_expected(measured, fit, demand, running),
+        after_loss_p99_s=_expected(measured, fit, demand, left),
         month_cost=None if hour_cost is None else hour_cost * HOURS_PER_MONTH,
         million_cost=None
         if hour_cost is None
@@ -267,6 +270,26 @@ def plan(measured: Measurement, demand: Demand, node: Node) -> Plan:
             measured, fit, demand.rate_per_s, demand.p99_s, node.doubts(measured)
         ),
     )
+
+
+def _balanced(fit: Fitted, demand: Demand) -> int:
+    """The fewest replicas at one HAProxy."""
+    needed = servers_needed(
+        demand.rate_per_s,
+        max(demand.p99_s / MARGIN, fit.times.quantile_s(0.99)),
+        fit.times,
+        service_s=fit.service_s,
+        variability=fit.variability,
+    )
+    assert needed is not None, "one replica without load keeps it"
+    return max(needed, math.ceil(demand.rate_per_s * fit.service_s / MOST_BUSY - 1e-9))
+
+
+def _expected(measured: Measurement, fit: Fitted, demand: Demand, replicas: int) -> float:
+    """The p99 with so many: in one line, or each in its own."""
+    if demand.ingresses > 1:
+        return expected_p99_s(measured, fit, demand.rate_per_s / replicas)
+    return expected_p99_s(measured, fit, demand.rate_per_s, replicas)
 
 
 def _autoscale(

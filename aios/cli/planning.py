@@ -55,6 +55,9 @@ def plan(
     spare_nodes: Annotated[
         int, typer.Option(help="So many may be lost at the busiest time.", min=0, max=100)
     ] = 1,
+    ingresses: Annotated[
+        int, typer.Option(help="HAProxies that the traffic comes in at.", min=1)
+    ] = 1,
     records: Annotated[
         Path | None,
         typer.Option(help="Ask with these: JSON lines, a record each.", metavar="FILE"),
@@ -79,7 +82,7 @@ def plan(
     if p99_ms is None and saved is None:
         raise UsageError("say what 99 of 100 answers may take: --p99-ms 20")
     p99_s = saved.p99_s if p99_ms is None and saved is not None else (p99_ms or 0.0) / 1000
-    demand = Demand(rate, p99_s, spare_nodes)
+    demand = Demand(rate, p99_s, spare_nodes, ingresses)
     hour_price, currency = _price(Settings.load(home=home).prices, price, node_type)
     node = Node(
         replicas=replicas_per_node,
