@@ -1,8 +1,10 @@
 """How long from nothing to the first answer, and where does the time go?
 
-    python -m benchmarks.coldstart [--rounds 3] [--seed 7] [--short]
+    python -m benchmarks.coldstart [--rounds 3] [--spare-workers 0 2] [--short]
 
-Each round starts a private runtime and asks it, every 10 ms, until it answers:
+Runtimes without and with spare workers (`spare_workers` in the settings: processes that wait, all
+imported) take turns, so that both are seen under the same load. Each round starts a private runtime
+and asks it, every 10 ms, until it answers:
 
 * the runtime: from `aios.local()` to an API that answers, with the moments at which its processes
   began (Ray's store and node, Serve's controller, the kernel, HAProxy, the API's replica);
@@ -17,7 +19,9 @@ had its plan, had fetched, loaded and warmed its model, and was ready; when its 
 system tells, to 10 ms. A process that was there before it was needed took no time. Written are the
 parts of each start, the CPU seconds that all processes of the runtime used meanwhile (also for what
 they do without load, about 0.2 s a second), and their memory then (PSS: shared pages are counted
-once). On a machine that others use too the CPU seconds say more than the seconds.
+once). On a machine that others use too the CPU seconds say more than the seconds; they are to a
+second, since what a process used that ends counts a moment later, and what spare workers use is
+used before.
 
 Caveats: the first round finds the files of all packages in the page cache or not, which it cannot
 tell; later ones find them there. Artifacts lie on the same disk, so that fetching is a look. The
@@ -51,6 +55,8 @@ from benchmarks.workload import Workload, prepare
 
 NAME = "coldstart"
 LOOK_S = 0.01
+REFILL_S = 10.0
+"""Until spare workers that were taken are there again; more on a busy machine."""
 WAIT_S = 1.0
 """For one answer; before there is a replica, some are never given."""
 PATIENCE_S = 300.0
@@ -155,8 +161,9 @@ class World:
             url = f"{self.rt.address}/v2/models/{endpoint}/predict"
             with httpx.Client(headers=headers, timeout=WAIT_S, trust_env=False) as client:
                 while not over.is_set():
+                    key = {"x-aios-key": str(time.monotonic_ns())}  # it decides which arm answers
                     try:
-                        answer = client.post(url, content=self.body)
+                        answer = client.post(url, content=self.body, headers=key)
                     except httpx.TransportError:  # nobody answers yet, or not in time
                         continue
                     if answer.status_code == 200 and good(answer.json()):
@@ -279,10 +286,10 @@ class Started:
         }
 
 
-def one_round(workload: Workload, *, short: bool) -> Iterator[Started]:
+def one_round(workload: Workload, spare_workers: int, *, short: bool) -> Iterator[Started]:
     """A runtime, and what runs on it, one after the other."""
     called_s = time.time()
-    with aios.local() as rt:
+    with aios.local(spare_workers=spare_workers) as rt:
         answered_s = time.time()
         world = World(rt, workload)
         steps = runtime_parts(called_s, world, answered_s)
@@ -301,6 +308,8 @@ def one_round(workload: Workload, *, short: bool) -> Iterator[Started]:
         if short:
             del starting["another endpoint"]
         for what, start in starting.items():
+            if spare_workers:
+                time.sleep(REFILL_S)
             before_s = world.cpu_s()
             steps = start()
             took_s, cpu_s = sum(steps.values()), world.cpu_s() - before_s
@@ -311,6 +320,7 @@ def main() -> None:
     """Run the rounds, write them as they come, print the medians."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--spare-workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--short", action="store_true", help="one round, with less in it")
     arguments = parser.parse_args()
     if arguments.rounds < 1:
@@ -321,13 +331,15 @@ def main() -> None:
     file.run(workload=workload.name, machine=machine.describe(), **vars(arguments))
     found: dict[str, list[float]] = {}
     for number in range(1 if arguments.short else arguments.rounds):
-        for started in one_round(workload, short=arguments.short):
-            print(started, flush=True)
-            file.add("parts", {**asdict(started), "round": number})
-            for name, value in started.figures().items():
-                found.setdefault(name, []).append(value)
-                line = {"name": name, "value": value, "better": "lower", "round": number}
-                file.add("figure", line)
+        for spares in arguments.spare_workers[-1:] if arguments.short else arguments.spare_workers:
+            for started in one_round(workload, spares, short=arguments.short):
+                print(f"{spares} spare workers, {started}", flush=True)
+                file.add("parts", {**asdict(started), "spare_workers": spares, "round": number})
+                for name, value in started.figures().items():
+                    name = f"{spares} spare workers, {name}"
+                    found.setdefault(name, []).append(value)
+                    line = {"name": name, "value": value, "better": "lower", "round": number}
+                    file.add("figure", line)
     for name, values in found.items():
         print(f"{name}: {Spread.of(values)}")
     print(f"written to {file.path}")

@@ -1,5 +1,6 @@
 """What a replica's start takes along, and what it tells of itself."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import orjson
 from onnx_graphs import sample_rows, score_contract, write_model
 
+import aios
 from aios.models import build
 from aios.models.loading import load_engine
 from aios.serving.starting import TOLD, Start
@@ -18,10 +20,12 @@ NEEDLESS = {
     *("fastapi", "rich", "typer"),
 }
 """Ray Serve itself brings pandas and FastAPI along; nothing of ours may, nor the others."""
+CONTROL_PLANE = ("aios.kernel.kernel", "aios.kernel.on_ray", "aios.registry", "aios.training")
 
 REPLICA = """
 import json, sys
 from pathlib import Path
+import aios.kernel.actor  # Ray imports it for the handle that a replica asks for its plan with
 from aios.contracts import Codec, Contract
 from aios.models import load_engine
 from aios.records import Artifact
@@ -49,6 +53,26 @@ def test_a_replica_of_an_onnx_model_imports_nothing_that_it_has_no_use_for(tmp_p
     roots = {name.partition(".")[0] for name in json.loads(done.stdout)}
     assert "onnxruntime" in roots, "a model was loaded"
     assert roots & NEEDLESS == set()
+    rooms = {name for name in json.loads(done.stdout) if name.startswith("aios.")}
+    assert {name for name in rooms if name.startswith(CONTROL_PLANE)} == set()
+
+
+def test_the_kernels_actor_has_every_method_of_the_kernel_behind_it() -> None:
+    """By the source: to import the latter is to import Ray."""
+    methods = []
+    for file, name in (("actor.py", "KernelActor"), ("on_ray.py", "Resident")):
+        tree = ast.parse((Path(aios.__file__).parent / "kernel" / file).read_text())
+        (found,) = (node for node in tree.body if getattr(node, "name", None) == name)
+        assert isinstance(found, ast.ClassDef)
+        methods.append(
+            {
+                node.name: ast.unparse(node.args)
+                for node in found.body
+                if isinstance(node, ast.AsyncFunctionDef) and not node.name.startswith("_")
+            }
+        )
+    assert methods[0] == methods[1]
+    assert "next_plan" in methods[0]
 
 
 def test_a_start_is_told_step_by_step_and_each_step_once(tmp_path: Path) -> None:
