@@ -73,6 +73,14 @@ class Settings(BaseSettings):
         description="Processes that run users' flows, of some 250 MB each. There is none until the "
         "first flow is sent. Two, so that one goes on while the other is begun again.",
     )
+    spare_workers: int = Field(
+        default=2,
+        ge=0,
+        le=100,
+        description="Processes of some 100 MB on each node that have imported everything and wait, "
+        "so that the next replica starts in a fraction of the time. Two, as a deployment takes: "
+        "Serve builds the application in one. 0: none; replicas begin with a process and imports.",
+    )
     http_port: int = Field(
         default=8000, ge=1, le=65535, description="TCP port of predictions; Ray Serve's own."
     )

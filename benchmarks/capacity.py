@@ -2,10 +2,11 @@
 
     python -m benchmarks.capacity [--requests 60000] [--seed 1]
 
-`aios plan` answers by formulas: `one line` for replicas that are balanced perfectly, `own lines`
-for replicas that are not, and plans for the second. HAProxy hands each request to the replica with
-fewest open ones (`leastconn`), which lies between. All three are simulated here (`simpy`) at 70 and
-85 % of what the replicas bear, with lognormal service times of mean 1 and cv 0.5.
+`aios plan` answers by formulas: `one line` for replicas behind one HAProxy, with a margin of 15 %,
+and `own lines` where several HAProxies take the traffic in and do not know of each other's. HAProxy
+hands each request to the replica with fewest open ones (`leastconn`), which lies between. All three
+are simulated here (`simpy`) at 70 and 85 % of what the replicas bear, with lognormal service times
+of mean 1 and cv 0.5.
 
 Caveats: a simulated p99 at 85 % spreads by 10 % with 60,000 requests. From 300
 replicas on only `one line` is simulated: least busy looks at each of them for each request, and of

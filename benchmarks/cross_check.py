@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from aios.capacity.load import Loop, run_load
+from aios.capacity.load import Loop, Target, run_load
 from benchmarks.peers import Contestant
 from benchmarks.scorer import OUTPUT
 from benchmarks.workload import Workload
@@ -28,7 +28,9 @@ def against_wrk(contestant: Contestant, workload: Workload) -> dict[str, Any] | 
         return None
     theirs, ours = [], []
     for _ in range(2):
-        theirs.append(_wrk(program, contestant, workload))
+        theirs.append(
+            wrk_per_s(program, contestant.target, workload.bodies[0], CONNECTIONS, SECONDS)
+        )
         outcome = run_load(
             contestant.target,
             workload.bodies,
@@ -46,17 +48,20 @@ def against_wrk(contestant: Contestant, workload: Workload) -> dict[str, Any] | 
     return {"wrk_requests_per_s": wrk, "own_requests_per_s": own, "text": text}
 
 
-def _wrk(program: str, contestant: Contestant, workload: Workload) -> float:
-    headers = {"Content-Type": "application/json", **contestant.target.headers}
-    lines = ['wrk.method = "POST"', f"wrk.body = {json.dumps(workload.bodies[0].decode())}"]
+def wrk_per_s(program: str, target: Target, body: bytes, connections: int, seconds: int) -> float:
+    """Requests per second of one server under `wrk`, the same body again and again.
+
+    Raises:
+        RuntimeError: it got refusals, or said something else than its figures.
+    """
+    headers = {"Content-Type": "application/json", **target.headers}
+    lines = ['wrk.method = "POST"', f"wrk.body = {json.dumps(body.decode())}"]
     lines += [f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in headers.items()]
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "post.lua"
         script.write_text("\n".join(lines))
-        command = [program, "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-s", str(script)]
-        done = subprocess.run(
-            [*command, contestant.target.url], capture_output=True, text=True, check=True
-        )
+        command = [program, "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script)]
+        done = subprocess.run([*command, target.url], capture_output=True, text=True, check=True)
     if "Non-2xx" in done.stdout:
         raise RuntimeError(f"wrk got refusals: {done.stdout}")
     found = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)

@@ -1,5 +1,6 @@
 """How far a plan can be trusted: what speaks against it, in words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,9 +26,15 @@ class Confidence:
     doubts: tuple[str, ...]
 
 
-def confidence(measured: Measurement, fit: Fitted, rate_per_s: float, p99_s: float) -> Confidence:
-    """Judge a measurement as the ground of a plan."""
-    doubts = tuple(_doubts(measured, fit))
+def confidence(
+    measured: Measurement,
+    fit: Fitted,
+    rate_per_s: float,
+    p99_s: float,
+    more: Sequence[str] = (),
+) -> Confidence:
+    """Judge a measurement as the ground of a plan; `more` are doubts about something else."""
+    doubts = (*_doubts(measured, fit), *more)
     cautions = tuple(_cautions(measured, fit, rate_per_s, p99_s))
     level: Level = "weak" if doubts else "fair" if cautions else "good"
     told = (_agreement(fit), *cautions, *(one.partition(":")[0] for one in doubts))

@@ -110,11 +110,16 @@ def rate_of_one_replica(measured: Measurement, fit: Fitted, p99_s: float) -> flo
     return by_formula if least < by_formula < most else least
 
 
-def expected_p99_s(measured: Measurement, fit: Fitted, rate_per_s: float) -> float:
-    """Of one replica: by the formula, but not more than was seen at this or a larger rate."""
+def expected_p99_s(
+    measured: Measurement, fit: Fitted, rate_per_s: float, servers: int = 1
+) -> float:
+    """Of one line before so many replicas: by the formula, but not more than was seen with this or
+    more load for each, and never less than without load: that a busier replica is quicker is
+    noise."""
     seen = [
         point.p99_s
         for point in (measured.light, *measured.points)
-        if point.p99_s is not None and point.rate_per_s >= rate_per_s * measured.replicas
+        if point.p99_s is not None and point.rate_per_s * servers >= rate_per_s * measured.replicas
     ]
-    return min([fit.p99_s(rate_per_s), *seen])
+    least_s = measured.light.p99_s or 0.0
+    return max(least_s, min([fit.p99_s(rate_per_s, servers), *seen]))

@@ -162,6 +162,10 @@ class Measurement(Shown, Record):
                 f"{path} is no measurement of `aios plan`: {where}: {fault['msg']}"
             ) from None
 
+    def judged_by(self, p99_s: float) -> Self:
+        """The same, shown beside another budget than it was made for."""
+        return self.model_copy(update={"p99_s": p99_s})
+
     @property
     def knee_per_s(self) -> float | None:
         """The largest rate within the budget, of those tried before the first that was not;

@@ -15,6 +15,15 @@ HOURS_PER_MONTH = 730.0
 """A year's hours over twelve, as clouds bill them."""
 SECONDS_PER_HOUR = 3600.0
 MOST_RATE = 1e7
+LONGEST_S = 3600.0
+"""The largest budget: the load generator's histograms end there."""
+MOST_PER_NODE = 1000
+"""Replicas: each is a process of 100 MB and more."""
+MARGIN = 1.15
+"""HAProxy hands a request to the replica with fewest, and its p99 is up to 13 % above that of one
+line for all (`benchmarks/capacity.py`): planned is for one so far below the budget."""
+MOST_BUSY = 0.85
+"""Share of the replicas' time, however many there are: above, a little more traffic is too much."""
 
 
 @dataclass(frozen=True)
@@ -23,29 +32,72 @@ class Node:
 
     Args:
         replicas: how many fit on it. Without one: its cores but one, which HAProxy, Ray and the
-            writing of logs take; a replica keeps at most one core busy.
+            writing of logs take; a replica keeps at most one core busy. With GPUs: as many as
+            these take.
         cores: its cores; without them those of the machine that was measured.
-        hour_price: what it costs by the hour; None: no cost is told.
+        gpus: its GPUs, on which the replicas run; 0 for a node without.
+        replicas_per_gpu: how many share one of them. Measure with as many on one GPU: they slow
+            each other down, which nothing else tells.
+        hour_price: what it costs by the hour, all of it; None: no cost is told.
+
+    Raises:
+        UsageError: no replica, more than a machine has room for, GPUs that nobody said the node
+            has, or a price that one cannot pay.
     """
 
     replicas: int | None = None
     cores: int | None = None
+    gpus: int = 0
+    replicas_per_gpu: int | None = None
     hour_price: float | None = None
     currency: str = ""
 
-    def holds(self, measured: Measurement) -> int:
-        """How many replicas one takes.
-
-        Raises:
-            UsageError: none, or it has no price that one can pay.
-        """
-        cores = self.cores or int(measured.machine.get("cores") or 1)
-        found = max(1, cores - 1) if self.replicas is None else self.replicas
+    def __post_init__(self) -> None:
         if self.hour_price is not None and not 0 <= self.hour_price < math.inf:
             raise UsageError(f"a node costs 0 or more by the hour, not {self.hour_price:g}")
-        if found < 1 or cores < 1:
-            raise UsageError(f"a node holds at least one replica, not {found}")
-        return found
+        if self.gpus < 0 or (self.cores is not None and self.cores < 1):
+            raise UsageError(f"no node has {self.cores} cores and {self.gpus} GPUs")
+        if self.replicas_per_gpu is not None and not self.gpus:
+            raise UsageError("replicas on each GPU, but no GPU: say how many GPUs a node has")
+        if self.gpus and self.replicas is not None:
+            raise UsageError("on a node with GPUs replicas are counted by GPU, not by node")
+        found = self._said
+        if found is not None and not 1 <= found <= MOST_PER_NODE:
+            raise UsageError(f"a node holds 1 to {MOST_PER_NODE:,} replicas, not {found:,}")
+
+    @property
+    def _said(self) -> int | None:
+        each = 1 if self.replicas_per_gpu is None else self.replicas_per_gpu
+        return self.gpus * each if self.gpus else self.replicas
+
+    def holds(self, measured: Measurement) -> int:
+        """How many replicas one takes."""
+        found = self._said
+        return max(1, self._cores(measured) - 1) if found is None else found
+
+    def doubts(self, measured: Measurement) -> "list[str]":
+        """What speaks against so many replicas on one machine."""
+        holds, cores, each = self.holds(measured), self._cores(measured), self.replicas_per_gpu or 1
+        if self.gpus and each > measured.replicas:
+            return [
+                f"replicas that share a GPU were not measured: {each} on each were asked for and "
+                f"{measured.replicas} measured; deploy {each} on one GPU and measure again"
+            ]
+        if not self.gpus and holds > cores:
+            return [
+                f"replicas share cores: {holds} on a node with {cores}, and a busy one needs a "
+                "core for itself"
+            ]
+        return []
+
+    def told(self, holds: int) -> str:
+        """What one is, in words."""
+        if not self.gpus:
+            return f"{_counted(holds, 'replica')} at most"
+        return f"{_counted(self.gpus, 'GPU')} with {_counted(holds // self.gpus, 'replica')} each"
+
+    def _cores(self, measured: Measurement) -> int:
+        return int(measured.machine.get("cores") or 1) if self.cores is None else self.cores
 
 
 @dataclass(frozen=True)
@@ -56,6 +108,9 @@ class Demand:
         rate_per_s: requests at the busiest time.
         p99_s: what 99 of 100 answers must not exceed.
         spare_nodes: how many nodes may be lost at that time and the rest still does it.
+        ingresses: how many HAProxies take the traffic in. One knows of all requests and hands each
+            to the replica with fewest. Several do not know of each other's: then each replica is
+            planned as with a line of its own, which is on the safe side.
 
     Raises:
         UsageError: a rate or budget that is none.
@@ -64,6 +119,7 @@ class Demand:
     rate_per_s: float
     p99_s: float
     spare_nodes: int = 1
+    ingresses: int = 1
 
     def __post_init__(self) -> None:
         if not 0 < self.rate_per_s <= MOST_RATE:
@@ -71,10 +127,12 @@ class Demand:
                 f"the rate is above 0 and at most {MOST_RATE:,.0f} requests/s, not "
                 f"{self.rate_per_s:g}: nothing needs no machine"
             )
-        if not (0 < self.p99_s < math.inf):
-            raise UsageError(f"the p99 is a time above 0, not {self.p99_s:g} s")
+        if not 0 < self.p99_s <= LONGEST_S:
+            raise UsageError(f"the p99 is a time above 0 and at most an hour, not {self.p99_s:g} s")
         if not 0 <= self.spare_nodes <= 100:
             raise UsageError(f"0 to 100 nodes may be lost, not {self.spare_nodes}")
+        if self.ingresses < 1:
+            raise UsageError(f"traffic comes in at 1 HAProxy or more, not {self.ingresses}")
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,10 +140,8 @@ class Plan(Shown):
     """The answer.
 
     Attributes:
-        replicas: that keep the budget, each with a line of its own, which is what holds if nobody
-            balances them.
-        replicas_at_best: with one line for all; HAProxy, which hands requests to the replica with
-            fewest, comes near it while there is one HAProxy.
+        replicas: that keep the budget.
+        replicas_unbalanced: that keep it if each has a line of its own, as with many HAProxies.
         running: replicas that run, so that after the loss of the spare nodes `replicas` are left.
         nodes, nodes_without_spare: machines.
         utilisation: share of the running replicas' time that is used.
@@ -102,7 +158,7 @@ class Plan(Shown):
     measured: Measurement
     replica_rate_per_s: float
     replicas: int
-    replicas_at_best: int
+    replicas_unbalanced: int
     running: int
     replicas_per_node: int
     nodes: int
@@ -134,9 +190,9 @@ class Plan(Shown):
             (
                 "replicas needed",
                 f"{self.replicas}"
-                + ("" if self.replicas == self.replicas_at_best else f" ({self._at_best()})"),
+                + ("" if self.replicas == self.replicas_unbalanced else self._unbalanced()),
             ),
-            ("nodes", f"{self.nodes}, of {_counted(self.replicas_per_node, 'replica')} at most"),
+            ("nodes", f"{self.nodes}, of {self.node.told(self.replicas_per_node)}"),
             (
                 "of them spare",
                 f"{spare}: without {_counted(spare, 'node')} {self.nodes_without_spare} keep the "
@@ -166,8 +222,8 @@ class Plan(Shown):
         ]
         return rows
 
-    def _at_best(self) -> str:
-        return f"{self.replicas_at_best} if they are balanced perfectly"
+    def _unbalanced(self) -> str:
+        return f" ({self.replicas_unbalanced} if several HAProxies take the traffic in)"
 
 
 def plan(measured: Measurement, demand: Demand, node: Node) -> Plan:
@@ -176,20 +232,14 @@ def plan(measured: Measurement, demand: Demand, node: Node) -> Plan:
     Raises:
         UsageError: no number of machines keeps this p99; says what one answer takes.
     """
+    holds = node.holds(measured)
     fit = fitted(measured)
     one_per_s = rate_of_one_replica(measured, fit, demand.p99_s)
     if not one_per_s:
         judged = confidence(measured, fit, demand.rate_per_s, demand.p99_s)
         raise UsageError(_unreachable(measured, demand, judged))
-    replicas = max(1, math.ceil(demand.rate_per_s / one_per_s - 1e-9))
-    at_best = servers_needed(
-        demand.rate_per_s,
-        demand.p99_s,
-        fit.times,
-        service_s=fit.service_s,
-        variability=fit.variability,
-    )
-    holds = node.holds(measured)
+    unbalanced = max(1, math.ceil(demand.rate_per_s / one_per_s - 1e-9))
+    replicas = unbalanced if demand.ingresses > 1 else min(unbalanced, _balanced(fit, demand))
     nodes_without_spare = math.ceil(replicas / holds)
     nodes = nodes_without_spare + demand.spare_nodes
     on_each = math.ceil(replicas / nodes_without_spare)
@@ -202,22 +252,44 @@ def plan(measured: Measurement, demand: Demand, node: Node) -> Plan:
         measured=measured,
         replica_rate_per_s=one_per_s,
         replicas=replicas,
-        replicas_at_best=min(replicas, at_best or replicas),
+        replicas_unbalanced=unbalanced,
         running=running,
         replicas_per_node=holds,
         nodes=nodes,
         nodes_without_spare=nodes_without_spare,
         utilisation=demand.rate_per_s * fit.service_s / running,
-        expected_p99_s=expected_p99_s(measured, fit, demand.rate_per_s / running),
-        after_loss_p99_s=expected_p99_s(measured, fit, demand.rate_per_s / left),
+        expected_p99_s=_expected(measured, fit, demand, running),
+        after_loss_p99_s=_expected(measured, fit, demand, left),
         month_cost=None if hour_cost is None else hour_cost * HOURS_PER_MONTH,
         million_cost=None
         if hour_cost is None
         else hour_cost / (demand.rate_per_s * SECONDS_PER_HOUR) * 1e6,
         autoscale=_autoscale(measured, demand.p99_s, one_per_s, running, nodes),
         max_queued=_most_queued(fit, demand.p99_s),
-        confidence=confidence(measured, fit, demand.rate_per_s, demand.p99_s),
+        confidence=confidence(
+            measured, fit, demand.rate_per_s, demand.p99_s, node.doubts(measured)
+        ),
     )
+
+
+def _balanced(fit: Fitted, demand: Demand) -> int:
+    """The fewest replicas at one HAProxy."""
+    needed = servers_needed(
+        demand.rate_per_s,
+        max(demand.p99_s / MARGIN, fit.times.quantile_s(0.99)),
+        fit.times,
+        service_s=fit.service_s,
+        variability=fit.variability,
+    )
+    assert needed is not None, "one replica without load keeps it"
+    return max(needed, math.ceil(demand.rate_per_s * fit.service_s / MOST_BUSY - 1e-9))
+
+
+def _expected(measured: Measurement, fit: Fitted, demand: Demand, replicas: int) -> float:
+    """The p99 with so many: in one line, or each in its own."""
+    if demand.ingresses > 1:
+        return expected_p99_s(measured, fit, demand.rate_per_s / replicas)
+    return expected_p99_s(measured, fit, demand.rate_per_s, replicas)
 
 
 def _autoscale(

@@ -20,6 +20,8 @@ CATALOGUE = {
     "latency": "latency",
     "throughput": "throughput",
     "capacity": "capacity",
+    "scaling": "scaling",
+    "coldstart": "coldstart",
     "rollout": "shift",
     "flows": "flows",
     "agents": "agents",

@@ -14,6 +14,7 @@ from aios.capacity.planning import plan as sized
 from aios.cli.terminal import Address, Home, show
 from aios.config import Settings
 from aios.errors import UsageError
+from aios.records.cost import Prices
 from aios.runtime import lifecycle
 
 MOST_RECORDS = 10_000
@@ -36,14 +37,26 @@ def plan(
     price: Annotated[
         float | None, typer.Option(help="Of a node by the hour; else what aios.toml says.", min=0)
     ] = None,
+    node_type: Annotated[
+        str | None, typer.Option(help="Whose price in aios.toml is meant.", metavar="TYPE")
+    ] = None,
     replicas_per_node: Annotated[
         int | None, typer.Option(help="Default: its cores but one.", min=1)
+    ] = None,
+    gpus_per_node: Annotated[
+        int, typer.Option(help="GPUs of a node, on which the replicas run.", min=0)
+    ] = 0,
+    replicas_per_gpu: Annotated[
+        int | None, typer.Option(help="Default: one, which has the GPU for itself.", min=1)
     ] = None,
     cores: Annotated[
         int | None, typer.Option(help="Of a node; default as measured.", min=1)
     ] = None,
     spare_nodes: Annotated[
         int, typer.Option(help="So many may be lost at the busiest time.", min=0, max=100)
+    ] = 1,
+    ingresses: Annotated[
+        int, typer.Option(help="HAProxies that the traffic comes in at.", min=1)
     ] = 1,
     records: Annotated[
         Path | None,
@@ -69,13 +82,15 @@ def plan(
     if p99_ms is None and saved is None:
         raise UsageError("say what 99 of 100 answers may take: --p99-ms 20")
     p99_s = saved.p99_s if p99_ms is None and saved is not None else (p99_ms or 0.0) / 1000
-    demand = Demand(rate, p99_s, spare_nodes)
-    prices = Settings.load(home=home).prices
+    demand = Demand(rate, p99_s, spare_nodes, ingresses)
+    hour_price, currency = _price(Settings.load(home=home).prices, price, node_type)
     node = Node(
         replicas=replicas_per_node,
         cores=cores,
-        hour_price=prices.default_node_hour if price is None else price,
-        currency=prices.currency if price is None and prices.currency else "",
+        gpus=gpus_per_node,
+        replicas_per_gpu=replicas_per_gpu,
+        hour_price=hour_price,
+        currency=currency,
     )
     if saved is not None:
         found = saved
@@ -97,8 +112,24 @@ def plan(
         typer.echo(f"saved as {path}; ask it again with --measurement {path}", err=True)
     else:
         raise UsageError("name what to measure with --endpoint, or a file with --measurement")
-    show(found, narrow=True)
+    show(found.judged_by(demand.p99_s), narrow=True)
     show(sized(found, demand, node), narrow=True)
+
+
+def _price(prices: Prices, said: float | None, node_type: str | None) -> tuple[float | None, str]:
+    """What a node costs by the hour, and in which currency.
+
+    Raises:
+        UsageError: the settings know no such type of node.
+    """
+    if said is not None:
+        return said, ""
+    if node_type is not None and node_type not in prices.node_hours:
+        known = ", ".join(sorted(prices.node_hours)) or "none"
+        raise UsageError(
+            f"no price of a node {node_type!r:.60}; in aios.toml, [prices] node_hours: {known}"
+        )
+    return prices.hour(node_type or ""), prices.currency or ""
 
 
 def _saved(path: Path, endpoint: str | None) -> Measurement:

@@ -57,6 +57,7 @@ class EndpointCommands:
             "start_rollout": (requests.StartRollout, self._start_rollout),
             "command_rollout": (requests.CommandRollout, self._command_rollout),
             "rollback": (requests.Rollback, self._rollback),
+            "measure": (requests.OfName, self._measure),
         }
         self.queries: Queries = {
             "endpoints": (requests.Nothing, self.endpoints),
@@ -233,6 +234,18 @@ class EndpointCommands:
         self._reconciler.changed()
         for row in running:
             self._rollouts.wake(row.id)
+        return result
+
+    def _measure(self, request: requests.OfName, asked: Asked) -> dict[str, Any]:
+        """Note who is about to put load on an endpoint; the load itself comes from his machine."""
+        with asked.change(self._registry, "measure", request.name) as change:
+            if change.done is not None:
+                return change.done
+            state = change.endpoint(request.name)
+            version = f"{state.spec.model}:{state.stable_version}"
+            change.note(version=version)
+            result = {"endpoint": request.name, "version": version}
+            change.remember(result)
         return result
 
     # -- queries ----------------------------------------------------------------------

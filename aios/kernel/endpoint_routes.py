@@ -60,6 +60,11 @@ async def rollback(request: Request, name: str, body: ReasonBody) -> Any:
     return await call(request, "rollback", endpoint=name, reason=body.reason)
 
 
+@router.post("/endpoints/{name}/measure")
+async def measure(request: Request, name: str) -> Any:
+    return await call(request, "measure", name=name)
+
+
 @router.post("/endpoints/{name}/rollouts", status_code=201)
 async def start_rollout(request: Request, name: str, body: RolloutBody) -> Any:
     return await call(request, "start_rollout", endpoint=name, **body.model_dump())

@@ -41,6 +41,10 @@ FAILURE_DETECTION = {
 """Node health checks stay at Ray's defaults: a lone head that is declared dead because two
 cores were busy for three seconds costs more than a slow verdict."""
 
+PRELOAD = {"RAY_preload_python_modules": "aios.serving.on_ray"}
+"""What a worker imports before it has work. With spare workers it is done before a replica is
+wanted; other work, such as training, waits a second of CPU longer for a worker that is new."""
+
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Makes 127.0.0.1 Ray's node address on every system. Without it Ray turns `--node-ip-address
 127.0.0.1`, and a driver's, into the machine's outside address, and listens to the world."""

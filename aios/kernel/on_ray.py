@@ -19,12 +19,16 @@ from aios.config import Settings
 from aios.errors import AiosError, ClusterUnavailable, from_problem
 from aios.events.on_ray import RayHost, incoming
 from aios.flows.on_ray import RayCrew
+from aios.kernel.actor import KernelActor
 from aios.kernel.api import build_api, caller_of
 from aios.kernel.environment import cluster_token
 from aios.kernel.kernel import Kernel
 from aios.kernel.metering import LOOK_S, Metering
 from aios.kernel.opening import open_flows, place_of
+from aios.kernel.reconcile import Reconciler
 from aios.kernel.serve_client import ServeClient
+from aios.kernel.serve_config import API_APP
+from aios.kernel.spares import KEEP_S, Spares
 from aios.records import WindowReport
 from aios.records.cost import NodeSeen, Owner, ProcessUsage
 from aios.security import Caller
@@ -41,6 +45,9 @@ ANSWER_S = 15.0
 """How long a command may take; SQLite and a rollout's decision take milliseconds."""
 FUTURE_S = 10.0
 """How long a call waits for something that is to come, less than `ANSWER_S`."""
+SPARE_LOOK_S = 2.0
+START_WORKERS_S = 10.0
+"""Ray answers when it has begun to start them."""
 CONTROL_PLANE = Owner("control plane")
 TYPE_LABELS = ("instance-type", "ray.io/node-group")
 """Labels of a Ray node that say what it costs by the hour, the first that is there."""
@@ -48,9 +55,9 @@ TYPE_LABELS = ("instance-type", "ray.io/node-group")
 logger = logging.getLogger("aios.kernel")
 
 
-class KernelActor:
-    """The detached actor. Ray restarts it with the same arguments when its process dies;
-    what it knows it reads from the store.
+class Resident:
+    """What the detached actor `KernelActor` does. Ray restarts it with the same arguments when its
+    process dies; what it knows it reads from the store.
 
     An event loop, because every replica of every endpoint waits here for its next traffic
     plan; whatever touches the database runs in threads.
@@ -84,6 +91,13 @@ class KernelActor:
             target=_meter_forever, args=(self._kernel.metering,), name="aios-meter", daemon=True
         )
         meter.start()
+        spare = threading.Thread(
+            target=_spare_forever,
+            args=(self._kernel.reconciler, Spares(loaded.spare_workers)),
+            name="aios-spares",
+            daemon=True,
+        )
+        spare.start()
 
     def _announce(self) -> None:
         """From any thread: let every `next_plan` look again."""
@@ -258,6 +272,44 @@ def _nodes() -> list[NodeSeen]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def _spare_forever(reconciler: Reconciler, spares: Spares) -> None:
+    """Keep processes waiting for replicas, once the API has what it needs."""
+    while True:
+        time.sleep(SPARE_LOOK_S)
+        apps = reconciler.statuses()
+        try:
+            if API_APP in apps and apps[API_APP].ready:
+                nodes = {
+                    node["NodeManagerAddress"]: node["NodeManagerPort"]
+                    for node in ray.nodes()
+                    if node["Alive"]
+                }
+                for address, count in spares.missing(apps, nodes, time.monotonic()).items():
+                    start_workers(f"{address}:{nodes[address]}", count)
+        except Exception:
+            logger.exception("no spare workers could be started; replicas start without them")
+
+
+def start_workers(node_manager: str, count: int) -> None:
+    """Let a node of Ray start workers that nobody needs yet. Ray does so itself before tasks that
+    wait in line; there is no public call."""
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated import common_pb2, node_manager_pb2, node_manager_pb2_grpc
+
+    request = node_manager_pb2.PrestartWorkersRequest(
+        language=common_pb2.Language.PYTHON,
+        keep_alive_duration_secs=int(KEEP_S),
+        num_workers=count,
+    )
+    request.runtime_env_info.serialized_runtime_env = "{}"  # that of Serve's replicas
+    channel = init_grpc_channel(node_manager)
+    try:
+        stub = node_manager_pb2_grpc.NodeManagerServiceStub(channel)
+        stub.PrestartWorkers(request, timeout=START_WORKERS_S)
+    finally:
+        channel.close()
 
 
 def open_workbench(settings: Settings) -> Workbench:

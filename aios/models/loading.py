@@ -1,5 +1,6 @@
 """From an artifact's folder to a warmed engine."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from aios.contracts import Contract
@@ -23,6 +24,7 @@ def load_engine(
     device: str = "cpu",
     threads: int = 1,
     ref: str | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
 ) -> Engine:
     """The engine of an artifact: verified, checked, loaded, warmed and timed.
 
@@ -34,6 +36,7 @@ def load_engine(
         threads: Threads inside one run. One by default: replicas, not threads, fill a
             machine. For torch it holds for the process, and 0 leaves it alone.
         ref: How errors call the model, such as `loan:7`; the digest's beginning otherwise.
+        on_step: told `loaded` and `warmed` when it is.
 
     Raises:
         ArtifactRejected: a byte differs, the file is unsafe or cannot be loaded, or it does
@@ -52,12 +55,14 @@ def load_engine(
     if reason:
         raise ArtifactRejected(f"{ref} does not fit its contract: {reason}")
     engine = _open(folder, manifest, contract, ref, device, threads)
+    on_step("loaded")
     try:
         engine.warm()
         engine.measure()
     except BaseException:
         engine.close()
         raise
+    on_step("warmed")
     return engine
 
 

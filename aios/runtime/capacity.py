@@ -1,6 +1,5 @@
 """`rt.measure`: how much an endpoint bears, found by putting load on it."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,8 +8,9 @@ from urllib.parse import urlsplit
 import orjson
 
 from aios.capacity import machine
-from aios.capacity.load import Loop, Outcome, Stream, Target, run_load
+from aios.capacity.load import MOST_CONNECTIONS, Loop, Outcome, Stream, Target, run_load
 from aios.capacity.measurement import Measurement
+from aios.capacity.planning import LONGEST_S
 from aios.capacity.searching import search
 from aios.contracts import Contract
 from aios.errors import IllegalTransition, UsageError
@@ -65,12 +65,14 @@ class Measured:
 
         Raises:
             UnknownEndpoint: it is not deployed.
+            Forbidden: the key's role may only ask; that of an operator may put load on it. Who
+                did is in the audit log.
             IllegalTransition: users would notice, or a watch or rollout would be misled.
             UsageError: a number that is none, or the number of replicas or the version changed
                 meanwhile.
             ModelFailed: nothing is answered well.
         """
-        _check(p99_s, seconds, steps)
+        _check(p99_s, seconds, steps, connections)
         status = Endpoint(self._transport, endpoint).status()
         if not status["ready"]:
             raise IllegalTransition(
@@ -78,6 +80,7 @@ class Measured:
             )
         if not force:
             self._refuse_disturbing(endpoint, status)
+        self._transport.change("POST", f"/api/v1/endpoints/{endpoint}/measure")
         if records is None:
             contract = self._transport.get(f"/api/v1/models/{_ref(status)}")["contract"]
             records = synthetic_records(Contract.from_json(contract), RECORDS, seed=seed)
@@ -168,14 +171,16 @@ def asked_now(requests: Callable[[], int], pause: Callable[[], None]) -> int:
     return came
 
 
-def _check(p99_s: float, seconds: float, steps: int) -> None:
-    if not 0 < p99_s < math.inf:
-        raise UsageError(f"the p99 is a time above 0, not {p99_s:g} s")
+def _check(p99_s: float, seconds: float, steps: int, connections: int) -> None:
+    if not 0 < p99_s <= LONGEST_S:
+        raise UsageError(f"the p99 is a time above 0 and at most an hour, not {p99_s:g} s")
     if not 0.2 <= seconds <= 3600 or not 1 <= steps <= 20:
         raise UsageError(
             f"a rate is tried for 0.2 to 3,600 s and 1 to 20 are tried, not {seconds:g} s and "
             f"{steps}"
         )
+    if not 1 <= connections <= MOST_CONNECTIONS:
+        raise UsageError(f"1 to {MOST_CONNECTIONS} requests may be open, not {connections}")
 
 
 def _ref(status: Mapping[str, Any]) -> str:

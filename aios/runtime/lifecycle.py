@@ -13,6 +13,7 @@ from typing import Any
 
 from aios.config import Settings
 from aios.errors import AiosError, ClusterUnavailable, UsageError
+from aios.kernel.environment import PRELOAD
 from aios.kernel.guard import spawn_guard
 from aios.kernel.head import Head, Ports, head_is_alive, read_head, start_head, stop_head
 from aios.kernel.processes import HOME_VARIABLE
@@ -124,7 +125,8 @@ def local(*, num_cpus: int | None = None, **settings: Any) -> LocalRuntime:
 
     Args:
         num_cpus: CPUs that Ray may give out; None counts them.
-        settings: as in `aios.toml`, such as `otlp_endpoint` or `store_url`.
+        settings: as in `aios.toml`, such as `otlp_endpoint` or `store_url`. Without
+            `spare_workers` there are none: what ends soon deploys little.
 
     Raises:
         UsageError: a setting is unknown or wrong, or one that a private runtime chooses itself.
@@ -144,7 +146,7 @@ def local(*, num_cpus: int | None = None, **settings: Any) -> LocalRuntime:
             http_port=ports.http,
             ray_port=ports.gcs,
             dashboard_port=ports.dashboard,
-            **settings,
+            **{"spare_workers": 0, **settings},
         ).model_copy(update={"ray_address": None})
         connection, head = _start(loaded, ports, num_cpus=num_cpus, private=True)
         return LocalRuntime(connection, head)
@@ -162,7 +164,8 @@ def _start(
     with spinner("starting Ray") as show:
         if private:
             spawn_guard(settings.home, parent_pid=os.getpid())
-        head = start_head(settings.home, ports, num_cpus=num_cpus)
+        preload = PRELOAD if settings.spare_workers else None
+        head = start_head(settings.home, ports, num_cpus=num_cpus, extra_env=preload)
         try:
             if not private:
                 spawn_guard(settings.home, restart=True)

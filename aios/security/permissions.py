@@ -5,7 +5,7 @@ Deny by default: a role, permission or command that is not in these tables is ne
 | role | for | may |
 | --- | --- | --- |
 | viewer | a service or a colleague | read, predict, answer what a flow asks of them |
-| operator | whoever is on call | also explain, start flows, tell agents, stop harm |
+| operator | whoever is on call | also explain, start flows, tell agents, load-test, stop harm |
 | deployer | a data scientist or a pipeline | also register, train, watch, declare, deploy |
 | approver | who answers for a model | read, predict, explain, approve or answer, verify the log |
 | auditor | who checks all others | read, explain, verify the audit log; no predictions |
@@ -100,6 +100,7 @@ COMMANDS: Mapping[str, Permission] = {
     "kill_agent": "stop",
     "lineage": "read",
     "log": "read",
+    "measure": "act",
     "metrics": "read",
     "model": "read",
     "models": "read",

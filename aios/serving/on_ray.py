@@ -8,6 +8,8 @@ at the kernel, so that Serve and its HAProxy are not touched when traffic shifts
 
 import asyncio
 import logging
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from aios.serving.outliers import Outliers
 from aios.serving.privacy import Privacy
 from aios.serving.recorder import FLUSH_S, Recorder
 from aios.serving.runner import Outputs, Runner
+from aios.serving.starting import Start
 from aios.store.artifacts import ArtifactStore
 from aios.telemetry.on_ray import Metered
 from aios.telemetry.traces import Tracer
@@ -47,18 +50,42 @@ QUIET = {"log_level": "WARNING", "enable_access_log": False}
 Serve makes the line before it drops it unless the level too is above it."""
 
 logger = logging.getLogger("aios.serving")
+IMPORTED_S = time.time()
+"""When this process had imported everything: of a replica, what it waited for until then."""
+
+
+def _start() -> Start:
+    start = Start(IMPORTED_S)
+    start.reached("constructed")
+    return start
+
+
+def _tell(start: Start, name: str) -> None:
+    """One line in the log of the worker (`worker-*.out`). In a replica Serve has put its own log,
+    of a level that is not kept, in the place of `print` and `sys.stdout`."""
+    start.reached("ready")
+    if sys.__stdout__ is not None:
+        sys.__stdout__.write(start.line(name, os.getpid()) + "\n")
+        sys.__stdout__.flush()
 
 
 def _load(
-    settings: dict[str, Any], served: ServedVersion, max_rows: int, threads: int, tracer: Tracer
+    settings: dict[str, Any],
+    served: ServedVersion,
+    max_rows: int,
+    threads: int,
+    tracer: Tracer,
+    start: Start,
 ) -> tuple[Runner, Codec]:
     store = ArtifactStore(settings["artifacts_url"], Path(settings["cache"]))
     contract = Contract.from_json(served.contract)
     folder = store.fetch(served.artifact.digest)
+    start.reached("fetched")
     gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
     device = device_for(served.artifact.engine, gpus)
-    engine = load_engine(folder, served.artifact, contract, device=device, threads=threads)
-    engine.warm()
+    engine = load_engine(
+        folder, served.artifact, contract, device=device, threads=threads, on_step=start.reached
+    )
     codec = Codec(contract, max_rows)
     about = {"aios.version": served.version, "aios.engine": served.artifact.engine}
     return Runner(engine, codec, tracer=tracer, about=about), codec
@@ -111,6 +138,7 @@ class EndpointDeployment:
     async def __init__(  # type: ignore[misc] # Serve awaits it
         self, name: str, settings: dict[str, Any]
     ) -> None:
+        self._start = start = _start()
         self._name = name
         context = serve.get_replica_context()
         self._privacy = Privacy()
@@ -120,7 +148,9 @@ class EndpointDeployment:
         self._features = FeatureWindows(name, replica, settings["window_s"], self._privacy)
         tracer = _tracer(settings, "aios-endpoint")
         self._endpoint = Endpoint(
-            load=lambda served, spec: _load(settings, served, spec.max_rows, spec.threads, tracer),
+            load=lambda served, spec: _load(
+                settings, served, spec.max_rows, spec.threads, tracer, start
+            ),
             connect=_connect,
             recorder=self._recorder,
             features=self._features,
@@ -143,6 +173,7 @@ class EndpointDeployment:
             asyncio.create_task(self._record_forever()),
             asyncio.create_task(self._summarise_forever()),
         ]
+        _tell(start, name)
 
     def __serve_build_asgi_app__(self) -> EndpointApp:
         return EndpointApp(self._endpoint, self._name)
@@ -163,6 +194,7 @@ class EndpointDeployment:
             await asyncio.sleep(RETRY_S)
             return
         if "plan" in answer:
+            self._start.reached("planned")
             plan = TrafficPlan.model_validate(answer["plan"])
             self._privacy.keyring = answer["keyring"]
             self._recorder.fraction = plan.spec.record_fraction
@@ -243,13 +275,16 @@ class ChallengerDeployment:
     """One challenger replica."""
 
     def __init__(self, served: dict[str, Any], model: str, settings: dict[str, Any]) -> None:
+        start = _start()
         version = ServedVersion.model_validate(served)
         tracer = _tracer(settings, "aios-challenger")
-        loaded = _load(settings, version, settings["max_rows"], settings["threads"], tracer)
+        loaded = _load(settings, version, settings["max_rows"], settings["threads"], tracer, start)
         self._replica = ChallengerReplica(loaded, tracer, f"{model}:{version.version}")
         self._listening = Listening(self._replica.infer)
-        Metered(Owner("endpoint"), app=serve.get_replica_context().app_name)
+        app = serve.get_replica_context().app_name
+        Metered(Owner("endpoint"), app=app)
         settle_heap()
+        _tell(start, app)
 
     async def infer(self, batch: Batch, timeout_s: float, traceparent: str | None) -> Reply:
         return await self._replica.infer(batch, timeout_s, traceparent)

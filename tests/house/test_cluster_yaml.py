@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from aios.kernel.environment import FAILURE_DETECTION, SERVING
+from aios.kernel.environment import FAILURE_DETECTION, PRELOAD, SERVING
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,7 +80,7 @@ def test_ray_up_refuses_a_broken_copy(faults: dict[str, str | None], mistake: st
 def test_every_node_starts_ray_with_our_flags(config: dict[str, Any], commands: str) -> None:
     start = next(line for line in config[commands] if "ray start" in line)
     before_start = start.split("ray start")[0]
-    wanted = {**SERVING, **FAILURE_DETECTION}
+    wanted = {**SERVING, **FAILURE_DETECTION, **PRELOAD}
     del wanted["RAY_gcs_server_port_wait_time_s"]  # a cluster's store may take its time
     for name, value in wanted.items():
         assert f"{name}={value}" in before_start.replace(";", " ").split()

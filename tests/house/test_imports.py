@@ -84,7 +84,8 @@ def test_aios_knows_nothing_of_examples_tests_and_benchmarks() -> None:
 
 
 def test_own_modules_are_imported_at_the_top() -> None:
-    """Inside a function they hide a cycle. `aios demo` is the exception: it may be absent."""
+    """Inside a function they hide a cycle. `aios demo` is an exception: it may be absent. So is the
+    kernel's actor: who takes its handle must not import the kernel."""
     hidden = []
     for path in sources("aios"):
         tree = ast.parse(path.read_text(), str(path))
@@ -95,4 +96,4 @@ def test_own_modules_are_imported_at_the_top() -> None:
                     for node in ast.walk(function)
                     if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("aios")
                 ]
-    assert hidden == []
+    assert hidden == ["aios/kernel/actor.py: aios.kernel.on_ray"]

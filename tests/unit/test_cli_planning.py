@@ -76,6 +76,8 @@ def test_another_machine_is_named(capsys, tmp_path) -> None:
         ({"rate": "0"}, "the rate is above 0"),
         ({"rate": "nan"}, "the rate is above 0"),
         ({"p99_ms": "-1"}, "a time above 0"),
+        ({"p99_ms": "nan"}, "a time above 0"),
+        ({"p99_ms": "1e12"}, "at most an hour"),
         ({"p99_ms": "1"}, "cannot be reached with any number of machines"),
     ],
 )
@@ -130,3 +132,25 @@ def test_records_are_json_lines() -> None:
             read_records(path)
     with pytest.raises(UsageError, match="cannot be read"):
         read_records(Path("absent.jsonl"))
+
+
+def test_the_measurement_is_judged_by_what_is_asked_for_now(capsys, file) -> None:
+    """It was made for 60 ms, which its quickest rates keep; 1 ms none does."""
+    kept = plan(capsys, *asked(file, p99_ms="30000"))[1]
+    assert "within a p99 of 30.0 s" in kept
+    assert " no " not in kept.partition("node")[0]
+    code, said, beside = plan(capsys, *asked(file, p99_ms="1"))
+    assert code == 1
+    assert "cannot be reached" in beside
+    assert " yes " not in said
+
+
+def test_the_price_is_that_of_the_type_of_node(capsys, file) -> None:
+    Path("aios.toml").write_text('[prices]\ncurrency = "EUR"\nnode_hours = {"gpu.large" = 4.0}\n')
+    asking = [*asked(file), "--gpus-per-node", "4"]
+    said = plan(capsys, *asking, "--node-type", "gpu.large")[1]
+    assert "5,840.00 EUR" in said, "two nodes, 730 hours"
+    assert "of 4 GPUs with 1 replica each" in said
+    code, _, beside = plan(capsys, *asking, "--node-type", "gpu.small")
+    assert (code, beside.count("\n")) == (1, 1)
+    assert "node_hours: gpu.large" in beside

@@ -27,6 +27,7 @@ CHANGES = [
     ("DELETE", "/api/v1/endpoints/toy", None, "remove"),
     ("POST", "/api/v1/endpoints/toy/feedback", {"answers": []}, "feedback"),
     ("POST", "/api/v1/endpoints/toy/rollback", {"reason": "r"}, "rollback"),
+    ("POST", "/api/v1/endpoints/toy/measure", None, "measure"),
     (
         "POST",
         "/api/v1/endpoints/toy/rollouts",

@@ -69,6 +69,13 @@ def test_a_repeated_removal_is_no_unknown_endpoint(world: World) -> None:
     assert world.do("endpoints") == []
 
 
+def test_who_puts_load_on_an_endpoint_is_in_the_audit_log(world: World) -> None:
+    assert repeated(world, "measure", name="loan") == {"endpoint": "loan", "version": "loan:1"}
+    entry = world.kernel.registry.audit(limit=1)[0]
+    assert (entry.action, entry.actor, entry.subject) == ("measure", "ann", "loan")
+    assert entry.details["version"] == "loan:1"
+
+
 def test_a_repeated_rollback_goes_back_once(world: World) -> None:
     world.until(world.rollout())
     assert repeated(world, "rollback", endpoint="loan", reason="no")["version"] == 1
@@ -263,6 +270,7 @@ VALID: dict[str, dict[str, Any]] = {
     "start_rollout": {"endpoint": "loan", "version": "loan:2", "plan": PLAN},
     "command_rollout": {"id": "r", "command": "abort"},
     "rollback": {"endpoint": "loan"},
+    "measure": {"name": "loan"},
     "models": {},
     "model": {"ref": "loan:1"},
     "endpoints": {},
