@@ -9,18 +9,23 @@ per second the resolution is 5 ms, or 10 ms per replica.
     python -m benchmarks.shift [--rollbacks 10] [--replicas 2]
 """
 
-import argparse
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
 import aios
+from aios.capacity import machine
 from apps.loan_approval import data, training
 from apps.loan_approval.replay import Replay
+from benchmarks.commands import arguments, begin, count, parser_of
+from benchmarks.goals import goal
+from benchmarks.results import RESULTS, ResultFile
 
 RATE_PER_S = 200.0
 SETTLE_S = 1.5
+SEED = 7
+"""Of which records are sent."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def measure(rollbacks: int, replicas: int) -> Shifts:
             sample = train[list(data.FEATURES)]
             rt.models.register("loan", model, contract=contract, sample=sample)
         rt.deploy("loan", "loan:1", replicas=replicas)
-        with Replay(rt.address, str(rt.key), data.records(frame), RATE_PER_S) as replay:
+        with Replay(rt.address, str(rt.key), data.records(frame), RATE_PER_S, seed=SEED) as replay:
             for _ in range(rollbacks):
                 promote(rt)
                 time.sleep(SETTLE_S)
@@ -78,12 +83,20 @@ def promote(rt: aios.Runtime) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rollbacks", type=int, default=10)
-    parser.add_argument("--replicas", type=int, default=2)
-    arguments = parser.parse_args()
-    print(measure(arguments.rollbacks, arguments.replicas))
+    """Measure, write the result, print it."""
+    parser = parser_of("rollout", __doc__)
+    parser.add_argument("--rollbacks", type=count, default=10)
+    parser.add_argument("--replicas", type=count, default=2)
+    asked = arguments(parser, {"rollbacks": 3})
+    file = ResultFile(RESULTS, "rollout")
+    file.run(seed=SEED, machine=machine.describe(), **vars(asked))
+    found = measure(asked.rollbacks, asked.replicas)
+    for number, seconds in enumerate(found.seconds):
+        file.figure("rollback to last replica, s", seconds, "lower", number)
+    file.goal(goal("traffic shift, decision to last replica, at worst", [max(found.seconds)]))
+    file.goal(goal("requests failed in promotions and rollbacks under load", [found.failed]))
+    print(found, f"written to {file.path}", sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

@@ -89,23 +89,23 @@ def test_different_machines_are_compared_only_by_force(capsys, tmp_path) -> None
     before = str(written(tmp_path, "a", [100, 104, 98]))
     other = str(written(tmp_path, "b", [100, 104, 98], cores=64))
     code, _, beside = bench(capsys, "compare", before, other)
-    assert (code, beside.count("\n")) == (1, 1)
+    assert (code, beside.count("\n")) == (2, 1), "worse is 1; what cannot be compared is 2"
     assert "different machines" in beside
     assert "cores 64" in beside
     assert bench(capsys, "compare", before, other, "--force")[0] == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "ends", "words"),
     [
-        (["nothing"], "no benchmark 'nothing'; there are: goals"),
-        (["compare", "one.jsonl"], "takes two results"),
-        (["compare", "absent.jsonl", "absent.jsonl"], "cannot be read"),
+        (["nothing"], 1, "no benchmark 'nothing'; there are: endpoint"),
+        (["compare", "one.jsonl"], 2, "takes two results"),
+        (["compare", "absent.jsonl", "absent.jsonl"], 2, "cannot be read"),
     ],
 )
-def test_a_mistake_is_one_line(capsys, arguments: list[str], words: str) -> None:
+def test_a_mistake_is_one_line(capsys, arguments: list[str], ends: int, words: str) -> None:
     code, said, beside = bench(capsys, *arguments)
-    assert (code, said, beside.count("\n")) == (1, "", 1)
+    assert (code, said, beside.count("\n")) == (ends, "", 1)
     assert words in beside
 
 
@@ -130,7 +130,8 @@ def test_every_benchmark_is_listed_with_its_question(capsys) -> None:
     code, said, _ = bench(capsys)
     assert code == 0
     lines = said.splitlines()
-    assert len(lines) == len(benching.CATALOGUE)
+    names = [*benching.CATALOGUE, *benching.ABOUT, "compare"]
+    assert [line.split()[0] for line in lines] == names
     assert all(len(line.split()) > 3 for line in lines), "each has a docstring and a file"
 
 

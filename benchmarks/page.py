@@ -1,0 +1,147 @@
+"""The report as a page that needs nothing but itself, and its pictures as files."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aios.cli.benching import question_of
+from apps import markup
+from apps.drawing import as_svg, save_png
+from benchmarks import plots
+from benchmarks.figures import HEADS, table_rows
+from benchmarks.goals import HEADINGS, Standings
+from benchmarks.markdown import (
+    FIGURE,
+    MACHINE,
+    OPEN,
+    about,
+    figure_rows,
+    lead,
+    machine_row,
+    measured_rows,
+    on,
+    open_rows,
+)
+from benchmarks.reading import Reading
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    Drawn = dict[str, Figure | str]
+
+TONES = {"met": "good", "missed": "bad", "not measured": "warning"}
+VERDICT = HEADINGS.index("")
+TOGETHER = str.maketrans({" ": "\u00a0", "-": "\u2011"})
+"""Figures with their spread and unit are not broken over lines."""
+GOALS, LOAD, TAIL, COST, LATENCIES = "goals", "load", "tail", "cost", "latencies"
+
+
+def draw(results: Sequence[Reading], standings: Standings, price: plots.Price) -> "Drawn":
+    """All pictures by name, or why there is none."""
+    found: Drawn = {}
+    told = [one.found for one in standings.all if one.found is not None]
+    if told:
+        found[GOALS] = plots.goals(told)
+    for place, result in enumerate(results):
+        name = _named(results, place)
+        if result.measurements:
+            found[f"{name}-{LOAD}"] = plots.load(result.measurements)
+            curves = plots.curves_of(result.measurements)
+            found[f"{name}-{TAIL}"] = plots.distribution(curves, "how many requests took how long")
+            found[f"{name}-{COST}"] = plots.costs(plots.typical(result.measurements), price)
+        if result.curves:
+            found[f"{name}-{LATENCIES}"] = plots.distribution(result.curves, result.benchmark)
+    return found
+
+
+def save(drawn: "Drawn", folder: Path) -> list[Path]:
+    """Write the pictures as PNG; returns their paths."""
+    return [
+        save_png(picture, folder / f"report-{name}.png")
+        for name, picture in drawn.items()
+        if not isinstance(picture, str)
+    ]
+
+
+def html(
+    results: Sequence[Reading],
+    standings: Sequence[Standings],
+    drawn: "Drawn",
+    warnings: Sequence[str],
+) -> str:
+    """The page.
+
+    Args:
+        standings: on each kind of machine, that of the newest result first.
+        warnings: what speaks against the figures.
+    """
+    parts = [f'<p class="bad">{escape(text)}</p>' for text in warnings]
+    parts += [f'<div class="tiles">{_tiles(results, standings[0])}</div>']
+    for place, one in enumerate(standings):
+        if not measured_rows(one):
+            continue
+        parts += [f"<h2>Goals{escape(on(one, standings))}</h2>"]
+        parts += [_picture(drawn, GOALS)] if place == 0 else []
+        parts += [_goals(one)]
+    parts += ["<h3>not measured</h3>", markup.table(OPEN, open_rows(standings[0]))]
+    for place, result in enumerate(results):
+        parts += [_section(result, _named(results, place), drawn)]
+    parts += ["<h2>Measured on</h2>", markup.table(MACHINE, [machine_row(one) for one in results])]
+    foot = "Latency counts from when a request was due. Ratios are of neighbouring rounds."
+    return markup.page("Benchmarks", lead(results, standings), "".join(parts), foot)
+
+
+def _named(results: Sequence[Reading], place: int) -> str:
+    """What a result's pictures are called: by its benchmark, numbered from the second on."""
+    name = results[place].benchmark
+    before = sum(one.benchmark == name for one in results[:place])
+    return f"{name}-{before + 1}" if before else name
+
+
+def _tiles(results: Sequence[Reading], standings: Standings) -> str:
+    told = [
+        ("goals met", f"{standings.count('met')}", f"{standings.count('missed')} missed"),
+        ("results", f"{len(results)}", f"{sum(bool(one.doubts) for one in results)} with doubts"),
+    ]
+    measured = next((one.measurements for one in results if one.measurements), ())
+    knee = plots.knee_of(measured) if measured else None
+    if knee is not None:
+        budget = f"requests/s with a p99 of {1000 * measured[0].p99_s:g} ms"
+        told.append(("one endpoint bears", f"{knee:,.0f}", budget))
+    return "".join(markup.tile(*one) for one in told)
+
+
+def _goals(standings: Standings) -> str:
+    rows = [
+        [
+            f'<b class="{TONES[one]}">{one}</b>' if place == VERDICT else one.translate(TOGETHER)
+            for place, one in enumerate(cells)
+        ]
+        for cells in measured_rows(standings)
+    ]
+    return markup.table(HEADINGS, rows, raw=(VERDICT,), numbers=(1,))
+
+
+def _section(result: Reading, name: str, drawn: "Drawn") -> str:
+    parts = [
+        f"<h2>{escape(name)}</h2>",
+        f'<p class="lead">{escape(question_of(result.benchmark))}</p>',
+    ]
+    parts += [f"<p>{escape(about(result))}</p>"]
+    parts += [f'<p class="bad">{escape(text)}</p>' for text in result.doubts]
+    parts += [_picture(drawn, f"{name}-{kind}") for kind in (LOAD, TAIL, COST, LATENCIES)]
+    if result.rounds:
+        parts += [markup.table(HEADS, table_rows(result.rounds), numbers=(1, 2, 3, 4, 5, 6, 8, 9))]
+    if rows := figure_rows(result):
+        parts += [markup.table(FIGURE, rows, numbers=(1, 3))]
+    return "".join(parts)
+
+
+def _picture(drawn: "Drawn", name: str) -> str:
+    picture = drawn.get(name)
+    if picture is None:
+        return ""
+    if isinstance(picture, str):
+        return f"<p>{escape(picture)}</p>"
+    return f'<div class="chart">{as_svg(picture, name)}</div>'
