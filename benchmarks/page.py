@@ -76,7 +76,7 @@ def html(
         standings: on each kind of machine, that of the newest result first.
         warnings: what speaks against the figures.
     """
-    parts = [f'<p class="bad">{escape(text)}</p>' for text in warnings]
+    parts = [_loud(text) for text in warnings]
     parts += [f'<div class="tiles">{_tiles(results, standings[0])}</div>']
     for place, one in enumerate(standings):
         if not measured_rows(one):
@@ -90,6 +90,10 @@ def html(
     parts += ["<h2>Measured on</h2>", markup.table(MACHINE, [machine_row(one) for one in results])]
     foot = "Latency counts from when a request was due. Ratios are of neighbouring rounds."
     return markup.page("Benchmarks", lead(results, standings), "".join(parts), foot)
+
+
+def _loud(text: str) -> str:
+    return f'<p class="bad" style="font-weight:600">{escape(text)}</p>'
 
 
 def _named(results: Sequence[Reading], place: int) -> str:
@@ -128,8 +132,8 @@ def _section(result: Reading, name: str, drawn: "Drawn") -> str:
         f"<h2>{escape(name)}</h2>",
         f'<p class="lead">{escape(question_of(result.benchmark))}</p>',
     ]
-    parts += [f"<p>{escape(about(result))}</p>"]
-    parts += [f'<p class="bad">{escape(text)}</p>' for text in result.doubts]
+    parts += [f"<p>{escape(about(result).replace('`', ''))}</p>"]
+    parts += [_loud(text) for text in result.doubts]
     parts += [_picture(drawn, f"{name}-{kind}") for kind in (LOAD, TAIL, COST, LATENCIES)]
     if result.rounds:
         parts += [markup.table(HEADS, table_rows(result.rounds), numbers=(1, 2, 3, 4, 5, 6, 8, 9))]
@@ -144,4 +148,4 @@ def _picture(drawn: "Drawn", name: str) -> str:
         return ""
     if isinstance(picture, str):
         return f"<p>{escape(picture)}</p>"
-    return f'<div class="chart">{as_svg(picture, name)}</div>'
+    return f'<div class="chart" style="margin:1.2rem 0">{as_svg(picture, name)}</div>'

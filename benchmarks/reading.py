@@ -145,6 +145,15 @@ def every(folder: Path) -> tuple[list[Reading], list[str]]:
     return found, wrong
 
 
+def doubts_of(results: Iterable[Reading]) -> list[str]:
+    """Each doubt once, behind the benchmarks that it is about."""
+    whose: dict[str, list[str]] = {}
+    for one in results:
+        for doubt in one.doubts:
+            whose.setdefault(doubt, []).append(one.benchmark)
+    return [f"{', '.join(dict.fromkeys(names))}: {doubt}" for doubt, names in whose.items()]
+
+
 def newest(results: Iterable[Reading]) -> list[Reading]:
     """That of each benchmark, kind of machine and device."""
     found = {one.place: one for one in sorted(results, key=lambda one: one.at)}

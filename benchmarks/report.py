@@ -22,7 +22,7 @@ from benchmarks import page, plots
 from benchmarks.commands import begin, parser_of, positive
 from benchmarks.goals import Standings, collect
 from benchmarks.markdown import markdown
-from benchmarks.reading import Reading, every, newest, read
+from benchmarks.reading import Reading, doubts_of, every, newest, read
 from benchmarks.results import RESULTS
 
 
@@ -80,12 +80,8 @@ def standings_of(results: Sequence[Reading]) -> list[Standings]:
 
 
 def warnings(results: Sequence[Reading]) -> list[str]:
-    """What speaks against the figures, in words: once for each reason, with whose they are."""
-    whose: dict[str, list[str]] = {}
-    for one in results:
-        for doubt in one.doubts:
-            whose.setdefault(doubt, []).append(one.benchmark)
-    found = [f"{', '.join(dict.fromkeys(names))}: {doubt}" for doubt, names in whose.items()]
+    """What speaks against the figures, in words."""
+    found = doubts_of(results)
     if len({one.place[1:4] for one in results}) > 1:
         found.append("results of different machines stand side by side: no figure compares them")
     if len({one.commit for one in results}) > 1:

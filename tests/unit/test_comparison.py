@@ -1,5 +1,6 @@
 """Two results side by side: ratios with intervals, and what is not compared."""
 
+import re
 import sys
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ from aios.errors import UsageError
 from benchmarks.capacity import cases
 from benchmarks.latency import figures
 from benchmarks.results import ResultFile
+from benchmarks.suite import LEFT_OUT
 
 
 def written(folder: Path, name: str, values: list[float], **machine: object) -> Path:
@@ -133,6 +135,18 @@ def test_every_benchmark_is_listed_with_its_question(capsys) -> None:
     names = [*benching.CATALOGUE, *benching.ABOUT, "compare"]
     assert [line.split()[0] for line in lines] == names
     assert all(len(line.split()) > 3 for line in lines), "each has a docstring and a file"
+
+
+def test_every_benchmark_has_a_short_version_and_writes_a_result() -> None:
+    """So that `make bench` runs it and `compare` works on it."""
+    lacking = []
+    for name, module in benching.CATALOGUE.items():
+        text = (benching._folder() / f"{module}.py").read_text()
+        short = "arguments(parser" in text or '"--short"' in text or name in LEFT_OUT
+        told = re.search(r'figure\(|"figure"|"round"', text)
+        if not (short and "ResultFile(" in text and told):
+            lacking.append(name)
+    assert lacking == []
 
 
 def test_an_installed_package_without_benchmarks_says_so(capsys, monkeypatch) -> None:
