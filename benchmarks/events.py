@@ -75,6 +75,16 @@ def bare(address: str, topic: str, count: int) -> float:
     return took_s
 
 
+class Nobody:
+    """Acts on nothing: events stay in the inbox."""
+
+    def begin(self, ref: str, arguments: list[Any], flow_id: str, by: str) -> None:
+        raise NotImplementedError
+
+    def tell_event(self, name: str, agent_id: str, event: Any, operation: str, by: str) -> None:
+        raise NotImplementedError
+
+
 def into_inbox(address: str, topic: str, count: int) -> float:
     """Seconds in which our reader has everything in the inbox, in this process."""
     with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +92,8 @@ def into_inbox(address: str, topic: str, count: int) -> float:
         database = Database(settings.store_url)
         database.upgrade()
         registry = Registry(database, clock)
-        events = Events(settings, registry, database, clock, lambda: None)
+        nobody = Nobody()
+        events = Events(settings, registry, database, clock, lambda: None, nobody, nobody)
         source = aios.Kafka(address, topic=topic, group=uuid4().hex)
         spec = SubscriptionSpec(id="bench", source=source, flow="none")
         with registry.change(actor="bench", action="subscribe", subject="bench") as change:

@@ -185,7 +185,7 @@ def test_different_machines_and_commits_are_said(tmp_path) -> None:
 def test_of_a_folder_the_newest_of_each_is_taken(tmp_path) -> None:
     folder = tmp_path / "r"
     result(folder, "events", figure("x", 1.0), minute=5)
-    result(folder, "events", figure("x", 2.0), minute=9)
+    result(folder, "events", figure("x", 2.0), minute=10)
     result(folder, "events", figure("x", 3.0), minute=1)
     result(folder, "throughput", figure("x", 4.0), device="cpu")
     result(folder, "throughput", figure("x", 5.0), minute=3, device="cuda")
