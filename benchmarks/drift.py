@@ -157,7 +157,7 @@ def goal(value: float, most: float, unit: str) -> str:
     """A figure beside what it may be at most.
 
     >>> goal(0.5, 1.0, " s"), goal(12.3, 10.0, " %")
-    ('0.5 s (goal 1 s: met)', '12.3 s (goal 10 %: MISSED)')
+    ('0.5 s (goal 1 s: met)', '12.3 % (goal 10 %: MISSED)')
     """
     return f"{value:.3g}{unit} (goal {most:g}{unit}: {'met' if value <= most else 'MISSED'})"
 

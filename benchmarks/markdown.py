@@ -68,7 +68,7 @@ def about(result: Reading) -> str:
         name if value is True else f"{name.replace('_', ' ')} {_plain(value)}"
         for name, value in result.run.items()
         if name not in ("kind", "benchmark", "at", "machine", "suite")
-        and value not in (None, False)
+        and value not in (None, False, [])
     )
     notes = "".join(f" {note}" for note in result.notes)
     return f"`aios bench {result.benchmark}`, {result.at:%Y-%m-%d %H:%M}: {told}.{notes}"

@@ -1,6 +1,7 @@
 """The benchmark's pure parts: percentiles, ratios, goals, tables, and reading answers."""
 
 import argparse
+import doctest
 import sys
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aios.errors import UsageError
-from benchmarks import drift, drift_streams, flows
+from benchmarks import drift, drift_streams, figures, flows, plots, shift, suite
 from benchmarks.commands import arguments, begin, count, positive, run
 from benchmarks.endpoint import goals
 from benchmarks.figures import Goal, Round, Spread, goals_table, percentile, ratios, table
@@ -204,6 +205,13 @@ def test_what_drift_finds_comes_to_figures_and_goals():
     assert len(drift.figures("request", watched)) == 4
     (goal,) = drift.goals("verdict", {"looks_s": [0.2, 0.3]})
     assert goal.met
+
+
+@pytest.mark.parametrize("module", [drift, drift_streams, figures, plots, shift, suite])
+def test_examples_in_docstrings_are_true(module):
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert found.failed == 0
 
 
 # -- commands ---------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -109,6 +110,17 @@ def test_a_mistake_is_one_line(capsys, arguments: list[str], ends: int, words: s
     code, said, beside = bench(capsys, *arguments)
     assert (code, said, beside.count("\n")) == (ends, "", 1)
     assert words in beside
+
+
+def test_a_value_of_zero_has_no_ratio(tmp_path) -> None:
+    one = read_result(written(tmp_path, "a", [100.0, 104.0]))
+    figure = ("requests/s", "higher")
+    other = replace(one, figures={**one.figures, figure: [0.0, 100.0]})
+    found = {one.figure: one for one in compare(one, other, tolerance=0.05).ratios}
+    assert found["requests/s"].rounds == (2, 1)
+    nothing = replace(one, figures={figure: [0.0]})
+    with pytest.raises(UsageError, match="no figure in common"):
+        compare(one, nothing, tolerance=0.05)
 
 
 @pytest.mark.parametrize("text", ["x", '{"kind": "figure"}', "[1]", ""])
