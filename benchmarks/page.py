@@ -1,6 +1,6 @@
 """The report as a page that needs nothing but itself, and its pictures as files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,22 +23,23 @@ from benchmarks.markdown import (
     on,
     open_rows,
 )
-from benchmarks.reading import Reading
+from benchmarks.reading import Curve, Reading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    Drawn = dict[str, Figure | str]
+    Drawn = dict[tuple[str, str], Figure | str]
 
 TONES = {"met": "good", "missed": "bad", "not measured": "warning"}
 VERDICT = HEADINGS.index("")
 TOGETHER = str.maketrans({" ": "\u00a0", "-": "\u2011"})
 """Figures with their spread and unit are not broken over lines."""
-GOALS, LOAD, TAIL, COST, LATENCIES = "goals", "load", "tail", "cost", "latencies"
+LOAD, TAIL, COST, LATENCIES = "load", "tail", "cost", "latencies"
+GOALS = ("goals", "all")
 
 
 def draw(results: Sequence[Reading], standings: Standings, price: plots.Price) -> "Drawn":
-    """All pictures by name, or why there is none."""
+    """All pictures by the result's name and their kind, or why there is none."""
     found: Drawn = {}
     told = [one.found for one in standings.all if one.found is not None]
     if told:
@@ -46,20 +47,29 @@ def draw(results: Sequence[Reading], standings: Standings, price: plots.Price) -
     for place, result in enumerate(results):
         name = _named(results, place)
         if result.measurements:
-            found[f"{name}-{LOAD}"] = plots.load(result.measurements)
+            found[name, LOAD] = plots.load(result.measurements)
             curves = plots.curves_of(result.measurements)
-            found[f"{name}-{TAIL}"] = plots.distribution(curves, "how many requests took how long")
-            found[f"{name}-{COST}"] = plots.costs(plots.typical(result.measurements), price)
-        if result.curves:
-            found[f"{name}-{LATENCIES}"] = plots.distribution(result.curves, result.benchmark)
+            found[name, TAIL] = plots.distribution(curves, "how many requests took how long")
+            found[name, COST] = plots.costs(plots.typical(result.measurements), price)
+        for number, (title, curves) in enumerate(_drawings(result), 1):
+            found[name, f"{LATENCIES}-{number}"] = plots.distribution(curves, title)
     return found
+
+
+def _drawings(result: Reading) -> Iterator[tuple[str, Sequence[Curve]]]:
+    """What closed loops saw, and open streams, as many curves in a picture as can be told apart."""
+    loops = [one for one in result.curves if one.rate_per_s is None]
+    streams = [one for one in result.curves if one.rate_per_s is not None]
+    for what, curves in (("closed loop", loops), ("open stream", streams)):
+        for start in range(0, len(curves), plots.MOST_CURVES):
+            yield f"{result.benchmark}, {what}", curves[start : start + plots.MOST_CURVES]
 
 
 def save(drawn: "Drawn", folder: Path) -> list[Path]:
     """Write the pictures as PNG; returns their paths."""
     return [
-        save_png(picture, folder / f"report-{name}.png")
-        for name, picture in drawn.items()
+        save_png(picture, folder / f"report-{name}-{kind}.png")
+        for (name, kind), picture in drawn.items()
         if not isinstance(picture, str)
     ]
 
@@ -134,7 +144,7 @@ def _section(result: Reading, name: str, drawn: "Drawn") -> str:
     ]
     parts += [f"<p>{escape(about(result).replace('`', ''))}</p>"]
     parts += [_loud(text) for text in result.doubts]
-    parts += [_picture(drawn, f"{name}-{kind}") for kind in (LOAD, TAIL, COST, LATENCIES)]
+    parts += [_picture(drawn, key) for key in drawn if key[0] == name]
     if result.rounds:
         parts += [markup.table(HEADS, table_rows(result.rounds), numbers=(1, 2, 3, 4, 5, 6, 8, 9))]
     if rows := figure_rows(result):
@@ -142,10 +152,10 @@ def _section(result: Reading, name: str, drawn: "Drawn") -> str:
     return "".join(parts)
 
 
-def _picture(drawn: "Drawn", name: str) -> str:
-    picture = drawn.get(name)
+def _picture(drawn: "Drawn", key: tuple[str, str]) -> str:
+    picture = drawn.get(key)
     if picture is None:
         return ""
     if isinstance(picture, str):
         return f"<p>{escape(picture)}</p>"
-    return f'<div class="chart" style="margin:1.2rem 0">{as_svg(picture, name)}</div>'
+    return f'<div class="chart" style="margin:1.2rem 0">{as_svg(picture, "-".join(key))}</div>'

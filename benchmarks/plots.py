@@ -152,11 +152,15 @@ def tail(curve: Curve) -> tuple[list[float], list[float]]:
 
 
 def distribution(curves: Sequence[Curve], title: str) -> "Figure":
-    """Latency by share of requests, each nine as wide as the last."""
+    """Latency by share of requests, each nine as wide as the last.
+
+    Args:
+        curves: at most `MOST_CURVES`.
+    """
     figure = blank_figure(WIDTH_IN, 3.4)
     axes = figure.subplots()
     furthest = 0.9
-    for curve, tone in zip(curves[:MOST_CURVES], TONES, strict=False):
+    for curve, tone in zip(curves, TONES, strict=False):
         shares, values_ms = tail(curve)
         furthest = max(furthest, shares[-1])
         axes.plot(_nines(shares), values_ms, color=colour(tone), lw=1.5, label=curve.name)

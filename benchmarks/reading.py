@@ -197,7 +197,12 @@ def _curves(lines: Sequence[dict[str, Any]]) -> tuple[Curve, ...]:
     for line in _of(lines, "histogram"):
         rounds.setdefault((line["name"], line.get("rate_per_s")), []).append(line)
     return tuple(
-        Curve(name, rate, _added(one["hdr"] for one in all_), sum(_failed(all_)))
+        Curve(
+            name if rate is None else f"{name}, {rate:,.0f}/s",
+            rate,
+            _added(one["hdr"] for one in all_),
+            sum(_failed(all_)),
+        )
         for (name, rate), all_ in rounds.items()
     )
 
@@ -216,7 +221,7 @@ def _added(encoded: Iterable[str]) -> str:
 def _held_back(
     lines: Sequence[dict[str, Any]], measurements: Sequence[Measurement]
 ) -> Iterator[str]:
-    """Once for each reason would be a long list: the first of each load is told."""
+    """The first is told, and how many there are."""
     told = "the load generator could not keep up"
     for measured in measurements:
         held = [one for one in (measured.light, *measured.points) if one.held_back]
@@ -226,13 +231,16 @@ def _held_back(
                 f"{told} at {count} of {all_} rates, first at {held[0].rate_per_s:,.0f}/s: "
                 f"{held[0].held_back}"
             )
-    for line in lines:
-        if line.get("held_back"):
-            yield f"{told}: {_whose(line)}{line['held_back']}"
-        elif (line.get("client_cpu_fraction") or 0.0) > BUSY_FRACTION:
-            yield f"{told}: {_whose(line)}it used {line['client_cpu_fraction']:.0%} of a core"
+    reasons = [reason for reason in map(_reason, lines) if reason is not None]
+    if reasons:
+        more = f" (and {len(reasons) - 1} times more)" if len(reasons) > 1 else ""
+        yield f"{told}: {reasons[0]}{more}"
 
 
-def _whose(line: dict[str, Any]) -> str:
+def _reason(line: dict[str, Any]) -> str | None:
     name = line.get("name") or line.get("contestant")
-    return f"{name}: " if name else ""
+    whose = f"{name}: " if name else ""
+    if line.get("held_back"):
+        return f"{whose}{line['held_back']}"
+    used = line.get("client_cpu_fraction") or 0.0
+    return f"{whose}it used {used:.0%} of a core" if used > BUSY_FRACTION else None

@@ -112,7 +112,7 @@ def test_goals_met_and_missed_are_told_and_drawn(tmp_path) -> None:
     page = found["report.html"].decode()
     assert '<b class="good">met</b>' in page
     assert '<b class="bad">missed</b>' in page
-    assert found["report-goals.png"].startswith(PNG)
+    assert found["report-goals-all.png"].startswith(PNG)
     assert "| aios bench flows --postgres URL | flows begun/s vs. bare DBOS" in text
 
 
@@ -139,6 +139,12 @@ def test_goals_met_and_missed_are_told_and_drawn(tmp_path) -> None:
             {},
             [{"kind": "point", "name": "MiniLM", "held_back": "it sent late"}],
             "the load generator could not keep up: MiniLM: it sent late",
+        ),
+        (
+            {},
+            {},
+            [{"kind": "case", "held_back": f"it sent {n} ms late"} for n in range(3)],
+            "the load generator could not keep up: it sent 0 ms late (and 2 times more)",
         ),
     ],
 )
@@ -243,7 +249,20 @@ def test_histograms_of_rounds_are_added_up(tmp_path) -> None:
     assert at[0.5] == pytest.approx(1, rel=2e-3)
     assert max(values_ms) == pytest.approx(3, rel=2e-3)
     found = reported(tmp_path, path)
-    assert found["report-throughput-latencies.png"].startswith(PNG)
+    assert found["report-throughput-latencies-1.png"].startswith(PNG)
+    assert "MiniLM, 10/s" in found["report.html"].decode()
+
+
+def test_more_curves_than_can_be_told_apart_are_several_pictures(tmp_path) -> None:
+    took = new_histogram()
+    took.record_value(1000)
+    hdr = took.encode().decode()
+    names = [f"model {n}" for n in range(plots.MOST_CURVES + 1)]
+    lines = [{"kind": "histogram", "name": name, "rate_per_s": None, "hdr": hdr} for name in names]
+    found = reported(tmp_path, result(tmp_path / "r", "throughput", *lines))
+    pages = [name for name in found if "latencies" in name]
+    assert pages == [f"report-throughput-latencies-{n}.png" for n in (1, 2)]
+    assert all(name in found["report.html"].decode() for name in names)
 
 
 def test_a_rate_that_failed_leaves_a_gap_in_the_picture(latency) -> None:
