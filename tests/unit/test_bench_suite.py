@@ -48,9 +48,9 @@ MODULES = {
         (out / "litter").write_text(str(child.pid))
     """,
     "endless": """
-        write("endless")
-        print("for ever", flush=True)
         try:
+            write("endless")
+            print("for ever", flush=True)
             time.sleep(600)
         except KeyboardInterrupt:
             (out / "tidied").touch()
@@ -149,7 +149,7 @@ def test_ctrl_c_ends_what_runs_and_leaves_nothing(modules, tmp_path) -> None:
     command = [sys.executable, "-c", code, str(modules), str(tmp_path)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     result = tmp_path / "endless-1.jsonl"
-    _until(result.exists)
+    _until(lambda: result.exists() and result.read_bytes().endswith(b"\n"))
     mark = orjson.loads(result.read_bytes())["suite"]["id"]
     assert len(marked(mark)) == 1
     running.send_signal(signal.SIGINT)
