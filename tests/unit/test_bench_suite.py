@@ -148,12 +148,14 @@ def test_ctrl_c_ends_what_runs_and_leaves_nothing(modules, tmp_path) -> None:
     )
     command = [sys.executable, "-c", code, str(modules), str(tmp_path)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    result = tmp_path / "endless-1.jsonl"
-    _until(lambda: result.exists() and result.read_bytes().endswith(b"\n"))
-    mark = orjson.loads(result.read_bytes())["suite"]["id"]
-    assert len(marked(mark)) == 1
-    running.send_signal(signal.SIGINT)
-    said, beside = running.communicate(timeout=60)
+    try:
+        result = tmp_path / "endless-1.jsonl"
+        _until(lambda: result.exists() and result.read_bytes().endswith(b"\n"))
+        mark = orjson.loads(result.read_bytes())["suite"]["id"]
+        assert len(marked(mark)) == 1
+    finally:
+        running.send_signal(signal.SIGINT)
+        said, beside = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "interrupted" in beside
     assert "[2/2]" not in said
