@@ -54,7 +54,7 @@ chaos: install
 	$(BIN)/python -m tests.chaos.event_kills --events 100000 --kills 20
 
 bench: install
-	$(BIN)/python -m benchmarks.endpoint
+	$(BIN)/aios bench all --short
 
 clean:
 	rm -rf $(VENV) out build dist

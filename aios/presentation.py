@@ -9,8 +9,8 @@ from typing import Any
 Rows = Sequence[Sequence[object]]
 
 _TONES = {
-    "good": ("yes", "running", "promoted", "not_worse", "finished", "passed", "approved"),
-    "bad": ("worse", "failed", "rolled_back", "deploy_failed", "unhealthy"),
+    "good": ("yes", "running", "promoted", "not_worse", "finished", "passed", "approved", "met"),
+    "bad": ("worse", "failed", "rolled_back", "deploy_failed", "unhealthy", "missed"),
     "open": ("undecided", "aborted", "no_data", "starting", "updating", "stopping", "no ("),
 }
 """Words that say how a thing stands; a cell that is, or begins with `no (`, one is coloured."""

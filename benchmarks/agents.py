@@ -18,7 +18,6 @@ kernel (RSS) before and after, and again once the agents were let go.
 Caveats: load and servers share the machine; a spinning disk would show in every durable figure.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -35,6 +34,8 @@ from aios.agents.host import IDLE_S
 from aios.capacity.machine import describe
 from aios.kernel.head import Head, read_head
 from aios.kernel.processes import processes_of
+from benchmarks.commands import arguments, begin, count, parser_of
+from benchmarks.results import RESULTS, ResultFile
 
 BATCH = 1_000
 SPAWNERS = 8
@@ -58,28 +59,54 @@ class Counter:
 
 
 def main() -> None:
-    """Measure, and print one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--asks", type=int, default=200)
-    parser.add_argument("--messages", type=int, default=5_000)
-    parser.add_argument("--agents", type=int, default=100)
-    parser.add_argument("--idle", type=int, default=10_000)
-    given = parser.parse_args()
+    """Measure, write the result, and print one JSON line."""
+    parser = parser_of("agents", __doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="0: only `--idle`")
+    parser.add_argument("--asks", type=count, default=200)
+    parser.add_argument("--messages", type=count, default=5_000)
+    parser.add_argument("--agents", type=count, default=100)
+    parser.add_argument("--idle", type=int, default=10_000, help="0: none")
+    short = {"rounds": 2, "asks": 50, "messages": 1_000, "agents": 20, "idle": 0}
+    given = arguments(parser, short)
+    file = ResultFile(RESULTS, "agents")
+    file.run(seed=None, machine=describe(), **vars(given))
     with aios.local() as rt:
         head = read_head(rt.home)
         assert head is not None
         counters = [rt.spawn(Counter, id=f"c-{n}") for n in range(given.agents)]
         counters[0].ask(0)
         _wait_for_hosts(rt)
-        rounds = [_round(rt, head, counters, given) for _ in range(given.rounds)]
+        rounds = []
+        for number in range(given.rounds):
+            rounds.append(_round(rt, head, counters, given))
+            _keep(file, rounds[-1], number)
         found: dict[str, Any] = {}
         if rounds:
             found = {name: _medians([one[name] for one in rounds]) for name in rounds[0]}
             found |= _ratios(found)
-        if given.idle:
+        if given.idle > 0:
             found["idle"] = _idle(rt, head, given.idle)
+            for name, better in IDLE.items():
+                file.figure(f"idle: {name}", found["idle"][name], better)
+            file.add("idle", found["idle"])
     print(json.dumps({"machine": describe(), **vars(given), **found}))
+    print(f"written to {file.path}")
+
+
+IDLE: dict[str, Any] = {
+    "spawn_per_s": "higher",
+    "messages_per_s": "higher",
+    "woken_s": "lower",
+    "bytes_per_idle_agent": "lower",
+}
+
+
+def _keep(file: ResultFile, found: dict[str, dict[str, float]], number: int) -> None:
+    for side, figures in found.items():
+        for name, value in figures.items():
+            better: Any = "higher" if name == "per_s" else "lower"
+            file.figure(f"{side}: {name}", value, better, number)
+            print(f"round {number + 1}, {side}: {name} {value:.2f}", file=sys.stderr, flush=True)
 
 
 def _round(rt: Any, head: Head, counters: list[Any], given: Any) -> dict[str, dict[str, float]]:
@@ -199,4 +226,4 @@ def _ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

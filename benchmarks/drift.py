@@ -23,10 +23,12 @@ approximate (rank error 1.3 %) and can be merged and kept; Evidently's tests are
 all rows at once.
 
     python -m benchmarks.drift [--only report ...] [--rows 1000000] [--cache FOLDER]
+
+With --short only `verdict`: the others take minutes, data of 70 MB, and Evidently's environment.
 """
 
-import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -46,13 +48,19 @@ from aios.monitoring.judging import Seen, judge_windows
 from aios.telemetry import Summary
 from apps import supplies
 from benchmarks import drift_request, drift_streams
-from benchmarks.commands import CACHE, environment, run
+from benchmarks.commands import CACHE, arguments, begin, count, environment, parser_of, run
+from benchmarks.figures import Goal, Spread
+from benchmarks.goals import goal as aim
 from benchmarks.peers_evidently import forget_peak, peak_mib
+from benchmarks.results import RESULTS, ResultFile
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EVIDENTLY = ("evidently==0.7.23", "pandas<3", "pyarrow")
+EVIDENTLYS = "Evidently, preset"
+GOAL_ROWS = 1_000_000
+SEED = 7
 BATCH_ROWS = 10_000
 LAST_REFERENCE_YEAR = 2003
 NUMBERS, TEXTS = 190, 10
@@ -76,33 +84,80 @@ DAYS = ["ApprovalDate", "DisbursementDate"]
 
 
 def main() -> None:
-    """Measure what is wanted, and print one JSON line and a few words for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
+    """Measure what is wanted, write the result, and print a JSON line and a few words for each."""
+    parser = parser_of("drift", __doc__)
     parser.add_argument("--only", nargs="+", choices=sorted(QUESTIONS), default=list(QUESTIONS))
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of `report`, both halves")
+    parser.add_argument("--rows", type=count, default=GOAL_ROWS, help="of `report`, both halves")
     parser.add_argument("--cache", type=Path, default=CACHE, help="for data and Evidently")
-    given = parser.parse_args()
-    print(json.dumps({"machine": describe()}))
+    given = arguments(parser, {"only": ["verdict"]})
+    file = ResultFile(RESULTS, "drift")
+    told = {"only": given.only, "rows": given.rows, "short": given.short}
+    file.run(seed=SEED, machine=describe(), **told)
     for name in given.only:
         begun_s = time.perf_counter()
+        print(f"{name} ...", file=sys.stderr, flush=True)
         try:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-                found, told = alone.submit(QUESTIONS[name], given.cache, given.rows).result()
+                found, said = alone.submit(QUESTIONS[name], given.cache, given.rows).result()
         except UsageError as error:
-            found, told = {"left_out": error.message}, f"left out: {error.message}"
+            found, said = {"left_out": error.message}, f"left out: {error.message}"
+        keep(file, name, found)
         print(json.dumps({name: found}))
-        print(f"{name} ({time.perf_counter() - begun_s:.0f} s): {told}\n", flush=True)
+        print(f"{name} ({time.perf_counter() - begun_s:.0f} s): {said}\n", flush=True)
+    print(f"written to {file.path}")
 
 
-class _Raw(argparse.RawDescriptionHelpFormatter):
-    """Keeps the docstring's lines."""
+def keep(file: ResultFile, name: str, found: dict[str, Any]) -> None:
+    """What a question found: as it is, its figures, and the goals that they tell about."""
+    file.add(name, found)
+    if "left_out" in found:
+        file.note(f"{name}, left out: {found['left_out']}")
+    for figure, values in figures(name, found).items():
+        for number, value in enumerate(values):
+            file.figure(figure, value, "lower", number)
+    for one in goals(name, found):
+        file.goal(one)
+
+
+def figures(name: str, found: dict[str, Any]) -> dict[str, list[float]]:
+    """By name, the value of each round; less is better. `streams` counts alarms: no figures."""
+    if name == "report":
+        sides = [one for one in found if isinstance(found[one], dict)]
+        return {f"report of {one}, s": [found[one]["seconds"]] for one in sides}
+    if name == "memory":
+        last = found[f"{STREAMED_ROWS:,} rows"]
+        return {f"memory of 200 features, {one}": [last[one]] for one in last}
+    if name == "verdict":
+        return {"verdict on 200 features, s": found["looks_s"]}
+    if name == "request":
+        sides = [("serve_us", "a replica on Serve"), ("http_us", "bare uvicorn")]
+        return {
+            f"CPU of a request to {of}, us, watched {one}": values
+            for key, of in sides
+            for one, values in found[key].items()
+        }
+    return {}
+
+
+def goals(name: str, found: dict[str, Any]) -> list[Goal]:
+    """Those that were measured as they are meant."""
+    if name == "report" and found.get("rows", 0) >= GOAL_ROWS and EVIDENTLYS in found:
+        ratio = found["aios"]["seconds"] / found[EVIDENTLYS]["seconds"]
+        return [aim("1,000,000 rows sketched and judged vs. Evidently", [ratio])]
+    if name == "verdict":
+        return [aim("drift verdict on 200 features", found["looks_s"])]
+    if name == "request":
+        both = zip(found["serve_us"]["on"], found["serve_us"]["off"], strict=True)
+        added = Spread.of(100 * (on / off - 1) for on, off in both)
+        return [aim("recording and sketching, CPU added to a request", added)]
+    return []
 
 
 def goal(value: float, most: float, unit: str) -> str:
     """A figure beside what it may be at most.
 
     >>> goal(0.5, 1.0, " s"), goal(12.3, 10.0, " %")
-    ('0.5 s (goal 1 s: met)', '12.3 s (goal 10 %: MISSED)')
+    ('0.5 s (goal 1 s: met)', '12.3 % (goal 10 %: MISSED)')
     """
     return f"{value:.3g}{unit} (goal {most:g}{unit}: {'met' if value <= most else 'MISSED'})"
 
@@ -178,7 +233,7 @@ def spread(frame: "pd.DataFrame", folder: Path, rows: int) -> None:
     """Draw both halves from the loans, with replacement, and write them."""
     early = frame.year <= LAST_REFERENCE_YEAR
     for name, part in (("reference", frame[early]), ("now", frame[~early])):
-        drawn = part.drop(columns="year").sample(rows // 2, replace=True, random_state=7)
+        drawn = part.drop(columns="year").sample(rows // 2, replace=True, random_state=SEED)
         drawn.to_parquet(folder / f"{name}.parquet", index=False)
 
 
@@ -264,7 +319,7 @@ def verdict(cache: Path, rows: int) -> tuple[dict[str, Any], str]:
     seconds, with_reading = median(alone_s), median(read_s) + median(alone_s)
     told = f"{goal(seconds, 1.0, ' s')} for {NUMBERS + TEXTS} features and 3 windows; "
     told += f"{with_reading:.2f} s from stored JSON"
-    return {"seconds": seconds, "with_reading_s": with_reading}, told
+    return {"seconds": seconds, "with_reading_s": with_reading, "looks_s": alone_s}, told
 
 
 def fresh() -> dict[str, Summary]:
@@ -275,7 +330,7 @@ def fresh() -> dict[str, Summary]:
 
 def drawing(rows: int) -> "Callable[[], list[np.ndarray[Any, Any]]]":
     """What draws the next batch: one array of `rows` values for each feature."""
-    random = np.random.default_rng(7)
+    random = np.random.default_rng(SEED)
     words = np.array([f"word {number}" for number in range(1000)], dtype=object)
 
     def draw() -> "list[np.ndarray[Any, Any]]":
@@ -301,4 +356,4 @@ QUESTIONS: dict[str, Callable[[Path, int], tuple[dict[str, Any], str]]] = {
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

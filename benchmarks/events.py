@@ -11,8 +11,8 @@ so that the ratio says what durability and exactly-once cost.
     python -m benchmarks.events [--events 20000] [--asked 3000] [--rounds 3] [--only inbox]
 """
 
-import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from typing import Any
 from uuid import uuid4
 
 import aios
+from aios.capacity import machine
 from aios.clock import SystemClock
 from aios.config import Settings
 from aios.events.consumer import Pump
@@ -32,11 +33,14 @@ from aios.records.events import SubscriptionSpec
 from aios.registry import Registry
 from aios.store.database import Database
 from apps.brokers import make_topic, running_kafka
+from benchmarks.commands import arguments, begin, count, parser_of
+from benchmarks.results import RESULTS, ResultFile
 from benchmarks.workload import prepare
 
 KEYS = 500
 PARTITIONS = 4
 BATCH = 1_000
+BARE, INBOX = "bare client", "into the inbox"
 
 
 def produce(address: str, topic: str, count: int, body: dict[str, Any]) -> None:
@@ -71,6 +75,16 @@ def bare(address: str, topic: str, count: int) -> float:
     return took_s
 
 
+class Nobody:
+    """Acts on nothing: events stay in the inbox."""
+
+    def begin(self, ref: str, arguments: list[Any], flow_id: str, by: str) -> None:
+        raise NotImplementedError
+
+    def tell_event(self, name: str, agent_id: str, event: Any, operation: str, by: str) -> None:
+        raise NotImplementedError
+
+
 def into_inbox(address: str, topic: str, count: int) -> float:
     """Seconds in which our reader has everything in the inbox, in this process."""
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +92,8 @@ def into_inbox(address: str, topic: str, count: int) -> float:
         database = Database(settings.store_url)
         database.upgrade()
         registry = Registry(database, clock)
-        events = Events(settings, registry, database, clock, lambda: None)
+        nobody = Nobody()
+        events = Events(settings, registry, database, clock, lambda: None, nobody, nobody)
         source = aios.Kafka(address, topic=topic, group=uuid4().hex)
         spec = SubscriptionSpec(id="bench", source=source, flow="none")
         with registry.change(actor="bench", action="subscribe", subject="bench") as change:
@@ -115,21 +130,30 @@ def asked(rt: aios.Runtime, address: str, topic: str, count: int, name: str) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--events", type=int, default=20_000)
-    parser.add_argument("--asked", type=int, default=3_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    """Measure, write the result, print rates and ratios."""
+    parser = parser_of("events", __doc__)
+    parser.add_argument("--events", type=count, default=20_000)
+    parser.add_argument("--asked", type=count, default=3_000)
+    parser.add_argument("--rounds", type=count, default=3)
     parser.add_argument("--only", choices=["inbox"])
-    told = parser.parse_args()
+    told = arguments(parser, {"events": 5_000, "rounds": 2, "only": "inbox"})
+    file = ResultFile(RESULTS, "events")
+    file.run(seed=None, machine=machine.describe(), **vars(told))
+    rates: dict[str, list[float]] = {}
+
+    def keep(name: str, number: int, rate: float) -> None:
+        rates.setdefault(name, []).append(rate)
+        file.figure(f"{name}, events/s", rate, "higher", number)
+        print(f"round {number + 1}, {name}: {rate:,.0f} events/s", file=sys.stderr, flush=True)
+
     with tempfile.TemporaryDirectory() as folder, running_kafka() as address:
         work = prepare(Path(folder))
         body = json.loads(work.bodies[0])
         make_topic(address, "many", PARTITIONS)
         produce(address, "many", told.events, body)
-        rates: dict[str, list[float]] = {"bare client": [], "into the inbox": []}
-        for _ in range(told.rounds):
-            rates["bare client"].append(told.events / bare(address, "many", told.events))
-            rates["into the inbox"].append(told.events / into_inbox(address, "many", told.events))
+        for number in range(told.rounds):
+            keep(BARE, number, told.events / bare(address, "many", told.events))
+            keep(INBOX, number, told.events / into_inbox(address, "many", told.events))
         if told.only is None:
             make_topic(address, "few", PARTITIONS)
             produce(address, "few", told.asked, body)
@@ -137,18 +161,18 @@ def main() -> None:
                 fields = {"contract": work.contract, "sample": work.sample}
                 rt.models.register("loan", work.estimator, **fields)
                 rt.deploy("loan", "loan:1")
-                rates["answered by an endpoint"] = [
-                    told.asked / asked(rt, address, "few", told.asked, f"round-{n}")
-                    for n in range(told.rounds)
-                ]
-    base = median(rates["bare client"])
+                for number in range(told.rounds):
+                    took_s = asked(rt, address, "few", told.asked, f"round-{number}")
+                    keep("answered by an endpoint", number, told.asked / took_s)
+    base = median(rates[BARE])
     for name, found in rates.items():
         low, high = min(found), max(found)
         print(
             f"{name}: {median(found):,.0f} events/s ({low:,.0f}-{high:,.0f}), "
             f"{median(found) / base:.2f}x"
         )
+    print(f"written to {file.path}")
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

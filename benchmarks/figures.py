@@ -45,8 +45,8 @@ class Round:
 class Spread:
     """A median with the smallest and the largest value.
 
-    >>> str(Spread.of([3.0, 1.0, 2.0]))
-    '2.00 (1.00-3.00)'
+    >>> str(Spread.of([3.0, 1.0, 2.0])), str(Spread.of([0.5]))
+    ('2.00 (1.00-3.00)', '0.50')
     """
 
     middle: float
@@ -61,22 +61,25 @@ class Spread:
         return cls(median(found), min(found), max(found))
 
     def __str__(self) -> str:
+        if self.least == self.most:
+            return _short(self.middle)
         return f"{_short(self.middle)} ({_short(self.least)}-{_short(self.most)})"
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A ratio that DESIGN section 7 asks for, as found in this run.
+    """A figure that the project wants to reach, as found in this run; most are ratios.
 
     `ratio` holds one quotient per round, of neighbours in time; `at_least` or `at_most`
-    bounds its median.
+    bounds its median. `connections` is None where there are none.
     """
 
     text: str
-    connections: int
+    connections: int | None
     ratio: Spread
     at_least: float | None = None
     at_most: float | None = None
+    unit: str = "x"
 
     @property
     def met(self) -> bool:
@@ -129,41 +132,57 @@ def ratios(
     return Spread.of(a / b for a, b in zip(*values, strict=True))
 
 
+HEADS = (
+    *("contestant", "conn.", "req/s", "p50 ms", "p95 ms", "p99 ms", "CPU s / 1,000 req"),
+    *("of which", "requests", "failed"),
+)
+
+
 def table(rounds: Sequence[Round]) -> str:
     """All rounds as a Markdown table: median (smallest-largest) per contestant and load."""
-    heads = ["contestant", "conn.", "req/s", "p50 ms", "p95 ms", "p99 ms", "CPU s / 1,000 req"]
-    lines = [_row([*heads, "of which", "requests", "failed"]), _row(["---"] * 10)]
-    for (group, connections, name), found in _grouped(rounds).items():
-        del group
-        lines.append(
-            _row(
-                [
-                    name,
-                    str(connections),
-                    *(
-                        str(Spread.of(getattr(r, figure) for r in found))
-                        for figure in ("requests_per_s", "p50_ms", "p95_ms", "p99_ms")
-                    ),
-                    str(Spread.of(r.cpu_s_per_1000 for r in found)),
-                    _by_role(found),
-                    f"{sum(r.requests for r in found):,}",
-                    str(sum(r.failed for r in found)),
-                ]
-            )
-        )
-    return "\n".join(lines)
+    return "\n".join(_row(cells) for cells in [HEADS, ["---"] * len(HEADS), *table_rows(rounds)])
+
+
+def table_rows(rounds: Sequence[Round]) -> list[list[str]]:
+    """The cells of that table, under `HEADS`."""
+    return [
+        [
+            name,
+            str(connections),
+            *(
+                str(Spread.of(getattr(r, figure) for r in found))
+                for figure in ("requests_per_s", "p50_ms", "p95_ms", "p99_ms")
+            ),
+            str(Spread.of(r.cpu_s_per_1000 for r in found)),
+            _by_role(found),
+            f"{sum(r.requests for r in found):,}",
+            str(sum(r.failed for r in found)),
+        ]
+        for (_, connections, name), found in _grouped(rounds).items()
+    ]
 
 
 def goals_table(goals: Sequence[Goal]) -> str:
     """The goals as a Markdown table."""
     lines = [_row(["goal", "conn.", "wanted", "found", ""]), _row(["---"] * 5)]
     for goal in goals:
-        sign, bound = (">=", goal.at_least) if goal.at_least is not None else ("<=", goal.at_most)
-        assert bound is not None
+        connections = "" if goal.connections is None else str(goal.connections)
         verdict = "met" if goal.met else "MISSED"
-        found = f"{goal.ratio}x"
-        lines.append(_row([goal.text, str(goal.connections), f"{sign} {bound:g}x", found, verdict]))
+        lines.append(
+            _row([goal.text, connections, wanted(goal), f"{goal.ratio}{goal.unit}", verdict])
+        )
     return "\n".join(lines)
+
+
+def wanted(goal: Goal) -> str:
+    """The bound, in words.
+
+    >>> wanted(Goal("speed", None, Spread(1, 1, 1), at_most=0.5, unit=" s"))
+    '<= 0.5 s'
+    """
+    sign, bound = (">=", goal.at_least) if goal.at_least is not None else ("<=", goal.at_most)
+    assert bound is not None
+    return f"{sign} {bound:g}{goal.unit}"
 
 
 def _grouped(rounds: Sequence[Round]) -> Mapping[tuple[str, int, str], list[Round]]:

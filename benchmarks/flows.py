@@ -1,6 +1,6 @@
 """What do users' flows cost beside bare DBOS, and beside Prefect?
 
-    python -m benchmarks.flows [--postgres URL] [--prefect] [--rounds 3]
+    python -m benchmarks.flows [--postgres URL] [--prefect] [--rounds 3] [--flows 200] [--steps 300]
 
 Question: flows begun and finished per second, and the time of one step, as a ratio to bare DBOS
 doing the same on the same database in the same run (goal: at least 0.9 of its rate).
@@ -29,19 +29,29 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aios.errors import UsageError
-from benchmarks.commands import CACHE, environment, run
+from aios.capacity import machine
+from benchmarks.commands import CACHE, arguments, begin, count, environment, parser_of, run
+from benchmarks.goals import goal
+from benchmarks.results import RESULTS, ResultFile
 
-FLOWS = 200
-STEPS = 300
+
+@dataclass(frozen=True)
+class Size:
+    """How many flows of one step, and steps of one flow."""
+
+    flows: int
+    steps: int
+
+
 PREFECT = ("prefect==3.9.1",)
-PREFECT_FLOWS, PREFECT_STEPS = 50, 100
+LESS = Size(50, 100)
 
 
-def bare(url: str, folder: Path) -> dict[str, float]:
+def bare(url: str, folder: Path, size: "Size") -> dict[str, float]:
     """The same with DBOS alone."""
     import sqlite3
 
@@ -75,10 +85,10 @@ def bare(url: str, folder: Path) -> dict[str, float]:
         for handle in handles:
             handle.get_result(polling_interval_sec=0.02)
 
-    return measured(begin, wait)
+    return measured(begin, wait, size)
 
 
-def ours(url: str, folder: Path) -> dict[str, float]:
+def ours(url: str, folder: Path, size: "Size") -> dict[str, float]:
     """The same with a worker of users' flows."""
     from uuid import uuid4
 
@@ -101,7 +111,12 @@ def ours(url: str, folder: Path) -> dict[str, float]:
     place = Place(url, str(folder / "values"))
     client = FlowClient(place)
     client.open()
-    FlowWorker(place, f"bench-{uuid4().hex}", Host()).launch()  # type: ignore[arg-type]
+
+    def lost() -> None:
+        print("it lost its lease: this machine is too busy to measure flows", file=sys.stderr)
+        os._exit(1)  # its flows would never end
+
+    FlowWorker(place, f"bench-{uuid4().hex}", Host(), lost=lost).launch()  # type: ignore[arg-type]
     time.sleep(2.0)
 
     def begin(steps: int) -> str:
@@ -112,39 +127,40 @@ def ours(url: str, folder: Path) -> dict[str, float]:
             while client.outcome(flow_id)["status"] != "finished":
                 time.sleep(0.02)
 
-    return measured(begin, wait)
+    return measured(begin, wait, size)
 
 
-def measured(begin: Any, wait: Any) -> dict[str, float]:
+def measured(begin: Any, wait: Any, size: "Size") -> dict[str, float]:
     """`flows_per_s`, `begun_per_s`, `cpu_ms` and `step_ms`."""
     wait([begin(1)])
     started_s, started_cpu_s = time.perf_counter(), time.process_time()
-    handles = [begin(1) for _ in range(FLOWS)]
+    handles = [begin(1) for _ in range(size.flows)]
     begun_s = time.perf_counter() - started_s
     wait(handles)
     ended_s, cpu_s = time.perf_counter() - started_s, time.process_time() - started_cpu_s
     started_s = time.perf_counter()
-    wait([begin(STEPS)])
+    wait([begin(size.steps)])
     steps_s = time.perf_counter() - started_s
     return {
-        "begun_per_s": FLOWS / begun_s,
-        "flows_per_s": FLOWS / ended_s,
-        "cpu_ms": 1000 * cpu_s / FLOWS,
-        "step_ms": 1000 * steps_s / STEPS,
+        "begun_per_s": size.flows / begun_s,
+        "flows_per_s": size.flows / ended_s,
+        "cpu_ms": 1000 * cpu_s / size.flows,
+        "step_ms": 1000 * steps_s / size.steps,
     }
 
 
-def side(name: str, server: str | None) -> dict[str, float]:
+def side(name: str, server: str | None, size: Size) -> dict[str, float]:
     """One round of one side, in a process of its own with a fresh database."""
     with tempfile.TemporaryDirectory() as folder:
         if name == "prefect":
             python = environment(CACHE / "prefect", "Prefect", PREFECT)
             script = str(Path(__file__).with_name("peers_prefect.py"))
-            command = [python, script, folder, str(PREFECT_FLOWS), str(PREFECT_STEPS)]
+            command = [python, script, folder, str(LESS.flows), str(LESS.steps)]
         else:
             url = f"sqlite:///{folder}/flows.db" if server is None else new_database(server)
             command = [sys.executable, "-m", "benchmarks.flows", "--side", name, "--url", url]
             command += ["--folder", folder]
+            command += ["--flows", str(size.flows), "--steps", str(size.steps)]
         found: dict[str, float] = json.loads(run(command, f"{name} failed").splitlines()[-1])
         return found
 
@@ -160,21 +176,39 @@ def new_database(server: str) -> str:
     return f"{base}/{name}"
 
 
-def compare(rounds: int, server: str | None, names: list[str]) -> dict[str, Any]:
+def compare(asked: argparse.Namespace, names: list[str], file: ResultFile) -> dict[str, Any]:
     """Medians of all sides over the rounds, and our share of the others' rates."""
     told: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for number in range(rounds):
+    size = Size(asked.flows, asked.steps)
+    for number in range(asked.rounds):
         for name, found in told.items():
-            found.append(side(name, server))
+            found.append(side(name, asked.postgres, size))
             shown = ", ".join(f"{key} {value:.1f}" for key, value in found[-1].items())
-            print(f"round {number + 1} of {rounds}, {name}: {shown}", file=sys.stderr, flush=True)
+            print(
+                f"round {number + 1} of {asked.rounds}, {name}: {shown}",
+                file=sys.stderr,
+                flush=True,
+            )
+            for key, value in found[-1].items():
+                better = "higher" if key.endswith("_per_s") else "lower"
+                file.figure(f"{name}: {key}", value, better, number)
     medians = {
         name: {key: statistics.median(one[key] for one in found) for key in found[0]}
         for name, found in told.items()
     }
     others = {name: ratios(medians["ours"], medians[name]) for name in names if name != "ours"}
-    database = "SQLite" if server is None else "PostgreSQL"
+    database = "SQLite" if asked.postgres is None else "PostgreSQL"
+    by_round = [ratios(*both) for both in zip(told["ours"], told["bare"], strict=True)]
+    for key, text in AIMED:
+        file.goal(goal(f"{text} vs. bare DBOS, {database}", [one[key] for one in by_round]))
     return {"database": database, **medians, "ours to": others}
+
+
+AIMED = (
+    ("begun_per_s", "flows begun/s"),
+    ("flows_per_s", "flows finished/s"),
+    ("step_ms", "rate of steps"),
+)
 
 
 def ratios(ours: dict[str, float], other: dict[str, float]) -> dict[str, float]:
@@ -186,29 +220,42 @@ def ratios(ours: dict[str, float], other: dict[str, float]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    """Run the rounds, write them as they come, print what they come to."""
+    parser = parser_of("flows", __doc__)
+    parser.add_argument("--rounds", type=count, default=3)
+    parser.add_argument("--flows", type=count, default=200, help="of one step")
+    parser.add_argument("--steps", type=count, default=300, help="of one flow")
     parser.add_argument("--postgres", metavar="URL", help="a database where others can be made")
     parser.add_argument("--prefect", action="store_true", help="beside Prefect too, on SQLite")
     parser.add_argument("--side", choices=("bare", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
+    asked = arguments(parser, {"rounds": 2, "flows": 100, "steps": 100})
     if asked.side is not None:
-        found = (bare if asked.side == "bare" else ours)(asked.url, asked.folder)
-        print(json.dumps(found), flush=True)
+        act = bare if asked.side == "bare" else ours
+        print(json.dumps(act(asked.url, asked.folder, Size(asked.flows, asked.steps))), flush=True)
         os._exit(0)  # neither side's threads are waited for
     if asked.prefect and asked.postgres:
         parser.error("--prefect is compared on SQLite; leave --postgres out")
     names = ["bare", "ours", *(["prefect"] if asked.prefect else [])]
-    try:
-        if asked.prefect:
-            print("making the environment of Prefect, if there is none ...", file=sys.stderr)
-            environment(CACHE / "prefect", "Prefect", PREFECT)
-        print(json.dumps(compare(asked.rounds, asked.postgres, names), indent=2))
-    except UsageError as error:
-        raise SystemExit(f"benchmarks.flows: {error}") from None
+    if asked.prefect:
+        print("making the environment of Prefect, if there is none ...", file=sys.stderr)
+        environment(CACHE / "prefect", "Prefect", PREFECT)
+    file = ResultFile(RESULTS, "flows")
+    told = {name: value for name, value in vars(asked).items() if name in TOLD}
+    file.run(
+        seed=None,
+        machine=machine.describe(),
+        database="SQLite" if asked.postgres is None else "PostgreSQL",
+        **told,
+    )
+    print(json.dumps(compare(asked, names, file), indent=2))
+    print(f"written to {file.path}", file=sys.stderr)
+
+
+TOLD = ("rounds", "flows", "steps", "prefect", "short")
+"""Of the arguments; the URL of a database may hold a password."""
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

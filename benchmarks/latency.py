@@ -1,6 +1,6 @@
 """How long do answers take, at which rate, and how much does one replica bear?
 
-    python -m benchmarks.latency [--rounds 3] [--seconds 4] [--p99-ms 50]
+    python -m benchmarks.latency [--rounds 3] [--seconds 4] [--steps 5] [--p99-ms 50]
 
 An endpoint with everything on (contract, recorder, metrics, key, HAProxy) on a private runtime,
 with the loan model, asked by an open stream: Poisson arrivals, latency from when a request was due,
@@ -13,9 +13,10 @@ Caveats: the generator shares the machine with the endpoint, and is told where i
 One replica. A busy machine moves all figures; the ratio of two runs on it spreads accordingly.
 """
 
-import argparse
+import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import orjson
 import aios
 from aios.capacity import machine
 from aios.capacity.measurement import Measurement
+from benchmarks.commands import arguments, begin, count, parser_of, positive
 from benchmarks.results import RESULTS, ResultFile
 from benchmarks.workload import prepare
 
@@ -49,37 +51,46 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else 1000 * seconds
 
 
+def say(title: str, text: str) -> None:
+    """What is done just now: the generator alone takes seconds for each rate."""
+    print(f"{title}: {text}", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Run the rounds, write them as they come, print them."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each rate")
-    parser.add_argument("--p99-ms", type=float, default=50.0, help="the budget")
-    arguments = parser.parse_args()
+    parser = parser_of("latency", __doc__)
+    parser.add_argument("--rounds", type=count, default=3)
+    parser.add_argument("--seconds", type=positive, default=4.0, help="for each rate")
+    parser.add_argument("--steps", type=count, default=5, help="rates that are tried")
+    parser.add_argument("--p99-ms", type=positive, default=50.0, help="the budget")
+    asked = arguments(parser, {"rounds": 2, "seconds": 1.0, "steps": 3})
     with tempfile.TemporaryDirectory(prefix="aios-bench-") as folder, aios.local() as rt:
         workload = prepare(Path(folder))
         file = ResultFile(RESULTS, "latency")
-        file.run(workload=workload.name, seed=SEED, machine=machine.describe(), **vars(arguments))
+        file.run(workload=workload.name, seed=SEED, machine=machine.describe(), **vars(asked))
         rt.models.register(
             "loan", workload.estimator, contract=workload.contract, sample=workload.sample
         )
         rt.deploy("loan", "loan:1")
-        for number in range(arguments.rounds):
+        for number in range(asked.rounds):
             measured = rt.measure(
                 "loan",
-                p99_s=arguments.p99_ms / 1000,
+                p99_s=asked.p99_ms / 1000,
                 records=[orjson.loads(body) for body in workload.bodies],
                 requests=workload.name,
-                seconds=arguments.seconds,
+                seconds=asked.seconds,
+                steps=asked.steps,
                 seed=SEED + 100 * number,
+                on_progress=partial(say, f"round {number + 1} of {asked.rounds}"),
             )
             print(measured, flush=True)
             for figure in figures(measured):
                 file.add("figure", {**figure, "round": number})
             name = f"{file.path.stem}-{number}.json"
             measured.save(file.path.with_name(name))
+            file.add("measurement", {"file": name, "round": number})
     print(f"written to {file.path} at {time.strftime('%H:%M:%S')}")
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

@@ -5,10 +5,9 @@ One cluster of `--nodes` nodes and `--processes` processes, which tell every 5 s
 disk. A request itself pays nothing: its replica's calls are taken from the report that it makes
 every second anyway.
 
-    python -m benchmarks.metering --nodes 4 --processes 50 --minutes 60
+    python -m benchmarks.metering [--nodes 4] [--processes 50] [--minutes 60] [--rounds 3]
 """
 
-import argparse
 import json
 import random
 import tempfile
@@ -26,27 +25,38 @@ from aios.serving.calls import Calls
 from aios.store.database import Database
 from aios.telemetry.on_ray import TELL_S
 from aios.telemetry.processes import ProcessMeter
+from benchmarks.commands import arguments, begin, count, parser_of
+from benchmarks.results import RESULTS, ResultFile
 
+SEED = 0
 PRICES = Prices(currency="EUR", default_node_hour=0.4)
 
 
 def main() -> None:
-    """Measure, and print one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nodes", type=int, default=4)
-    parser.add_argument("--processes", type=int, default=50)
-    parser.add_argument("--minutes", type=int, default=60)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = kernel(Path(folder), given.nodes, given.processes, given.minutes)
-    found |= {"process_us": process_us(), "report_us": report_us()}
-    found["process_of_a_core"] = found["process_us"] / 1e6 / TELL_S
+    """Measure, write the result, and print the last round as a JSON line."""
+    parser = parser_of("metering", __doc__)
+    parser.add_argument("--nodes", type=count, default=4)
+    parser.add_argument("--processes", type=count, default=50)
+    parser.add_argument("--minutes", type=count, default=60)
+    parser.add_argument("--rounds", type=count, default=3)
+    given = arguments(parser, {"minutes": 10, "processes": 20})
+    file = ResultFile(RESULTS, "metering")
+    file.run(seed=SEED, machine=describe(), **vars(given))
+    for number in range(given.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            found = kernel(Path(folder), given.nodes, given.processes, given.minutes)
+        found |= {"process_us": process_us(), "report_us": report_us()}
+        found["process_of_a_core"] = found["process_us"] / 1e6 / TELL_S
+        for name in ("kernel_ms_a_minute", "process_us", "report_us"):
+            file.figure(name, found[name], "lower", number)
+        file.add("bill", {"round": number, **found})
     print(json.dumps({"machine": describe(), **vars(given), **found}))
+    print(f"written to {file.path}")
 
 
 def kernel(folder: Path, nodes: int, processes: int, minutes: int) -> dict[str, Any]:
     """What a minute of metering costs the kernel, in CPU seconds, and how the bill came out."""
-    clock, random_ = ManualClock(1e9), random.Random(0)
+    clock, random_ = ManualClock(1e9), random.Random(SEED)
     database = Database(f"sqlite:///{folder}/aios.db")
     database.upgrade()
     store = UsageStore(database, clock)
@@ -112,4 +122,4 @@ def _each_us(act: Any, count: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

@@ -13,23 +13,24 @@ Caveats: one machine, also loaded by the client; a fifth is two minutes. Run it 
 `python -m benchmarks.soak`, or `--minutes 2` for a look.
 """
 
-import argparse
 import statistics
-import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import psutil
 
 import aios
+from aios.capacity import machine
 from apps.loan_approval import sba
 from apps.loan_approval.lending import BusinessLoan
 from apps.loan_approval.loop import ENDPOINT, TRAINED_ROWS, Applicants
+from benchmarks.commands import begin, parser_of, positive
+from benchmarks.results import RESULTS, ResultFile
 
 PHASES = (("calm", 0.25), ("drift", 0.17), ("calm", 0.2), ("drift", 0.17), ("calm", 0.21))
 MOST_GROWTH = 0.10
 LOOK_S = 5.0
+SEED = 3
 SETTLE = 0.5
 """The share of a phase after which its alarm must ring, or be over."""
 
@@ -58,11 +59,11 @@ class Soak:
         return [statistics.median(found[begin : begin + size]) for begin in begins]
 
 
-def main(minutes: float) -> int:
-    """Run it and print what was seen; 0 if nothing was wrong."""
+def run(minutes: float) -> Soak:
+    """What was seen in so many minutes."""
     loans = sba.load()
     calm, drift = (
-        loans[loans[sba.YEAR] == year].sample(frac=1.0, random_state=3) for year in (2001, 2007)
+        loans[loans[sba.YEAR] == year].sample(frac=1.0, random_state=SEED) for year in (2001, 2007)
     )
     soak = Soak()
     with aios.local(window_s=3) as rt:
@@ -88,7 +89,7 @@ def main(minutes: float) -> int:
         soak.sent, soak.failed = people.sent, len(people.failed)
         soak.alarms = sum(one["action"] == "alarm" for one in rt.audit(limit=10_000))
         soak.retrains = len(rt.runs(ENDPOINT)) - 1
-    return _told(soak)
+    return soak
 
 
 def _phase(rt: aios.Runtime, watch: aios.Watch, soak: Soak, name: str, seconds: float) -> None:
@@ -130,11 +131,21 @@ def _told(soak: Soak) -> int:
     return 1 if soak.wrong else 0
 
 
-def _arguments() -> Any:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--minutes", type=float, default=10.0)
-    return parser.parse_args()
+def main() -> int:
+    """Run it, write the result, print what was seen; 0 if nothing was wrong."""
+    parser = parser_of("soak", __doc__)
+    parser.add_argument("--minutes", type=positive, default=10.0)
+    asked = parser.parse_args()
+    file = ResultFile(RESULTS, "soak")
+    file.run(seed=SEED, machine=machine.describe(), **vars(asked))
+    soak = run(asked.minutes)
+    for name in soak.memory:
+        file.figure(f"memory at the end, MiB: {name}", soak.fifths(name)[-1], "lower")
+    code = _told(soak)
+    for text in soak.wrong:
+        file.note(text)
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(_arguments().minutes))
+    begin(main)

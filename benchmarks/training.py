@@ -16,10 +16,13 @@ against one per core, in turn. Search alone is timed, by looking at the run ten 
 Caveat: client, kernel, Ray and trials share the machine's cores.
 
     python -m benchmarks.training [--rounds 5] [--trials 20] [--cpu-s 2.0 5.0]
+
+The goal of `ratio` is for 20 trials, that of `speed-up` for 20 of 2 s and of 5 s on two cores;
+other numbers give figures only. With --short no `speed-up`, which takes minutes.
 """
 
-import argparse
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,13 +33,15 @@ import aios
 from aios.capacity.machine import describe
 from aios.models import build
 from apps.loan_approval import data
+from benchmarks.commands import arguments, begin, count, parser_of, positive
 from benchmarks.figures import Spread
+from benchmarks.goals import AIMS, goal
+from benchmarks.results import RESULTS, ResultFile
 
 SEED = 7
 SPACE = {"n_estimators": (50, 300), "max_depth": (2, 5), "learning_rate": (0.01, 0.3)}
 HEAVY_TRIALS = 20
 LOOK_S = 0.1
-REGISTERED = 10
 
 
 class LoanRecipe(aios.Recipe):
@@ -139,7 +144,7 @@ def retrained(
     return seconds | {"all": now_s - started_s}
 
 
-def measure_ratio(rt: aios.Runtime, path: Path, rounds: int, trials: int) -> str:
+def measure_ratio(rt: aios.Runtime, path: Path, rounds: int, trials: int, file: ResultFile) -> str:
     """Wall time of a retrain over that of plain, pair by pair."""
     low, high = SPACE["learning_rate"]
     search = {
@@ -148,11 +153,17 @@ def measure_ratio(rt: aios.Runtime, path: Path, rounds: int, trials: int) -> str
         "learning_rate": aios.loguniform(low, high),
     }
     pairs = []
-    for _ in range(rounds + 1):
+    for number in range(rounds + 1):
         alone_s = plain(path, trials)
         pairs.append((alone_s, retrained(rt, LoanRecipe, path, search=search, trials=trials)))
+        said = f"plain {alone_s:.1f} s, retrain {pairs[-1][1]['all']:.1f} s"
+        print(f"pair {number} of {rounds}: {said}", file=sys.stderr, flush=True)
     pairs = pairs[1:]
     ratio = Spread.of(stages["all"] / alone_s for alone_s, stages in pairs)
+    for number, (alone_s, stages) in enumerate(pairs):
+        file.figure(f"retrain of {trials} trials / plain", stages["all"] / alone_s, "lower", number)
+        file.figure(f"retrain of {trials} trials, s", stages["all"], "lower", number)
+    _tell_goal(file, f"retrain of {trials} trials vs. plain Optuna", ratio)
     names = [name for name in pairs[0][1] if name != "all"]
     parts = [f"{name} {median(stages.get(name, 0.0) for _, stages in pairs):.1f}" for name in names]
     return (
@@ -162,12 +173,20 @@ def measure_ratio(rt: aios.Runtime, path: Path, rounds: int, trials: int) -> str
     )
 
 
-def measure_speed_up(rt: aios.Runtime, path: Path, rounds: int, cpu_s: float) -> str:
+def _tell_goal(file: ResultFile, text: str, ratio: Spread) -> None:
+    """Only what is a goal: other numbers of trials are not comparable with it."""
+    if text in {aim.text for aim in AIMS}:
+        file.goal(goal(text, ratio))
+
+
+def measure_speed_up(
+    rt: aios.Runtime, path: Path, rounds: int, cpu_s: float, file: ResultFile
+) -> str:
     """Search with one trial at a time over search with one per core."""
     cores = float(os.cpu_count() or 1)
     search = {"C": aios.loguniform(1e-3, 10.0), "cpu_s": aios.choice([cpu_s])}
     found = []
-    for _ in range(rounds):
+    for number in range(rounds):
         both = [
             retrained(
                 rt,
@@ -180,7 +199,11 @@ def measure_speed_up(rt: aios.Runtime, path: Path, rounds: int, cpu_s: float) ->
             for cpus in (cores, 1.0)
         ]
         found.append(both)
+        name = f"speed-up of {cores:.0f} workers, trials of {cpu_s:g} s"
+        file.figure(name, both[0] / both[1], "higher", number)
     ratio = Spread.of(one / many for one, many in found)
+    text = f"search of {HEAVY_TRIALS} trials of {cpu_s:g} s: speed-up of {cores:.0f} workers"
+    _tell_goal(file, text, ratio)
     return (
         f"speed-up of {cores:.0f} workers on {HEAVY_TRIALS} trials of {cpu_s} s: {ratio} "
         f"(goal >= 1.7 on 2); one {Spread.of(one for one, _ in found)} s, "
@@ -188,7 +211,7 @@ def measure_speed_up(rt: aios.Runtime, path: Path, rounds: int, cpu_s: float) ->
     )
 
 
-def measure_register(rt: aios.Runtime) -> str:
+def measure_register(rt: aios.Runtime, times: int, file: ResultFile) -> str:
     """What `register` adds to the conversion."""
     from apps.loan_approval import training
 
@@ -196,7 +219,7 @@ def measure_register(rt: aios.Runtime) -> str:
     model, sample = training.logistic(frame), frame[list(data.FEATURES)].head(200)
     contract = aios.Contract(**data.contract_fields())
     alone, whole = [], []
-    for _ in range(REGISTERED + 1):
+    for _ in range(times + 1):
         with tempfile.TemporaryDirectory() as folder:
             started_s = time.perf_counter()
             build(model, contract, sample, Path(folder))
@@ -204,7 +227,10 @@ def measure_register(rt: aios.Runtime) -> str:
         rt.models.register("loan", model, contract=contract, sample=sample)
         alone.append(built_s - started_s)
         whole.append(time.perf_counter() - built_s)
+    for number, took_s in enumerate(whole[1:]):
+        file.figure("registering with conversion, s", took_s, "lower", number)
     added_s = median(whole[1:]) - median(alone[1:])
+    file.goal(goal("registering a version, after conversion", [added_s]))
     return (
         f"registering after conversion: {added_s:.3f} s (goal <= 1); with it "
         f"{Spread.of(whole[1:])} s, conversion and checks alone {Spread.of(alone[1:])} s"
@@ -212,21 +238,25 @@ def measure_register(rt: aios.Runtime) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--cpu-s", type=float, nargs="*", default=[2.0, 5.0])
-    arguments = parser.parse_args()
-    print(describe())
+    """Measure, write the result as it comes, print it."""
+    parser = parser_of("training", __doc__)
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--trials", type=count, default=20)
+    parser.add_argument("--cpu-s", type=positive, nargs="*", default=[2.0, 5.0])
+    parser.add_argument("--registered", type=count, default=10, help="versions")
+    asked = arguments(parser, {"rounds": 2, "cpu_s": [], "registered": 3})
+    file = ResultFile(RESULTS, "training")
+    file.run(seed=SEED, machine=describe(), **vars(asked))
     with tempfile.TemporaryDirectory() as folder, aios.local() as rt:
         path = Path(folder) / "loans.parquet"
         frame = data.load()
         frame[[data.KEY, *data.FEATURES, data.LABEL]].to_parquet(path, index=False)
-        print(measure_register(rt), flush=True)
-        print(measure_ratio(rt, path, arguments.rounds, arguments.trials), flush=True)
-        for cpu_s in arguments.cpu_s:
-            print(measure_speed_up(rt, path, arguments.rounds, cpu_s), flush=True)
+        print(measure_register(rt, asked.registered, file), flush=True)
+        print(measure_ratio(rt, path, asked.rounds, asked.trials, file), flush=True)
+        for cpu_s in asked.cpu_s:
+            print(measure_speed_up(rt, path, asked.rounds, cpu_s, file), flush=True)
+    print(f"written to {file.path}")
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

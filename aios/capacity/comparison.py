@@ -109,13 +109,18 @@ def compare(first: Result, second: Result, *, tolerance: float, force: bool = Fa
             f"these are of different machines ({told[0]}; {told[1]}): their ratio says nothing "
             "about the code. With --force they are compared all the same"
         )
-    shared = [name for name in first.figures if name in second.figures]
+    both = (_with_logarithms(first), _with_logarithms(second))
+    shared = [name for name in both[0] if name in both[1]]
     if not shared:
         raise UsageError(f"{first.path} and {second.path} have no figure in common")
-    ratios = tuple(
-        ratio(*name, first.figures[name], second.figures[name]) for name in sorted(shared)
-    )
+    ratios = tuple(ratio(*name, both[0][name], both[1][name]) for name in sorted(shared))
     return Comparison(first, second, ratios, tolerance)
+
+
+def _with_logarithms(result: Result) -> dict[tuple[str, Better], list[float]]:
+    """The rounds' values that have one; a 0 has no ratio."""
+    found = {name: [one for one in values if one > 0] for name, values in result.figures.items()}
+    return {name: values for name, values in found.items() if values}
 
 
 def ratio(figure: str, better: Better, first: Sequence[float], second: Sequence[float]) -> Ratio:
@@ -158,8 +163,7 @@ def read_result(path: Path) -> Result:
             if entry["kind"] == "run":
                 run = {"benchmark": entry["benchmark"], "machine": dict(entry["machine"])}
             for name, value in _figures(entry):
-                if value > 0:
-                    found.setdefault(name, []).append(value)
+                found.setdefault(name, []).append(value)
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
             raise UsageError(f"{path}, line {number}: no line of a benchmark's result") from None
     if run is None:

@@ -46,13 +46,17 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit, with `+` where the tree has other changes; None outside of a checkout of aios:
-    an installed package may lie within a repository of somebody else."""
+    """The commit, with `+` where the tree has other changes than results of benchmarks; None
+    outside of a checkout of aios: an installed package may lie within a repository of somebody
+    else."""
     folder = Path(__file__).parent
     try:
         _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
         commit = _git(folder, "rev-parse", "--short=12", "HEAD")
-        return commit + ("+" if _git(folder, "status", "--porcelain") else "")
+        others = _git(
+            folder, "status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results"
+        )
+        return commit + ("+" if others else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

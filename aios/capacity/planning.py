@@ -226,14 +226,17 @@ class Plan(Shown):
         return f" ({self.replicas_unbalanced} if several HAProxies take the traffic in)"
 
 
-def plan(measured: Measurement, demand: Demand, node: Node) -> Plan:
+def plan(measured: Measurement, demand: Demand, node: Node, fit: Fitted | None = None) -> Plan:
     """Size the machines for a demand.
+
+    Args:
+        fit: `fitted(measured)`, for whoever asks for many demands.
 
     Raises:
         UsageError: no number of machines keeps this p99; says what one answer takes.
     """
     holds = node.holds(measured)
-    fit = fitted(measured)
+    fit = fitted(measured) if fit is None else fit
     one_per_s = rate_of_one_replica(measured, fit, demand.p99_s)
     if not one_per_s:
         judged = confidence(measured, fit, demand.rate_per_s, demand.p99_s)

@@ -1,7 +1,7 @@
-"""`aios bench`: run a benchmark of the checkout, or compare two results."""
+"""`aios bench`: run benchmarks of the checkout, report what they found, or compare two results."""
 
 import ast
-import subprocess
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,11 +11,12 @@ import typer
 
 from aios.capacity.comparison import compare as compared
 from aios.capacity.comparison import read_result
+from aios.cli.foreground import run_to_its_end
 from aios.cli.terminal import show
 from aios.errors import UsageError
 
 CATALOGUE = {
-    "goals": "endpoint",
+    "endpoint": "endpoint",
     "peers": "servers",
     "latency": "latency",
     "throughput": "throughput",
@@ -34,7 +35,11 @@ CATALOGUE = {
 }
 """What a benchmark is called, and its module in `benchmarks/`. They run in a process of their own
 and are no part of the installed package: they need contestants, data and a place for results."""
+ABOUT = {"all": "suite", "report": "report", "goals": "goals"}
+"""What is done with all of them, or with their results: the same kind of modules."""
 COMPARE = "compare"
+WORSE, TROUBLE = 1, 2
+"""How `compare` ends, as `diff` does: a gate must tell a worse figure from a file that is none."""
 commands = typer.Typer()
 
 
@@ -42,10 +47,13 @@ commands = typer.Typer()
 def bench(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(help="Which one, or `compare`; default: list them.")
+        str | None,
+        typer.Argument(
+            help="Which one; or `all`, `report`, `goals`, `compare`. Default: list them."
+        ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Compare results of different machines.")
+        bool, typer.Option("--force", help="Of `compare`: results of different machines too.")
     ] = False,
     tolerance: Annotated[
         float, typer.Option(help="Of `compare`: differences up to this share are none.")
@@ -53,35 +61,49 @@ def bench(
 ) -> None:
     """Run a benchmark: `aios bench latency --rounds 3`; what follows its name is its own.
 
+    `aios bench all --short` runs a short version of each and writes a report. `aios bench report`
+    makes one page of the newest results, `aios bench goals` tells which goals they meet.
+
     `aios bench compare A B` tells the ratios of two results with 95 % confidence intervals, and
-    ends with 1 if a figure got worse.
+    ends with 1 if a figure got worse, with 2 if they cannot be compared.
     """
     if name == COMPARE:
-        _compare(context.args, force=force, tolerance=tolerance)
-        return
-    if name is not None and name not in CATALOGUE:
-        raise UsageError(f"no benchmark {name!r:.40}; there are: {', '.join(CATALOGUE)}, {COMPARE}")
+        raise typer.Exit(_compare(context.args, force=force, tolerance=tolerance))
+    known = {**CATALOGUE, **ABOUT}
+    if name is not None and name not in known:
+        raise UsageError(f"no benchmark {name!r:.40}; there are: {', '.join(known)}, {COMPARE}")
     folder = _folder()
     if name is None:
-        for known, module in CATALOGUE.items():
-            typer.echo(f"{known:<10} {_question(folder / f'{module}.py')}")
+        for title, module in known.items():
+            typer.echo(f"{title:<10} {_question(folder / f'{module}.py')}")
+        typer.echo(f"{COMPARE:<10} Which figures of two results differ by more than chance?")
         return
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{CATALOGUE[name]}", *context.args],
-        cwd=folder.parent,
-        check=False,
-    )
-    raise typer.Exit(done.returncode)
+    command = [sys.executable, "-P", "-m", f"benchmarks.{known[name]}", *context.args]
+    # What is about results takes paths, which are the user's.
+    place = folder.parent if name in CATALOGUE else Path.cwd()
+    raise typer.Exit(run_to_its_end(command, folder=place, environment=importing(folder.parent)))
 
 
-def _compare(paths: list[str], *, force: bool, tolerance: float) -> None:
-    if len(paths) != 2 or any(path.startswith("-") for path in paths):
-        raise UsageError("compare takes two results: aios bench compare BEFORE.jsonl AFTER.jsonl")
-    before, after = (read_result(Path(path)) for path in paths)
-    found = compared(before, after, tolerance=tolerance, force=force)
+def importing(checkout: Path) -> dict[str, str]:
+    """The environment, with the checkout's modules in reach from everywhere."""
+    paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _compare(paths: list[str], *, force: bool, tolerance: float) -> int:
+    """How it ends."""
+    try:
+        if len(paths) != 2 or any(path.startswith("-") for path in paths):
+            raise UsageError(
+                "compare takes two results: aios bench compare BEFORE.jsonl AFTER.jsonl"
+            )
+        before, after = (read_result(Path(path)) for path in paths)
+        found = compared(before, after, tolerance=tolerance, force=force)
+    except UsageError as error:
+        typer.echo(f"aios: {error}", err=True)
+        return TROUBLE
     show(found, narrow=True)
-    if found.worse:
-        raise typer.Exit(1)
+    return WORSE if found.worse else 0
 
 
 def _folder() -> Path:
@@ -98,6 +120,11 @@ def _folder() -> Path:
         "the benchmarks are part of the project's checkout and not of the installed package: clone "
         "the project and run `make bench` there. `aios plan` and `aios bench compare` work anywhere"
     )
+
+
+def question_of(name: str) -> str:
+    """What a benchmark of the checkout asks; nothing for one that is not in the catalogue."""
+    return _question(_folder() / f"{CATALOGUE[name]}.py") if name in CATALOGUE else ""
 
 
 def _question(file: Path) -> str:

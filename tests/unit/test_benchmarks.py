@@ -1,5 +1,7 @@
 """The benchmark's pure parts: percentiles, ratios, goals, tables, and reading answers."""
 
+import argparse
+import doctest
 import sys
 
 import numpy as np
@@ -8,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aios.errors import UsageError
-from benchmarks import drift, drift_streams, flows
-from benchmarks.commands import run
+from benchmarks import drift, drift_streams, figures, flows, plots, shift, suite
+from benchmarks.commands import arguments, begin, count, positive, run
 from benchmarks.endpoint import goals
 from benchmarks.figures import Goal, Round, Spread, goals_table, percentile, ratios, table
 from benchmarks.peers import AIOS_CANARY, BARE, FASTAPI, HAND_MADE
+from benchmarks.results import ResultFile
 
 
 def a_round(contestant="aios", connections=1, requests=1000, group="side by side", **more):
@@ -181,6 +184,90 @@ def test_the_report_tells_goals_met_and_missed_and_what_was_left_out():
     assert "aios takes 10x (goal 1x: MISSED)" in drift.told_report(found)
     found = {"rows": 1000, "aios": side, "left_out": "no network"}
     assert "Evidently is left out: no network" in drift.told_report(found)
+
+
+def test_what_drift_finds_comes_to_figures_and_goals():
+    side = {"seconds": 2.0, "cpu_s": 1.0, "peak_mib": 900.0, "before_mib": 800.0, "drifted": 3}
+    found = {"rows": 1_000_000, "aios": side, "Evidently, preset": {**side, "seconds": 4.0}}
+    assert drift.figures("report", found) == {
+        "report of aios, s": [2.0],
+        "report of Evidently, preset, s": [4.0],
+    }
+    (goal,) = drift.goals("report", found)
+    assert (goal.ratio.middle, goal.met) == (0.5, True)
+    assert drift.goals("report", {**found, "rows": 1000}) == [], "that is another question"
+    assert drift.goals("report", {"left_out": "no network"}) == []
+    on, off = [12.0, 11.0, 13.0], [10.0, 10.0, 10.0]
+    watched = {"serve_us": {"on": on, "off": off}, "http_us": {"on": on, "off": off}}
+    (goal,) = drift.goals("request", watched)
+    assert goal.ratio.middle == pytest.approx(20)
+    assert not goal.met
+    assert len(drift.figures("request", watched)) == 4
+    (goal,) = drift.goals("verdict", {"looks_s": [0.2, 0.3]})
+    assert goal.met
+
+
+@pytest.mark.parametrize("module", [drift, drift_streams, figures, plots, shift, suite])
+def test_examples_in_docstrings_are_true(module):
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert found.failed == 0
+
+
+# -- commands ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "rounds", "seconds"),
+    [([], 3, 4.0), (["--short"], 1, 0.5), (["--short", "--rounds", "7"], 7, 0.5)],
+)
+def test_short_is_what_was_not_typed(typed, rounds, seconds):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=count, default=3)
+    parser.add_argument("--seconds", type=positive, default=4.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bench", *typed])
+        found = arguments(parser, {"rounds": 1, "seconds": 0.5})
+    assert (found.rounds, found.seconds, found.short) == (rounds, seconds, "--short" in typed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [(count, "0"), (count, "-1"), (positive, "0"), (positive, "nan")]
+)
+def test_a_number_that_measures_nothing_is_refused(kind, text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        kind(text)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("no GPU here"), "aios: no GPU here"),
+        (KeyboardInterrupt(), 130),
+        (SystemExit(2), 2),
+    ],
+)
+def test_what_was_broken_off_is_no_result(error, code, tmp_path, monkeypatch):
+    monkeypatch.setattr(ResultFile, "made", [])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+    def main():
+        ResultFile(tmp_path, "bench").run(machine={})
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        begin(main)
+    assert ended.value.code == code
+    assert [path.suffix for path in tmp_path.iterdir()] == [".unfinished"]
+
+
+def test_what_ended_well_is_a_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(ResultFile, "made", [])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        begin(lambda: ResultFile(tmp_path, "bench").run(machine={}))
+    assert ended.value.code == 0
+    assert [path.suffix for path in tmp_path.iterdir()] == [".jsonl"]
 
 
 def test_a_command_that_fails_is_told_in_its_last_words():

@@ -1,6 +1,8 @@
 """Two results side by side: ratios with intervals, and what is not compared."""
 
+import re
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from aios.errors import UsageError
 from benchmarks.capacity import cases
 from benchmarks.latency import figures
 from benchmarks.results import ResultFile
+from benchmarks.suite import LEFT_OUT
 
 
 def written(folder: Path, name: str, values: list[float], **machine: object) -> Path:
@@ -89,24 +92,35 @@ def test_different_machines_are_compared_only_by_force(capsys, tmp_path) -> None
     before = str(written(tmp_path, "a", [100, 104, 98]))
     other = str(written(tmp_path, "b", [100, 104, 98], cores=64))
     code, _, beside = bench(capsys, "compare", before, other)
-    assert (code, beside.count("\n")) == (1, 1)
+    assert (code, beside.count("\n")) == (2, 1), "worse is 1; what cannot be compared is 2"
     assert "different machines" in beside
     assert "cores 64" in beside
     assert bench(capsys, "compare", before, other, "--force")[0] == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "ends", "words"),
     [
-        (["nothing"], "no benchmark 'nothing'; there are: goals"),
-        (["compare", "one.jsonl"], "takes two results"),
-        (["compare", "absent.jsonl", "absent.jsonl"], "cannot be read"),
+        (["nothing"], 1, "no benchmark 'nothing'; there are: endpoint"),
+        (["compare", "one.jsonl"], 2, "takes two results"),
+        (["compare", "absent.jsonl", "absent.jsonl"], 2, "cannot be read"),
     ],
 )
-def test_a_mistake_is_one_line(capsys, arguments: list[str], words: str) -> None:
+def test_a_mistake_is_one_line(capsys, arguments: list[str], ends: int, words: str) -> None:
     code, said, beside = bench(capsys, *arguments)
-    assert (code, said, beside.count("\n")) == (1, "", 1)
+    assert (code, said, beside.count("\n")) == (ends, "", 1)
     assert words in beside
+
+
+def test_a_value_of_zero_has_no_ratio(tmp_path) -> None:
+    one = read_result(written(tmp_path, "a", [100.0, 104.0]))
+    figure = ("requests/s", "higher")
+    other = replace(one, figures={**one.figures, figure: [0.0, 100.0]})
+    found = {one.figure: one for one in compare(one, other, tolerance=0.05).ratios}
+    assert found["requests/s"].rounds == (2, 1)
+    nothing = replace(one, figures={figure: [0.0]})
+    with pytest.raises(UsageError, match="no figure in common"):
+        compare(one, nothing, tolerance=0.05)
 
 
 @pytest.mark.parametrize("text", ["x", '{"kind": "figure"}', "[1]", ""])
@@ -130,8 +144,21 @@ def test_every_benchmark_is_listed_with_its_question(capsys) -> None:
     code, said, _ = bench(capsys)
     assert code == 0
     lines = said.splitlines()
-    assert len(lines) == len(benching.CATALOGUE)
+    names = [*benching.CATALOGUE, *benching.ABOUT, "compare"]
+    assert [line.split()[0] for line in lines] == names
     assert all(len(line.split()) > 3 for line in lines), "each has a docstring and a file"
+
+
+def test_every_benchmark_has_a_short_version_and_writes_a_result() -> None:
+    """So that `make bench` runs it and `compare` works on it."""
+    lacking = []
+    for name, module in benching.CATALOGUE.items():
+        text = (benching._folder() / f"{module}.py").read_text()
+        short = "arguments(parser" in text or '"--short"' in text or name in LEFT_OUT
+        told = re.search(r'figure\(|"figure"|"round"', text)
+        if not (short and "ResultFile(" in text and told):
+            lacking.append(name)
+    assert lacking == []
 
 
 def test_an_installed_package_without_benchmarks_says_so(capsys, monkeypatch) -> None:
