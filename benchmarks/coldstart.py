@@ -49,6 +49,7 @@ from aios.capacity import machine
 from aios.kernel.head import read_head
 from aios.kernel.processes import processes_of
 from aios.serving.starting import TOLD
+from benchmarks.commands import begin
 from benchmarks.figures import Spread
 from benchmarks.results import RESULTS, ResultFile
 from benchmarks.workload import Workload, prepare
@@ -346,4 +347,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,20 +137,6 @@ def last_words(log: Path) -> str:
     said = [line.strip() for line in lines if any(sign.isalnum() for sign in line)]
     errors = [line for line in said if ERROR.search(line)]
     return (errors or said or ["it says nothing"])[-1][-MOST_SHOWN:]
-
-
-@contextmanager
-def ending_cleanly() -> Iterator[None]:
-    """Make SIGTERM end the benchmark as Ctrl-C does: by leaving all context managers."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def say(text: str) -> None:

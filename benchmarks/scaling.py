@@ -44,6 +44,7 @@ from aios.capacity.measurement import Measurement, Point
 from aios.capacity.planning import Demand, Node, plan
 from aios.capacity.searching import SATURATING
 from aios.errors import UsageError
+from benchmarks.commands import begin
 from benchmarks.figures import Goal, Spread
 from benchmarks.results import RESULTS, ResultFile
 from benchmarks.scaling_model import OUTPUT
@@ -312,4 +313,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

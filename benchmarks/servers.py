@@ -40,7 +40,6 @@ nobody else.
 
 import argparse
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -55,7 +54,7 @@ from aios.capacity import machine
 from aios.capacity.load import Outcome, Stream, run_load
 from aios.errors import AiosError
 from benchmarks import peers, standings
-from benchmarks.commands import ending_cleanly, say
+from benchmarks.commands import begin, say
 from benchmarks.endpoint import add_round
 from benchmarks.peer_servers.catalogue import HAND_MADE_AT_LEAST, PEERS, Peer
 from benchmarks.peer_servers.launch import DoesNotServe, interpreter, is_installed, serving
@@ -321,7 +320,7 @@ def main() -> int:
             with suppress(DoesNotServe):
                 interpreter(peer)
     host = machine.describe()
-    with ending_cleanly(), tempfile.TemporaryDirectory(prefix="aios-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="aios-bench-") as folder:
         workload = complete(prepare(Path(folder)))
         file = ResultFile(RESULTS, "peers")
         versions = {peer.name: peer.packages for peer in chosen}
@@ -336,8 +335,10 @@ def main() -> int:
                 break
     if contest.visits:
         show(contest, host)
+    if failed:
+        file.give_up()
     return failed
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    begin(main)

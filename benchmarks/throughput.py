@@ -44,7 +44,7 @@ from aios.capacity import machine
 from aios.errors import UsageError
 from aios.runtime.lifecycle import LocalRuntime
 from benchmarks import models
-from benchmarks.commands import CACHE
+from benchmarks.commands import CACHE, begin
 from benchmarks.figures import Goal, Spread, goals_table
 from benchmarks.levels import DEADLINE_S, LEVELS, SATURATED, Round, Served, body_of, measure
 from benchmarks.results import RESULTS, ResultFile
@@ -313,4 +313,4 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

@@ -249,6 +249,7 @@ def framed(data: bytes) -> bytes:
         (1 << 29).to_bytes(4, "little") + b"x" * 100,
         b"",
     ],
+    ids=["a call", "a nonce and a call", "a wrong proof and a call", "half a frame", "nothing"],
 )
 def test_who_does_not_know_the_secret_is_not_read(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
