@@ -74,7 +74,8 @@ def test_costs_are_those_of_the_planner() -> None:
     assert all(one.month_cost == pytest.approx(one.nodes * 73) for one in plans)
     assert plans[0].nodes == 2, "one and a spare"
     assert plans[-1].demand.rate_per_s == pytest.approx(500 * plans[0].demand.rate_per_s)
-    assert plans[-1].nodes == 1 + math.ceil(100 / 3), "three replicas on each node of four cores"
+    many = plans[-1]
+    assert many.nodes == 1 + math.ceil(many.replicas / 3), "three on each node of four cores"
 
 
 def test_figures_have_their_median_and_spread(tmp_path) -> None:
