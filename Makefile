@@ -32,7 +32,7 @@ maintenance: install
 	$(BIN)/python -m apps.predictive_maintenance
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=25
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 test-fast: install
 	$(BIN)/python -m pytest tests/house tests/unit

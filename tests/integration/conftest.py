@@ -1,6 +1,6 @@
 """One private runtime for all tests that can share it: starting one takes 10 to 25 seconds, and one
 that idles a quarter of a core. So the files that use it come first, one worker takes them all
-(`--dist loadgroup`), and it ends with the last of them."""
+(see `tests/conftest.py`), and it ends with the last of them."""
 
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
@@ -10,19 +10,18 @@ import pandas as pd
 import pytest
 
 import aios
+from tests.conftest import shares
 
 _SHARED = ExitStack()
 _LAST = pytest.StashKey[pytest.Item | None]()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    sharing = {item.path for item in items if "rt" in getattr(item, "fixturenames", ())}
-    for item in items:
-        together = "runtime" if item.path in sharing else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(together))
-    items.sort(key=lambda item: item.path not in sharing)
-    users = [item for item in items if item.path in sharing]
+    users = [item for item in items if "rt" in getattr(item, "fixturenames", ())]
+    unknown = {item.path.name for item in users if not shares(str(item.path))}
+    assert not unknown, f"put {unknown} into SHARING, or two workers start a runtime each"
+    items.sort(key=lambda item: not shares(str(item.path)))
+    users.sort(key=items.index)
     config.stash[_LAST] = users[-1] if users else None
 
 
