@@ -200,6 +200,7 @@ class _Answering(_Frames):
         self._calls[number] = task
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda _: self._calls.pop(number))
 
     async def _answer(
         self, number: int, batch: Batch, timeout_s: float, traceparent: str | None
@@ -213,8 +214,6 @@ class _Answering(_Frames):
             logger.exception("a call on a line failed")
             if not self._transport.is_closing():
                 self.send(pickle.dumps((number, ("unavailable", type(error).__name__))))
-        finally:
-            del self._calls[number]
 
     def connection_lost(self, exc: Exception | None) -> None:
         for task in list(self._calls.values()):

@@ -12,7 +12,7 @@ import pytest
 from aios.contracts import Batch
 from aios.errors import ModelFailed
 from aios.serving.challenger import Reply
-from aios.serving.line import Lines, Listening, Place, connected
+from aios.serving.line import Lines, Listening, Place, _Answering, connected
 from aios.serving.runner import Outputs
 
 HERE = "127.0.0.1"
@@ -129,6 +129,25 @@ def test_who_stops_waiting_cancels_the_call() -> None:
         await until(lambda: ended)
         assert line.waiting == {}
         assert line.open
+
+    run(scenario)
+
+
+def test_a_call_that_is_cancelled_before_it_began_leaves_nothing() -> None:
+    async def scenario() -> None:
+        began: list[int] = []
+        running: set[asyncio.Task[None]] = set()
+
+        async def counted(batch: Batch, timeout_s: float, traceparent: str | None) -> Reply:
+            began.append(1)
+            return "deadline", ""
+
+        end = _Answering(b"secret", counted, running)
+        end.told((1, rows(1.0), 1.0, None))
+        end.told((1,))
+        await until(lambda: not running)
+        await asyncio.sleep(0)
+        assert (began, end._calls) == ([], {})
 
     run(scenario)
 
