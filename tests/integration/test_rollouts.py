@@ -12,7 +12,7 @@ import pytest
 import aios
 from apps.loan_approval.replay import Replay
 
-ROLLOUTS = int(os.environ.get("AIOS_TEST_ROLLOUTS", "8"))
+ROLLOUTS = int(os.environ.get("AIOS_TEST_ROLLOUTS", "4"))
 """`make chaos` does 20."""
 QUICK = {"bake_s": 0.5, "min_requests": 10, "abort_when": ("errors worse by 0.2",)}
 

@@ -26,10 +26,12 @@ def host() -> Host:
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory, host: Host) -> Iterator[FlowWorker]:
     place = FlowWorld(tmp_path_factory.mktemp("flows")).place
-    worker = FlowWorker(place, "worker-1", host)
-    worker.launch()
-    yield worker
-    worker.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aios.flows.worker.SWEEP_S", 3600.0)  # tests look when they want to
+        worker = FlowWorker(place, "worker-1", host)
+        worker.launch()
+        yield worker
+        worker.close()
 
 
 @pytest.fixture(scope="module")
