@@ -34,7 +34,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
 
 @pytest.fixture(scope="session")
 def rt() -> Iterator[aios.Runtime]:
-    """Windows are short and the log is encrypted, so that feedback, watches and retrains do with it."""
+    """Windows are short and the log is encrypted: feedback, watches and retrains do with that."""
     yield _SHARED.enter_context(aios.local(window_s=2, log_encryption=True))
     _SHARED.close()
 

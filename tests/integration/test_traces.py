@@ -80,7 +80,7 @@ async def predict(tracer, canary_tracer, traceparent, arm="canary"):
     runner = Runner(Half(), CODEC, tracer=canary_tracer, about={"aios.version": 2})
     challenger = ChallengerReplica((runner, CODEC), canary_tracer, "toy:2")
 
-    def connect(_):
+    def connect(*_):
         async def ask(batch, timeout_s, parent):
             return unpack(await challenger.infer(batch, timeout_s, parent))
 
