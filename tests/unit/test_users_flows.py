@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,14 +170,17 @@ class TestRunning:
     def test_what_was_claimed_and_could_not_be_begun_is_begun_later(
         self, world: FlowWorld, worker: FlowWorker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        called = threading.Event()
+
         def broken(*_: Any) -> None:
+            called.set()
             raise RuntimeError("no thread can be started")
 
         with monkeypatch.context() as patch:
             patch.setattr("dbos._queue.execute_dequeued_workflow", broken)
             world.begin(sample.order, "not-begun", world.ledger, "claimed")
-            while not (idle := worker.put_back(set())):
-                time.sleep(0.02)
+            assert called.wait(60)
+        idle = worker.put_back(set())
         assert idle == {"not-begun"}
         assert world.client.view("not-begun")["status"] == "running"
         world.begin(sample.order, "begun", world.ledger, "ran", 1.0)
