@@ -10,6 +10,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the back
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARING = {
+    "test_agents.py",
     "test_events.py",
     "test_flows.py",
     "test_http_surface.py",

@@ -49,7 +49,7 @@ def watch():
     global peak
     while True:
         peak = max(peak, memory())
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 def add(data):
     def inner(batch):

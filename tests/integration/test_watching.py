@@ -30,12 +30,13 @@ def people(count: int, shift: float = 0.0) -> pd.DataFrame:
 
 
 def ask(rt: aios.Runtime, shift: float) -> None:
-    """Some answers, with the truth about each fed back at once."""
+    """Some answers, with the truth about each fed back at once, and a moment for the rest."""
     endpoint, known = rt.endpoint(ENDPOINT), {}
     for row in people(30, shift).to_dict("records"):
         answer = endpoint.predict({"id": uuid4().hex, "a": row["a"], "b": row["b"]})
         known[answer.request_id] = {"y": row["y"], "sex": str(RANDOM.choice(["f", "m"]))}
     assert rt.feedback(known, endpoint=ENDPOINT) == len(known)
+    time.sleep(0.3)
 
 
 def asked_until(

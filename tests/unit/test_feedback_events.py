@@ -123,7 +123,7 @@ def test_a_crowd_of_repeats_in_one_delivery_counts_once(observed):
     assert observed.feedback_counts("loan")["given"] == 700
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     said=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=8),
     order=st.randoms(use_true_random=False),
