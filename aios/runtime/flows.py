@@ -269,6 +269,10 @@ class Acting:
             UnknownName: no flow, version or queue of this name.
         """
         wanted = _called(flow, args, kwargs)
+        texts = {"id": id, "queue": queue, "partition": partition, "dedup": dedup}
+        for name, value in texts.items():
+            if not isinstance(value, str | None):
+                raise UsageError(f"{name}={value!r:.60} must be text: {name}={str(value)[:60]!r}")
         if attributes is not None and not isinstance(attributes, Mapping):
             raise UsageError(f"attributes are names with values, not {attributes!r:.60}")
         body = {

@@ -3,9 +3,10 @@
 import asyncio
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from aios.contracts import Contract
+from aios.contracts import Category, Contract, Field
 from aios.errors import AiosError, DeadlineExceeded, UnknownName, Unsupported, UsageError
 from aios.runtime.agents import Agent
 from aios.runtime.flows import start_by_name
@@ -15,6 +16,8 @@ ASK_S = 60.0
 RUN_S = 20.0
 """How long a call waits for a flow, which may take days; then it says that the flow goes on."""
 PREDICT, ASK, RUN = "predict_", "ask_", "run_"
+JSON_TYPES = {"number": "number", "integer": "integer", "boolean": "boolean", "text": "string"}
+"""By the kinds of a contract's fields; a tensor is described in words."""
 
 
 class Offered(NamedTuple):
@@ -74,7 +77,7 @@ def mcp_server(runtime: Runtime) -> Any:
         text = types.TextContent(type="text", text=json.dumps(result))
         return types.CallToolResult(content=[text], structured_content={"result": result})
 
-    return Server("aios", on_list_tools=list_tools, on_call_tool=call_tool)
+    return Server("aios", version=version("aios"), on_list_tools=list_tools, on_call_tool=call_tool)
 
 
 def called(runtime: Runtime, name: str, arguments: dict[str, Any]) -> Any:
@@ -111,8 +114,9 @@ def serve_stdio(runtime: Runtime) -> None:
 
 
 def _endpoint(runtime: Runtime, name: str, contract: Contract) -> Offered:
-    fields = {field: {"description": it.describe()} for field, it in contract.inputs.items()}
-    record = {"type": "object", "properties": fields}
+    fields = {field: _field(it) for field, it in contract.inputs.items()}
+    required = [field for field, it in contract.inputs.items() if not it.nullable]
+    record = {"type": "object", "properties": fields, "required": required}
     records = {"type": "array", "items": record, "description": "what is to be predicted of"}
     outputs = ", ".join(f"{field} ({it.describe()})" for field, it in contract.outputs.items())
 
@@ -124,6 +128,17 @@ def _endpoint(runtime: Runtime, name: str, contract: Contract) -> Offered:
         {"type": "object", "properties": {"records": records}, "required": ["records"]},
         predict,
     )
+
+
+def _field(field: Field) -> dict[str, Any]:
+    """One field of a record as JSON schema."""
+    found: dict[str, Any] = {"description": field.describe()}
+    kind = JSON_TYPES.get(field.kind)
+    if isinstance(field, Category):
+        found["enum"] = [*field.values, None] if field.nullable else [*field.values]
+    elif kind is not None:
+        found["type"] = [kind, "null"] if field.nullable else kind
+    return found
 
 
 def _agent(runtime: Runtime, name: str, facts: dict[str, Any]) -> Offered:

@@ -181,7 +181,12 @@ class FakeRuntime:
 
 def with_client(scenario: Any) -> Any:
     contract = aios.Contract(
-        inputs={"income": aios.Number(min=0)}, outputs={"p": aios.Number(min=0, max=1)}
+        inputs={
+            "income": aios.Number(min=0),
+            "age": aios.Integer(nullable=True),
+            "home": aios.Category(["own", "rent"], nullable=True),
+        },
+        outputs={"p": aios.Number(min=0, max=1)},
     )
 
     async def run() -> Any:
@@ -198,7 +203,13 @@ def test_endpoints_and_agents_are_offered_with_what_they_take() -> None:
     tools = {tool.name: tool for tool in with_client(scenario)}
     assert sorted(tools) == ["ask_clerk", "predict_loan", "run_refund"]
     record = tools["predict_loan"].input_schema["properties"]["records"]["items"]
-    assert record["properties"]["income"]["description"] == "a number of at least 0"
+    assert record["properties"]["income"] == {
+        "description": "a number of at least 0",
+        "type": "number",
+    }
+    assert record["properties"]["age"]["type"] == ["integer", "null"]
+    assert record["properties"]["home"]["enum"] == ["own", "rent", None]
+    assert record["required"] == ["income"]
     assert tools["ask_clerk"].input_schema["required"] == ["id", "message"]
     taken = tools["run_refund"].input_schema
     assert list(taken["properties"]["arguments"]["properties"]) == ["id", "items", "rush"]

@@ -347,6 +347,7 @@ def test_what_a_user_gives_in_the_wrong_shape_is_told_in_one_line() -> None:
         (lambda rt: rt.emit("t", lambda: 1, to=aios.Files("/tmp/x")), "emit: data is not JSON"),
         (lambda rt: rt.replay("x"), "'x' is no dead letter"),
         (lambda rt: rt.start("refund", attributes=3), "attributes are names with values, not 3"),
+        (lambda rt: rt.start("refund", id=5), "id=5 must be text: id=.5."),
         (lambda rt: FlowHandle(rt._transport, "f").result("x"), "0 or more, not 'x'"),
         (lambda rt: FlowHandle(rt._transport, "f").result(-1), "0 or more, not -1"),
         (
