@@ -13,8 +13,8 @@ BIN := $(VENV)/bin
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet "torch>=2.8,<2.14"
-	$(BIN)/python -m pip install --quiet -e ".[test,lint]"
+	$(BIN)/python -m pip install --quiet --no-compile "torch>=2.8,<2.14"
+	$(BIN)/python -m pip install --quiet --no-compile -e ".[test,lint]"
 	touch $@
 
 install: $(VENV)/.installed
@@ -51,7 +51,7 @@ soak: install
 	$(BIN)/python -m benchmarks.soak
 
 chaos: install
-	AIOS_TEST_ROLLOUTS=20 AIOS_TEST_RUN_KILLS=28 $(BIN)/python -m pytest \
+	AIOS_TEST_ROLLOUTS=20 AIOS_TEST_RUN_KILLS=28 AIOS_TEST_RUN_WRITES=1 $(BIN)/python -m pytest \
 		tests/integration/test_rollouts.py tests/integration/test_run_kills.py -k kill
 	$(BIN)/python -m tests.chaos.agent_kills --kills 500
 	$(BIN)/python -m tests.chaos.flow_kills --kills 500

@@ -18,8 +18,9 @@ FLOW = "aios-flow"
 SCHEDULED = "aios-scheduled-flow"
 QUEUE = "aios"
 """Where flows go that name no queue."""
-POLL_S = 0.1
-"""How often a worker looks for new flows; each look is one short query."""
+POLL_S = 0.25
+"""How often a worker looks for new flows. A look is two short queries, 5 ms of CPU on a slow node:
+ten a second cost an idle worker 5 % of a core, and a flow begins 75 ms sooner on average."""
 
 
 @dataclass(frozen=True)

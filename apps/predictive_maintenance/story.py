@@ -183,6 +183,7 @@ class _Telling:
         self._plans = plant.make_plans(options.machines, options.ticks, options.seed)
         self._looks: list[Look] = []
         self._kills: list[Kill] = []
+        self._due = dict(KILLS) if options.kills else {}
         self._roster = rt.home / "roster.db"  # goes with the private runtime
 
     def tell(self) -> Outcome:
@@ -234,18 +235,21 @@ class _Telling:
                 time.sleep(LOOK_S)
 
     def _follow(self, site: Site, people: Operations, screen: Screen) -> None:
-        """Look every second until everything is sent; kill what is to be killed."""
-        due = dict(KILLS) if self._options.kills else {}
+        """Look every second until everything is sent, and kill what is due."""
         while not site.over.wait(LOOK_S):
             site.check()
             people.check()
             self._look(site, screen)
-            for share in [one for one in due if site.tick >= one * site.ticks]:
-                pid = self._kill(due[share])
-                if pid is not None:
-                    what = due.pop(share)
-                    self._kills.append(Kill(what, pid, site.tick, time.time()))
-                    screen.say(f"SIGKILL to the {what}, pid {pid}", "red")
+            self._strike(site, screen)
+
+    def _strike(self, site: Site, screen: Screen) -> None:
+        """Kill what is due, if it has something to do now; else at a later look."""
+        for share in [one for one in self._due if site.tick >= one * site.ticks]:
+            pid = self._kill(self._due[share])
+            if pid is not None:
+                what = self._due.pop(share)
+                self._kills.append(Kill(what, pid, site.tick, time.time()))
+                screen.say(f"SIGKILL to the {what}, pid {pid}", "red")
 
     def _look(self, site: Site, screen: Screen) -> None:
         status = self._rt.subscriptions()[SUBSCRIPTION]
@@ -278,6 +282,7 @@ class _Telling:
         give_up_s = time.monotonic() + DRAIN_S
         while True:
             site.check()
+            self._strike(site, screen)
             states = {
                 plan.machine: self._rt.agent("machine", plan.machine).state(Watching)
                 for plan in self._plans

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import aios
-from tests.conftest import shares
+from tests.conftest import SHARING, shares
 
 _SHARED = ExitStack()
 _LAST = pytest.StashKey[pytest.Item | None]()
@@ -20,7 +20,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     users = [item for item in items if "rt" in getattr(item, "fixturenames", ())]
     unknown = {item.path.name for item in users if not shares(str(item.path))}
     assert not unknown, f"put {unknown} into SHARING, or two workers start a runtime each"
-    items.sort(key=lambda item: not shares(str(item.path)))
+    order = {name: place for place, name in enumerate(SHARING)}
+    items.sort(key=lambda item: order[item.path.name] if shares(str(item.path)) else len(SHARING))
     users.sort(key=items.index)
     config.stash[_LAST] = users[-1] if users else None
 

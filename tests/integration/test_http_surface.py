@@ -23,8 +23,7 @@ NAME = "surface"
 def surface(rt, toy_contract, toy_model, toy_frame):
     """An endpoint with the toy model, and its base URL."""
     version = rt.models.register(NAME, toy_model, contract=toy_contract, sample=toy_frame)
-    yield rt.deploy(NAME, version, deadline_s=5.0)
-    rt.remove(NAME)
+    return rt.deploy(NAME, version, deadline_s=5.0)
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def test_a_search_survives_bad_trials_and_a_killed_kernel(rt, toy_contract, rows
         search=search,
         trials=4,
         seed=41,
-        trial_time_limit_s=12,  # of which a busy machine may need half to import
+        trial_time_limit_s=30,  # of which a busy machine may need half to import
     )
     wait_until(lambda: any(trial.state != "running" for trial in run.status().trials))
     assert run.status().stage == "search"
