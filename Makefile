@@ -13,8 +13,8 @@ BIN := $(VENV)/bin
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet --no-compile "torch>=2.8,<2.14"
-	$(BIN)/python -m pip install --quiet --no-compile -e ".[test,lint]"
+	$(BIN)/python -m pip install --quiet "torch>=2.8,<2.14"
+	$(BIN)/python -m pip install --quiet -e ".[test,lint]"
 	touch $@
 
 install: $(VENV)/.installed
