@@ -54,8 +54,9 @@ time.sleep(600)
 
 
 def call(port: int, path: str, *, method: str = "GET", token: str = "", body: Any = None) -> Any:
-    """Status and text of one request; status 0 where nobody answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    """Status and text of one request; status 0 where nobody answers. Ray's dashboard imports Serve
+    with the first application."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10 if body is None else 90)
     headers = {"Content-Type": "application/json"}
     if token:
         headers["Authorization"] = f"Bearer {token}"
