@@ -31,8 +31,8 @@ triage: install
 maintenance: install
 	$(BIN)/python -m apps.predictive_maintenance
 
-# Memory in huge pages: where a virtual machine gets its memory page by page, as CI's does, each of
-# the hundreds of processes that the tests start takes half the CPU.
+# Memory in huge pages: where a virtual machine gets its memory page by page, `import ray.serve` takes
+# 2.8 s instead of 4.5, and a runtime starts with 52 s of CPU instead of 77 to 108.
 test: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 test: export PYTHONMALLOC = malloc
 test: install

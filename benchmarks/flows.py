@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from aios.capacity import machine
+from aios.flows.place import POLL_S
 from benchmarks.commands import CACHE, arguments, begin, count, environment, parser_of, run
 from benchmarks.goals import goal
 from benchmarks.results import RESULTS, ResultFile
@@ -75,7 +76,7 @@ def bare(url: str, folder: Path, size: "Size") -> dict[str, float]:
 
     DBOS.launch()
     client = DBOSClient(system_database_url=url)
-    client.register_queue("q", polling_interval_sec=0.1)
+    client.register_queue("q", polling_interval_sec=POLL_S)  # as aios looks
     time.sleep(2.0)  # its worker finds the queue
 
     def begin(steps: int) -> Any:

@@ -22,7 +22,8 @@ SHARING = (
     "test_readme.py",
 )
 """Of `tests/integration`, those with the fixture `rt`, in the order in which they run: those that
-leave hosts, readers and workers behind, which cost a third of a core idle, come last."""
+leave hosts, readers and workers behind come last: two idle flow workers alone cost a fifth of a
+core on a slow machine."""
 
 
 def shares(path: str) -> bool:

@@ -33,23 +33,32 @@ ray.init(num_cpus=2, object_store_memory=limit_bytes, include_dashboard=False,
          log_to_driver=False, logging_level="ERROR")
 HALVES = {"key": "id", "time": None, "holdout_fraction": 0.2, "validation_fraction": 0.2, "seed": 7}
 
-def memory():
-    # What a process has of its own: mapped files and the shared store are not in it.
-    found = 0
-    for process in psutil.Process().children(recursive=True) + [psutil.Process()]:
+def processes():
+    found = [psutil.Process()]
+    for process in psutil.Process().children(recursive=True):
         try:
-            if "ray::" in process.name() or process.pid == os.getpid():
-                info = process.memory_info()
-                found = max(found, info.rss - info.shared)
+            if "ray::" in process.name():
+                found.append(process)
         except psutil.NoSuchProcess:
             pass
     return found
 
+def memory(process):
+    # What a process has of its own: mapped files and the shared store are not in it.
+    try:
+        info = process.memory_info()
+    except psutil.NoSuchProcess:
+        return 0
+    return info.rss - info.shared
+
 def watch():
+    # To look at each is cheap and is done often; to list all that there are is not.
     global peak
     while True:
-        peak = max(peak, memory())
-        time.sleep(0.1)
+        found = processes()
+        for _ in range(10):
+            peak = max([peak, *map(memory, found)])
+            time.sleep(0.02)
 
 def add(data):
     def inner(batch):
