@@ -1,17 +1,55 @@
-"""Reads request bodies, bounded in size and in time."""
+"""Reads what a caller sends: bodies, bounded in size and in time, and that he went away."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, TypeVar
 
 from aios.errors import Malformed, PayloadTooLarge
 
+T = TypeVar("T")
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 LOOKS = 10
 """How often within its time a body is looked at."""
+
+
+class CallerGone(Exception):
+    """The caller closed the connection: there is nobody to answer."""
+
+
+async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
+    """What `work` gives, which is cancelled as soon as the caller closes the connection.
+
+    Costs a task, so only for work that takes longer than one.
+
+    Args:
+        receive: of a request whose body has been read.
+
+    Raises:
+        CallerGone: he did.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        task.cancel()
+
+    watching = asyncio.get_running_loop().create_task(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not gone or task.uncancel() > 0:
+            raise
+        raise CallerGone from None
+    finally:
+        watching.cancel()
 
 
 class BodyReader:

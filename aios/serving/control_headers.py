@@ -6,7 +6,7 @@ here, so none of it is let through. Serve calls `middlewares` in every process t
 (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`, see `kernel.environment`).
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,14 +28,36 @@ _STRIPPED = frozenset(
 _STRIPPED_PREFIX = b"x-serve-"
 
 
+_direct: dict[str, App] = {}
+
+
+def answer_directly(app: App | None, paths: Iterable[str]) -> None:
+    """From now on `app` answers POSTs to these paths of this process, and Serve is not asked.
+
+    Serve's tasks, queues, ids and metrics for a request cost more than an endpoint's own work, and
+    the endpoint counts, bounds and times its requests itself. Serve does not see such requests: it
+    cannot scale by them. None gives the paths back to Serve.
+    """
+    for path in paths:
+        if app is None:
+            _direct.pop(path, None)
+        else:
+            _direct[path] = app
+
+
 class ControlHeaders:
     """ASGI middleware that drops Serve's control headers, and request ids that are not
-    printable ASCII of at most 128 characters."""
+    printable ASCII of at most 128 characters. What is answered directly passes untouched."""
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            direct = _direct.get(scope["path"])
+            if direct is not None and scope["method"] == "POST":
+                await direct(scope, receive, send)
+                return
         if scope["type"] in ("http", "websocket"):
             scope["headers"] = [
                 (name, value) for name, value in scope["headers"] if _passes(name, value)

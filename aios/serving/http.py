@@ -38,7 +38,7 @@ from aios.errors import (
     Unsupported,
     UsageError,
 )
-from aios.serving.body import BodyReader, Message, Receive
+from aios.serving.body import BodyReader, CallerGone, Message, Receive, unless_gone
 from aios.serving.control_headers import REQUEST_ID, sound_request_id
 from aios.serving.endpoint import Answer, Endpoint
 from aios.serving.outliers import Unusual
@@ -78,6 +78,7 @@ class EndpointApp:
         self._prefix = f"/v2/models/{name}"
         self._predict_path = f"{self._prefix}/predict"
         self._infer_path = f"{self._prefix}/infer"
+        self.paths = (self._predict_path, self._infer_path)
         self._span_name = f"predict {name}"
         self._bodies = BodyReader(BODY_S)
 
@@ -92,6 +93,8 @@ class EndpointApp:
         request_id = _request_id(headers)
         try:
             status, answer_headers, body = await self._answer(scope, headers, receive, request_id)
+        except CallerGone:
+            return
         except Exception as error:
             status, answer_headers, body = _problem(error, request_id)
             if status == 500:
@@ -193,7 +196,7 @@ class EndpointApp:
             key = _split_key(headers, batch, request_id)
             parent = headers.get(b"traceparent", b"").decode("latin-1") or None
             with endpoint.tracer.span(self._span_name, parent, _NOTHING, server=True) as span:
-                answer = await endpoint.predict(
+                work = endpoint.predict(
                     live,
                     batch,
                     key,
@@ -202,6 +205,8 @@ class EndpointApp:
                     version=version,
                     traceparent=span.traceparent if span is not None else parent,
                 )
+                at_once = live.runner.runs_inline(batch)
+                answer = await (work if at_once else unless_gone(receive, work))
                 if span is not None:
                     route = f"{self._prefix}/{'predict' if records else 'infer'}"
                     span.set(_facts(route, request_id, batch, answer))
@@ -224,7 +229,7 @@ class EndpointApp:
             failed = False
             endpoint.refused(error)
             raise
-        except (UsageError, asyncio.CancelledError):
+        except (UsageError, asyncio.CancelledError, CallerGone):
             failed = False  # the caller's mistake, or the caller went away
             raise
         finally:

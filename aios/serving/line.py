@@ -14,7 +14,7 @@ import pickle
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from aios.contracts import Batch
 from aios.serving.challenger import Reply, unpack
@@ -64,8 +64,8 @@ class _Frames(asyncio.Protocol):
         self.known = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports, which replicas have, are no `asyncio.Transport`.
+        self._transport = cast(asyncio.Transport, transport)
         asyncio.get_running_loop().call_later(CONNECT_S, self._end_unknown)
 
     def _end_unknown(self) -> None:

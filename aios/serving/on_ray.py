@@ -24,6 +24,7 @@ from aios.records import Autoscale, Challenger, ServedVersion, TrafficPlan
 from aios.records.cost import Owner
 from aios.serving.calls import Calls
 from aios.serving.challenger import ChallengerReplica, Reply, unpack
+from aios.serving.control_headers import answer_directly
 from aios.serving.endpoint import Endpoint
 from aios.serving.features import FeatureWindows
 from aios.serving.heap import settle_heap
@@ -55,14 +56,23 @@ IMPORTED_S = time.time()
 
 
 def _start() -> Start:
+    _keep_warnings()
     start = Start(IMPORTED_S)
     start.reached("constructed")
     return start
 
 
+def _keep_warnings() -> None:
+    """Warnings and errors go to the log of the worker (`worker-*.err`). In a replica Serve has put
+    its own log, of a level that is not kept, in the place of `sys.stderr` and `sys.stdout`."""
+    handler = logging.StreamHandler(sys.__stderr__)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger("aios").addHandler(handler)
+
+
 def _tell(start: Start, name: str) -> None:
-    """One line in the log of the worker (`worker-*.out`). In a replica Serve has put its own log,
-    of a level that is not kept, in the place of `print` and `sys.stdout`."""
+    """One line in the log of the worker (`worker-*.out`)."""
     start.reached("ready")
     if sys.__stdout__ is not None:
         sys.__stdout__.write(start.line(name, os.getpid()) + "\n")
@@ -159,6 +169,7 @@ class EndpointDeployment:
             clock=SystemClock(),
             replica=replica,
         )
+        self._app = EndpointApp(self._endpoint, name)
         self._calls = Calls()
         self._kernel: Any = None
         self._stamp = ""
@@ -176,7 +187,7 @@ class EndpointDeployment:
         _tell(start, name)
 
     def __serve_build_asgi_app__(self) -> EndpointApp:
-        return EndpointApp(self._endpoint, self._name)
+        return self._app
 
     async def _take_next_plan(self) -> None:
         """Wait for a plan other than the one in force, and act on it. Without a kernel, or
@@ -199,6 +210,9 @@ class EndpointDeployment:
             self._privacy.keyring = answer["keyring"]
             self._recorder.fraction = plan.spec.record_fraction
             await self._endpoint.reconfigure(plan)
+            # Serve scales by the requests that it sees.
+            fixed = self._endpoint.live.plan.spec.replicas.fixed
+            answer_directly(self._app if fixed else None, self._app.paths)
             self._stamp = answer["stamp"]
             self._report()
         elif "problem" in answer:

@@ -8,12 +8,12 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving_fakes import PLAIN_KEY, FakeEngine, World, answering, fail, plan, raising
+from serving_fakes import PLAIN_KEY, FakeEngine, Valve, World, answering, fail, plan, raising
 
 from aios.errors import ModelFailed
 from aios.records import Default
 from aios.serving import http as http_module
-from aios.serving.control_headers import ControlHeaders, middlewares
+from aios.serving.control_headers import ControlHeaders, answer_directly, middlewares
 
 BASE = "/v2/models/toy"
 JSON_BODY = b'{"a": 1.0, "id": "x"}'
@@ -371,6 +371,45 @@ def test_a_client_that_goes_away_while_it_is_answered_is_no_failure_of_ours():
     assert (report.in_flight, report.failed) == (0, 0)
 
 
+def test_who_goes_away_while_a_slow_model_is_busy_with_others_is_not_computed_for():
+    async def scenario():
+        valve = Valve()
+        engine = FakeEngine(slow=True, act=valve)
+        world = World({1: engine})
+        await world.endpoint.reconfigure(plan())
+        first = asyncio.ensure_future(call(world.app))
+        await asyncio.get_running_loop().run_in_executor(None, valve.entered.wait)
+        left = asyncio.Event()
+        body = [{"type": "http.request", "body": JSON_BODY, "more_body": False}]
+
+        async def receive():
+            if not body:
+                await left.wait()
+                return {"type": "http.disconnect"}
+            return body.pop()
+
+        async def nobody(message):
+            raise AssertionError(f"sent to nobody: {message}")
+
+        head = {"authorization": f"Bearer {PLAIN_KEY}", "content-type": "application/json"}
+        headers = [(name.encode(), value.encode()) for name, value in head.items()]
+        scope = {"type": "http", "method": "POST", "path": BASE + "/predict", "headers": headers}
+        second = asyncio.ensure_future(world.app(scope, receive, nobody))
+        while world.endpoint.report().queued < 1:
+            await asyncio.sleep(0)
+        left.set()
+        await second
+        in_flight = world.endpoint.report().in_flight
+        valve.opened.set()
+        reply = await first
+        await asyncio.sleep(0.05)
+        return reply.status, in_flight, engine.sizes, world.endpoint.report()
+
+    status, in_flight, sizes, report = asyncio.run(scenario())
+    assert (status, in_flight, sizes) == (200, 1, [1])
+    assert (report.requests, report.failed, report.in_flight) == (2, 0, 0)
+
+
 def test_a_slow_body_is_given_up_and_never_holds_a_place_that_others_need(monkeypatch):
     monkeypatch.setattr(http_module, "BODY_S", 0.1)
 
@@ -520,7 +559,8 @@ def test_no_control_header_of_ray_reaches_serve(headers):
     async def app(scope, receive, send):
         seen.update(scope)
 
-    asyncio.run(ControlHeaders(app)({"type": "http", "headers": headers}, None, None))
+    scope = {"type": "http", "path": "/", "headers": headers}
+    asyncio.run(ControlHeaders(app)(scope, None, None))
     ours = {b"x-aios-key", b"authorization"}
     assert [pair for pair in seen["headers"] if pair[0] in ours] == [
         pair for pair in headers if pair[0] in ours
@@ -530,6 +570,41 @@ def test_no_control_header_of_ray_reaches_serve(headers):
     for _, value in rest:
         assert value.decode("ascii").isprintable()
         assert 0 < len(value) <= 128
+
+
+def test_only_posts_to_a_path_answered_directly_pass_serve_by():
+    asked = []
+
+    def app(name):
+        async def answer(scope, receive, send):
+            asked.append((name, scope.get("method"), scope["path"], scope["headers"]))
+
+        return answer
+
+    async def scenario():
+        outer = ControlHeaders(app("serve"))
+        headers = [(b"x-serve-a", b"1")]
+
+        async def request(method, path):
+            scope = {"type": "http", "method": method, "path": path, "headers": headers}
+            await outer(scope, None, None)
+
+        answer_directly(app("endpoint"), ["/toy/predict"])
+        await request("POST", "/toy/predict")
+        await request("GET", "/toy/predict")
+        await request("POST", "/toy/predict/more")
+        await outer({"type": "websocket", "path": "/toy/predict", "headers": []}, None, None)
+        answer_directly(None, ["/toy/predict"])
+        await request("POST", "/toy/predict")
+
+    asyncio.run(scenario())
+    assert asked == [
+        ("endpoint", "POST", "/toy/predict", [(b"x-serve-a", b"1")]),
+        ("serve", "GET", "/toy/predict", []),
+        ("serve", "POST", "/toy/predict/more", []),
+        ("serve", None, "/toy/predict", []),
+        ("serve", "POST", "/toy/predict", []),
+    ]
 
 
 def test_serve_takes_the_middleware_as_its_callback():

@@ -3,7 +3,9 @@
 import asyncio
 import pickle
 import secrets
+import sys
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -66,8 +68,19 @@ async def until(holds: Callable[[], Any]) -> None:
             await asyncio.sleep(0.005)
 
 
+@pytest.fixture(params=["uvloop", "asyncio"], autouse=True)
+def loop_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas run on uvloop, whose transports are its own."""
+    module = import_module(request.param)
+    monkeypatch.setattr(sys.modules[__name__], "new_event_loop", module.new_event_loop)
+
+
+new_event_loop = asyncio.new_event_loop
+
+
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 20.0))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(asyncio.wait_for(scenario(), 20.0))
 
 
 def test_the_first_calls_go_by_the_handle_and_the_others_on_the_line() -> None:
