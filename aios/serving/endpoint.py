@@ -31,11 +31,10 @@ from aios.records import (
     TrafficPlan,
     WindowReport,
 )
-from aios.security.keys import allowed
 from aios.serving.breaker import Breaker
 from aios.serving.fallback import Degraded, FallbackChain
 from aios.serving.features import FeatureWindows
-from aios.serving.live import ChallengerClient, Live, Loaded, continues, loaded_as, windows_of
+from aios.serving.live import ChallengerClient, Keys, Live, Loaded, continues, loaded_as, windows_of
 from aios.serving.outliers import Outliers, Unusual
 from aios.serving.recorder import Recorder
 from aios.serving.runner import Outputs, Runner, failure_kind
@@ -169,7 +168,7 @@ class Endpoint:
             codec=codec,
             runner=runner,
             fallback=fallback,
-            keys=frozenset(plan.keys),
+            keys=Keys(plan.keys),
             challenger=challenger,
             ask=ask,
             breaker=before.breaker if same and before else Breaker(),
@@ -221,7 +220,7 @@ class Endpoint:
 
     def authenticated(self, key: bytes | None) -> bool:
         live = self.live
-        return not live.plan.spec.require_key or allowed(key, live.keys)
+        return not live.plan.spec.require_key or live.keys.allow(key)
 
     def admit(self) -> Live:
         """Take one request in, on the plan of this moment; pair with `release`.

@@ -258,10 +258,18 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             return
 
 
+_ids: list[str] = []
+
+
 def _request_id(headers: Headers) -> str:
-    """The caller's id if it is printable and short, else a new one."""
-    given = headers.get(REQUEST_ID, b"")
-    return given.decode() if sound_request_id(given) else os.urandom(16).hex()
+    """The caller's id if it is printable and short, else a new one of 32 hex digits."""
+    given = headers.get(REQUEST_ID)
+    if given is not None and sound_request_id(given):
+        return given.decode()
+    if not _ids:  # a system call for each would cost as much as reading a body
+        digits = os.urandom(16 * 256).hex()
+        _ids.extend(digits[at : at + 32] for at in range(0, len(digits), 32))
+    return _ids.pop()
 
 
 def _bearer(headers: Headers) -> bytes | None:
@@ -272,7 +280,10 @@ def _bearer(headers: Headers) -> bytes | None:
 
 
 def _check_type(headers: Headers, *, binary: bool) -> None:
-    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    given = headers.get(b"content-type", b"")
+    if given == b"application/json" and b"content-encoding" not in headers:
+        return
+    kind = given.partition(b";")[0].strip().lower()
     if kind not in (_BINARY_TYPES if binary else _JSON_TYPES):
         raise Unsupported(
             f"content type {kind.decode('latin-1')[:60]!r} is not taken; send application/json"

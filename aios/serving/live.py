@@ -1,6 +1,7 @@
 """What a replica acts on: one traffic plan with all that belongs to it, swapped whole."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,11 +9,35 @@ import orjson
 
 from aios.contracts import Batch, Codec
 from aios.records import Challenger, TrafficPlan
+from aios.security.keys import allowed
 from aios.serving.breaker import Breaker
 from aios.serving.fallback import FallbackChain
 from aios.serving.runner import Outputs, Runner
 from aios.serving.shadow import ShadowQueue
 from aios.serving.windows import ArmWindow
+
+
+class Keys:
+    """The keys of a plan, by their digests.
+
+    Hashing a key for each request would cost 4 % of the replica. Those that passed are remembered,
+    a few of them, as long as the plan is in force; one that was taken back goes with its plan.
+    """
+
+    MOST = 64
+
+    def __init__(self, digests: Iterable[str]) -> None:
+        self._digests = frozenset(digests)
+        self._passed: set[bytes] = set()
+
+    def allow(self, key: bytes | None) -> bool:
+        if key in self._passed:
+            return True
+        if key is None or not allowed(key, self._digests):
+            return False
+        if len(self._passed) < self.MOST:
+            self._passed.add(key)
+        return True
 
 
 class ChallengerClient(Protocol):
@@ -39,7 +64,7 @@ class Live:
     codec: Codec
     runner: Runner
     fallback: FallbackChain
-    keys: frozenset[str]
+    keys: Keys
     challenger: Challenger | None
     ask: ChallengerClient | None
     breaker: Breaker

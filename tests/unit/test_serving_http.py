@@ -12,8 +12,10 @@ from serving_fakes import PLAIN_KEY, FakeEngine, Valve, World, answering, fail, 
 
 from aios.errors import ModelFailed
 from aios.records import Default
+from aios.security.keys import digest, new_key
 from aios.serving import http as http_module
 from aios.serving.control_headers import ControlHeaders, answer_directly, middlewares
+from aios.serving.live import Keys
 
 BASE = "/v2/models/toy"
 JSON_BODY = b'{"a": 1.0, "id": "x"}'
@@ -516,6 +518,40 @@ def test_the_key_header_decides_before_the_records_key():
     by_record, by_header = asyncio.run(scenario())
     assert by_record == by_header
     assert len(set(by_record)) == 2
+
+
+def test_a_key_that_passed_and_is_taken_back_passes_no_more():
+    other = new_key("tests")[0]
+
+    async def scenario():
+        world = World()
+        found = []
+        for revision, keys in enumerate([(PLAIN_KEY, other), (other,), (PLAIN_KEY,)], start=1):
+            given = plan(revision)
+            allowed = tuple(digest(key) for key in keys)
+            await world.endpoint.reconfigure(given.model_copy(update={"keys": allowed}))
+            for key in (PLAIN_KEY, other) * 2:
+                reply = await call(world.app, headers={"authorization": f"Bearer {key}"})
+                found.append(reply.status)
+        return found
+
+    assert asyncio.run(scenario()) == [200] * 4 + [401, 200] * 2 + [200, 401] * 2
+
+
+def test_more_keys_than_are_remembered_pass_as_well():
+    keys = [new_key("tests")[0] for _ in range(Keys.MOST + 2)]
+    known = Keys(digest(key) for key in keys)
+    stranger = new_key("tests")[0].encode()
+    for _ in range(2):
+        assert all(known.allow(key.encode()) for key in keys)
+        assert not known.allow(stranger)
+        assert not known.allow(None)
+
+
+def test_a_new_id_is_made_for_each_request_that_brings_none():
+    ids = [http_module._request_id({}) for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert all(len(one) == 32 and int(one, 16) >= 0 for one in ids)
 
 
 def test_ray_control_headers_change_nothing():
