@@ -58,6 +58,20 @@ def expected(toy_model, a, b):
     return toy_model.predict_proba(pd.DataFrame({"a": a, "b": b}))[:, 1]
 
 
+def test_serve_sees_the_requests_of_an_endpoint_that_it_scales_and_no_others(rt, surface, client):
+    scaled = rt.deploy("scaled", f"{NAME}:1", replicas=aios.Autoscale(1, 2))
+    body = {"a": 0.5, "b": None}
+    try:
+        answers = [
+            client.post(f"/v2/models/{name}/predict", json=body) for name in (NAME, "scaled")
+        ]
+    finally:
+        rt.remove(scaled.name)
+    assert [answer.status_code for answer in answers] == [200, 200]
+    # Serve gives each answer that passes through it an id of its own.
+    assert ["x-request-id" in answer.headers for answer in answers] == [False, True]
+
+
 # -- the official v2 client -----------------------------------------------------------
 
 

@@ -1,15 +1,20 @@
 """Rollouts on a real runtime under continuous traffic: no user's request may ever fail."""
 
 import os
+import secrets
 import signal
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from math import sqrt
 from pathlib import Path
 
+import psutil
 import pytest
 
 import aios
+from aios.serving.line import LENGTH_BYTES, NONCE_BYTES, UNPROVED_BYTES
 from apps.loan_approval.replay import Replay
 
 ROLLOUTS = int(os.environ.get("AIOS_TEST_ROLLOUTS", "4"))
@@ -155,6 +160,7 @@ def test_the_split_is_fair_and_a_growing_weight_moves_no_key_back(rt, endpoint):
     first, again = moved(), moved()
     assert again == first
     assert_binomial(len(first), len(keys), 0.1)
+    assert on_a_line(rt, endpoint.name)
     wait_for_stage(rollout, "canary 30%")
     second = moved()
     assert rollout.status().stage == "canary 30%"
@@ -164,6 +170,30 @@ def test_the_split_is_fair_and_a_growing_weight_moves_no_key_back(rt, endpoint):
     assert rollout.wait(30).outcome == "aborted"
     endpoint.wait(30)
     assert not moved()
+
+
+def on_a_line(rt: aios.Runtime, name: str) -> bool:
+    """Whether the endpoint holds a connection to the port at which its challenger takes lines: the
+    one that answers a nonce with a nonce and a proof."""
+    pids = {row["role"]: row["pid"] for row in rt.ps() if row["name"] == name}
+    challenger = psutil.Process(challenger_pid(rt, name))
+    ports = {one.laddr.port for one in challenger.net_connections() if one.status == "LISTEN"}
+    lines = {port for port in ports if takes_lines(port)}
+    assert len(lines) == 1, ports
+    held = psutil.Process(pids["endpoint"]).net_connections()
+    return any(one.raddr and one.raddr.port in lines for one in held)
+
+
+def takes_lines(port: int) -> bool:
+    nonce = (NONCE_BYTES).to_bytes(LENGTH_BYTES, "little") + secrets.token_bytes(NONCE_BYTES)
+    with closing(socket.create_connection(("127.0.0.1", port), 5.0)) as connection:
+        connection.settimeout(1.0)
+        try:
+            connection.sendall(nonce)
+            answer = connection.recv(1024)
+        except OSError:  # who speaks another protocol may hang up, or wait
+            return False
+    return answer[:LENGTH_BYTES] == UNPROVED_BYTES.to_bytes(LENGTH_BYTES, "little")
 
 
 def assert_binomial(hits: int, trials: int, share: float) -> None:
