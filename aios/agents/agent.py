@@ -116,6 +116,8 @@ def agent(
         if not inspect.isclass(marked):
             raise UsageError(f"@aios.agent stands before a class, not before {marked!r:.60}")
         chosen = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", marked.__name__).lower()
+        if budget is not None and not isinstance(budget, Budget):
+            raise UsageError(f"budget={budget!r:.60} is no budget; one is aios.Budget(steps=50)")
         told = _Marked(chosen, state, tuple(tools), budget or Budget(), restarts or Restarts())
         _read(marked, told)
         setattr(marked, _MARK, told)

@@ -24,8 +24,11 @@ class Meter:
         """One more prediction, call or message.
 
         Raises:
-            BudgetExceeded: there is none left.
+            BudgetExceeded: there is none left; it is not begun, and does not count.
         """
+        limit, used = self._budget.steps, self._before.steps + self.now.steps
+        if limit is not None and used >= limit:
+            raise self._exceeded(f"has used all of its {limit} steps")
         self.spend(steps=1)
 
     def spend(
@@ -48,10 +51,13 @@ class Meter:
         for name in FIELDS:
             limit, used = getattr(self._budget, name), getattr(total, name)
             if limit is not None and used > limit:
-                raise BudgetExceeded(
-                    f"agent {self._ref} has used {used:.6g} of its {limit:.6g} {name} and was "
-                    "stopped; give it more with its handle's grant(), or let it be"
-                )
+                raise self._exceeded(f"has used {used:.6g} of its {limit:.6g} {name}")
+
+    def _exceeded(self, how: str) -> BudgetExceeded:
+        return BudgetExceeded(
+            f"agent {self._ref} {how} and was stopped; give it more with its handle's grant(), or "
+            "let it be"
+        )
 
     def left(self) -> dict[str, float | None]:
         """What is left of each part; None where it is not bounded."""

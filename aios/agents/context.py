@@ -143,6 +143,9 @@ class Context:
         self.entries: list[Entry] = []
         self.ended: list[CallEnd] = []
 
+    def __repr__(self) -> str:
+        return f"<message {self.message_id} of agent {self.ref}>"
+
     def refuse_rest(self) -> None:
         """Raises:
         UsageError: something was called and not awaited, so that it never happened.

@@ -45,7 +45,7 @@ class Tool:
         except ValidationError as error:
             faults = [
                 f"{'.'.join(str(part)[:60] for part in fault['loc']) or 'arguments'}: "
-                f"{fault['msg'][:200]} (got {str(fault['input'])[:80]!r})"
+                f"{fault['msg'][:200]}{_got(fault)}"
                 for fault in error.errors(include_url=False)[:5]
             ]
             raise UsageError(f"tool {self.facts.name}: {'; '.join(faults)}") from None
@@ -84,6 +84,11 @@ def tool(
         return marked
 
     return mark if function is None else mark(function)
+
+
+def _got(fault: Any) -> str:
+    """What was given instead; of what is missing there is nothing to show."""
+    return "" if fault["type"] == "missing" else f" (got {fault['input']!r:.80})"
 
 
 def check_policy(scopes: Any, approval: Any) -> tuple[str, ...]:

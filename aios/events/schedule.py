@@ -12,22 +12,26 @@ OLDEST_S = 366 * 86_400.0
 """Nothing older is made up for."""
 
 
-def due_ticks(schedule: Schedule, since_s: float, now_s: float) -> list[float]:
-    """The times after `since_s` and up to `now_s` at which the cron line says so, oldest first;
-    without `backfill` the newest alone.
+def due_ticks(schedule: Schedule, since_s: float, now_s: float, up_s: float = 0.0) -> list[float]:
+    """The times after `since_s` and up to `now_s` at which the cron line says so, oldest first.
+    Without `backfill`, of those before `up_s`, when nobody was there to look, the newest alone.
 
-    >>> due_ticks(Schedule("*/5 * * * *", backfill=True), 0.0, 700.0)
+    >>> due_ticks(Schedule("*/5 * * * *"), 0.0, 700.0)
     [300.0, 600.0]
+    >>> due_ticks(Schedule("*/5 * * * *"), 0.0, 700.0, up_s=650.0)
+    [600.0]
     """
     from croniter import croniter
 
     zone, found = ZoneInfo(schedule.timezone), list[float]()
-    begin = datetime.fromtimestamp(max(since_s, now_s - OLDEST_S), zone)
-    line = croniter(schedule.cron, begin)
-    if not schedule.backfill:
-        last = croniter(schedule.cron, datetime.fromtimestamp(now_s + 0.001, zone))
+    since_s = max(since_s, now_s - OLDEST_S)
+    if not schedule.backfill and up_s > since_s:
+        last = croniter(schedule.cron, datetime.fromtimestamp(min(up_s, now_s) + 0.001, zone))
         at_s = last.get_prev(datetime).timestamp()
-        return [at_s] if at_s > since_s else []
+        if at_s > since_s:
+            found.append(at_s)
+        since_s = min(up_s, now_s)
+    line = croniter(schedule.cron, datetime.fromtimestamp(since_s, zone))
     while len(found) < MOST_TICKS:
         at_s = line.get_next(datetime).timestamp()
         if at_s > now_s:

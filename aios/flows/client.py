@@ -15,6 +15,7 @@ from aios.flows.requests import fork_with, options_of
 from aios.flows.views import (
     ENDED,
     STATUSES,
+    UNDO,
     first_begun_s,
     fits,
     queue_shown,
@@ -112,8 +113,7 @@ class FlowClient:
         client = self.open()
         facts: dict[str, Any] = {"flow": definition.name, "version": definition.version, "by": by}
         facts["own"] = attributes or {}
-        if queue != QUEUE:
-            self._refuse_unknown_queue(queue)
+        self._refuse_unfit_queue(queue, more)
         if debounce_s is not None:
             given = (definition.ref, None, call, by)
             return self._debounced(
@@ -219,7 +219,17 @@ class FlowClient:
             if len(page) < PAGE:
                 break
             offset += PAGE
-        return found[:limit]
+        return self._with_errors(found[:limit])
+
+    def _with_errors(self, views: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Why those of a list failed, which is stored beside what the others returned."""
+        failed = [one["id"] for one in views if one["status"] == "failed"]
+        if not failed:
+            return views
+        told = {
+            one.workflow_id: shown(one) for one in self.open().list_workflows(workflow_ids=failed)
+        }
+        return [told.get(one["id"], one) for one in views]
 
     def ended(self, flow_ids: set[str]) -> set[str]:
         """Those of these flows that have ended, or never were."""
@@ -255,24 +265,43 @@ class FlowClient:
         children = client.list_workflows(
             workflow_id_prefix=f"{flow_id}.", status=["ENQUEUED", "DELAYED", "PENDING"]
         )
-        for one in (flow_id, *(child.workflow_id for child in children)):
-            client.cancel_workflow(one)
+        for one in (self._status(flow_id), *children):
+            self._keep_begin(one)  # DBOS forgets it
+            client.cancel_workflow(one.workflow_id)
 
     def fork(self, flow_id: str, from_step: int, version: int | None = None) -> str:
         """A new flow that has done what this one did before `from_step`; its id.
 
         Args:
             version: of the text with which it goes on; by default that of the old one.
+
+        Raises:
+            UsageError: there is no such step, or one before it was taken back: the fork would
+                believe in what is no longer so.
         """
         from dbos import SetWorkflowID
 
-        stored = {one["step"] for one in self.steps(flow_id)}
+        steps = self.steps(flow_id)
+        stored = {one["step"] for one in steps if not one["name"].startswith(UNDO)}
+        self._refuse_undone(flow_id, from_step, steps)
         if from_step not in stored and from_step != max(stored, default=0) + 1:
             known = ", ".join(map(str, sorted(stored))) or "none"
             raise UsageError(f"flow {flow_id!r} has no step {from_step}; it has {known}")
         client = self.open()
         with nullcontext() if version is None else SetWorkflowID(fork_with(version)):
             return str(client.fork_workflow(flow_id, from_step, queue_name=QUEUE).workflow_id)
+
+    def _refuse_undone(self, flow_id: str, from_step: int, steps: list[dict[str, Any]]) -> None:
+        taken_back = {one["name"].removeprefix(UNDO) for one in steps if _is_undo(one)}
+        if not taken_back:
+            return
+        first = min(one["step"] for one in steps if one["name"] in taken_back)
+        if from_step > first:
+            [name] = [one["name"] for one in steps if one["step"] == first]
+            raise UsageError(
+                f"step {first}, {name}, of flow {flow_id!r} was taken back when it failed; fork it "
+                f"from_step={first} or before, so that this is done again"
+            )
 
     def register_queue(self, name: str, **limits: Any) -> None:
         """Make a queue, or change its limits."""
@@ -286,10 +315,26 @@ class FlowClient:
     def queues(self) -> list[dict[str, Any]]:
         return [queue_shown(one) for one in self.open().list_queues()]
 
-    def _refuse_unknown_queue(self, name: str) -> None:
-        known = [one["name"] for one in self.queues()]
+    def _refuse_unfit_queue(self, name: str, wanted: dict[str, Any]) -> None:
+        """A start that its queue would never run, or would take differently than it says."""
+        partition, priority = wanted.get("queue_partition_key"), wanted.get("priority")
+        if name == QUEUE:
+            for what, given in (("partition", partition), ("priority", priority)):
+                if given is not None:
+                    raise UsageError(f"{what}={given!r:.60} needs queue=..., a name of rt.queue")
+            return
+        known = {one["name"]: one for one in self.queues()}
         if name not in known:
             raise UnknownName(f"no queue {name[:60]!r}; there are {', '.join(sorted(known))}")
+        limits = ("partition_concurrency", "partition_rate")
+        divided = any(known[name][one] is not None for one in limits)
+        if divided and partition is None:
+            raise UsageError(f"queue {name!r} has limits of each partition: give partition=...")
+        if partition is not None and not divided:
+            raise UsageError(
+                f"queue {name!r} has no partitions; rt.queue({name!r}, partition_concurrency=...) "
+                "or partition_rate makes them"
+            )
 
     # -- schedules --------------------------------------------------------------------
 
@@ -387,6 +432,10 @@ class FlowClient:
             if last.due_s > now_s:
                 logger.warning("flow %s: %s", one.workflow_id, _crashed(last, now_s))
         return last.due_s <= now_s
+
+
+def _is_undo(step: dict[str, Any]) -> bool:
+    return str(step["name"]).startswith(UNDO) and step["error"] is None
 
 
 def _unknown(flow_id: str) -> UnknownName:

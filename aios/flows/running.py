@@ -17,6 +17,7 @@ from aios.errors import AiosError, DeadlineExceeded, FlowDiverged, PermanentErro
 from aios.flows.durable import FlowInterrupted
 from aios.flows.leases import Lease
 from aios.flows.outcomes import Outcome, Outcomes, rebuilt, says, told
+from aios.flows.views import UNDO
 from aios.flows.writing import NO_DEFAULT, OPERATION, RUNNING, Asking, Flow, Step
 from aios.packaging import exits_told, to_its_end
 from aios.records import CodeSource
@@ -140,7 +141,8 @@ class DurableRun:
         kind = type(error) if isinstance(error, AiosError) else PermanentError
         details = dict(error.details) if isinstance(error, AiosError) else {}
         more = {"flow": self.flow_id, "failed": failed, "undone": undone, "not_undone": kept}
-        return kind(says(failed), **{**details, **more})
+        where = f" ({failed['line']})" if kind is PermanentError and failed["line"] else ""
+        return kind(f"{says(failed)}{where}", **{**details, **more})
 
     async def _refuse_rest(self) -> None:
         """A history that is longer than what the text does belongs to another text."""
@@ -263,9 +265,9 @@ class DurableRun:
         function = getattr(undo, "function", undo)
         options = type(step.options)(retries=UNDO_RETRIES, backoff=step.options.backoff)
         taking_back = Step(function, options)
-        place, number = self._next(f"undo {step.name}")
+        place, number = self._next(f"{UNDO}{step.name}")
         attempts = self._attempts(taking_back, (result, *args), kwargs, number)
-        await self._step(place, number, f"undo {step.name}", attempts)
+        await self._step(place, number, f"{UNDO}{step.name}", attempts)
 
     def _next(self, name: str) -> tuple[Any, int]:
         """The next number of a step, drawn now."""

@@ -14,6 +14,8 @@ STATUSES = {
     "CANCELLED": "cancelled",
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
 }
+UNDO = "undo "
+"""Before the name of a step that is taken back; no function's name has a blank."""
 ENDED = ("finished", "failed", "cancelled")
 
 

@@ -82,6 +82,9 @@ class Step:
     def name(self) -> str:
         return str(self.function.__name__)
 
+    def __repr__(self) -> str:
+        return f"<step {self.name}>"
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         running = RUNNING.get()
         if running is None:
@@ -106,6 +109,9 @@ class Flow:
                 f"{self.name[:60]!r} is no name of a flow: small letters, digits and single _ or "
                 '-, from a letter on; write @aios.flow(name="refund")'
             ) from None
+
+    def __repr__(self) -> str:
+        return f"<flow {self.name}>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         running = RUNNING.get()

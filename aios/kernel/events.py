@@ -74,6 +74,7 @@ class Events:
         self._changed = threading.Event()
         self._known: dict[str, Subscription] = {}
         self._forget_due_s = clock.monotonic_s() + FORGET_S
+        self._ticking: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="aios-events", daemon=True)
 
     def start(self) -> None:
@@ -172,9 +173,12 @@ class Events:
         self.dispatcher.follow(subscriptions)
         if self.readers.host is not None:
             self.readers.look(subscriptions)
+        before, self._ticking = self._ticking, {}
         for one in subscriptions:
             if isinstance(one.spec.source, Schedule):
-                self._tick(one, one.spec.source)
+                since_s = before.get(one.id, self._clock.now_s())
+                self._ticking[one.id] = since_s
+                self._tick(one, one.spec.source, since_s)
         if self._clock.monotonic_s() >= self._forget_due_s:
             self._forget_due_s = self._clock.monotonic_s() + FORGET_S
             self.store.forget()
@@ -190,10 +194,10 @@ class Events:
             self._changed.wait(LOOK_S)
             self._changed.clear()
 
-    def _tick(self, subscription: Subscription, schedule: Schedule) -> None:
+    def _tick(self, subscription: Subscription, schedule: Schedule, up_s: float) -> None:
         since_s = (subscription.position or {}).get("ticked_s", subscription.created_s)
         now_s = self._clock.now_s()
-        ticks = due_ticks(schedule, since_s, now_s)
+        ticks = due_ticks(schedule, since_s, now_s, up_s)
         if not ticks or self.store.waiting(subscription.id) >= MOST_WAITING:
             return
         reader = Reader(subscription.spec)

@@ -141,12 +141,17 @@ def file_of(source: CodeSource) -> str:
     return f"<code {source.path} {source.sha256[:8]}>"
 
 
+def _is_of(name: str, source: CodeSource) -> bool:
+    """Whether tracebacks know this text so; one text that holds several is loaded once, under the
+    path of that which was asked for first."""
+    return name.startswith("<code ") and name.endswith(f" {source.sha256[:8]}>")
+
+
 def own_line(error: BaseException, source: CodeSource) -> str:
     """Where in a sent text an error arose: `line 12, in fit: model.fit(frame)`; "" if nowhere."""
-    name = file_of(source)
-    if isinstance(error, SyntaxError) and error.filename == name:
+    if isinstance(error, SyntaxError) and _is_of(error.filename or "", source):
         return f"line {error.lineno}: {(error.text or '').strip()}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == name]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_of(f.filename, source)]
     if not frames:
         return ""
     inside = "" if frames[-1].name == "<module>" else f", in {frames[-1].name}"

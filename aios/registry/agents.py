@@ -202,4 +202,5 @@ class AgentWrites(Writing, AgentReads):
 
 def unknown_agent(ref: str, others: Sequence[str]) -> UnknownName:
     """The error for an agent that is not there."""
-    return UnknownName(f"no agent {shown(ref)}; there are: {listed(others)}")
+    known = f"there are: {listed(others)}" if others else "rt.agents() lists them all"
+    return UnknownName(f"no agent {shown(ref)}; an agent is called name/id; {known}")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from aios.agents import agent_class
 from aios.errors import DeadlineExceeded, UsageError
@@ -100,6 +100,8 @@ class Agent(Live):
             DeadlineExceeded: there is none after `timeout_s`; the message stays.
             AiosError: what the agent failed of.
         """
+        if not isinstance(timeout_s, int | float) or not timeout_s > 0:
+            raise UsageError(f"timeout_s={timeout_s!r:.40}: give seconds, more than 0")
         body, operation_id = {"message": _told(message, f"a message to {self.ref}")}, uuid4().hex
         until_s = time.monotonic() + timeout_s
         while True:
@@ -122,7 +124,16 @@ class Agent(Live):
         if kind is not None and not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             raise UsageError(f"state(...) takes a pydantic model's class, not {kind!r:.60}")
         found = self._transport.get(self._path)["state"]
-        return found if kind is None else kind.model_validate(found or {})
+        if kind is None:
+            return found
+        try:
+            return kind.model_validate(found or {})
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            where = ".".join(map(str, fault["loc"]))
+            raise UsageError(
+                f"the state of agent {self.ref} is no {kind.__name__}: {where}: {fault['msg']}"
+            ) from None
 
     def status(self) -> AgentStatus:
         """How it stands."""
@@ -156,7 +167,7 @@ class Agent(Live):
         Raises:
             UsageError: it has no bound on that.
         """
-        body = {"budget": budget.model_dump(exclude_none=True)}
+        body = {"budget": _budget(budget)}
         self._transport.change("POST", f"{self._path}/grant", body)
 
     def _named(self) -> str:
@@ -206,7 +217,7 @@ class Delegated:
         if state is not None:
             body["state"] = _told(state, "the state")
         if budget is not None:
-            body["budget"] = budget.model_dump(exclude_none=True)
+            body["budget"] = _budget(budget)
         self._transport.change("POST", f"/api/v1/agents/{name}", body)
         return Agent(self._transport, name, id)
 
@@ -249,19 +260,26 @@ class Delegated:
         columns = ("epoch", "pid", "awake", "in_flight")
         return Table("agent hosts", self._transport.get("/api/v1/agent-hosts"), columns)
 
-    def dead_messages(self, agent: Agent | None = None) -> Table:
-        """Messages that were given up, newest first; `problem` says why."""
-        ref = None if agent is None else agent.ref
+    def dead_messages(self, agent: Agent | str | None = None) -> Table:
+        """Messages that were given up, newest first, of one agent (or its `name/id`) or of all;
+        `problem` says why."""
+        ref = agent.ref if isinstance(agent, Agent) else agent
         found = self._transport.get("/api/v1/dead-messages", ref=ref)
         rows = [{**one, "why": (one["problem"] or {}).get("detail")} for one in found]
         return Table("dead messages", rows, ("seq", "agent", "sender", "attempts", "why"))
 
-    def revive_message(self, seq: int) -> None:
+    def revive_message(self, message: int | Mapping[str, Any]) -> None:
         """Let a message that was given up be handled once more, in its old place.
+
+        Args:
+            message: a row of `dead_messages`, or its `seq`.
 
         Raises:
             IllegalTransition: it is done, or waits.
         """
+        seq = message.get("seq") if isinstance(message, Mapping) else message
+        if not isinstance(seq, int):
+            raise UsageError(f"{message!r:.60} is no message; give a row of rt.dead_messages()")
         self._transport.change("POST", f"/api/v1/dead-messages/{seq}/revive")
 
     def roll_out_agent(
@@ -333,3 +351,9 @@ def _told(value: Any, what: str) -> Any:
 
 def _of(spent: float, limit: float | None) -> str:
     return f"{spent:.6g}" if limit is None else f"{spent:.6g} of {limit:.6g}"
+
+
+def _budget(given: Any) -> dict[str, Any]:
+    if not isinstance(given, Budget):
+        raise UsageError(f"{given!r:.60} is no budget; one is aios.Budget(steps=50)")
+    return given.model_dump(exclude_none=True)

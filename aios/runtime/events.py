@@ -22,7 +22,7 @@ from aios.records.events import (
     check_source,
 )
 from aios.runtime.agents import define_agent
-from aios.runtime.flows import define_flow
+from aios.runtime.flows import define_flow, no_flow
 from aios.runtime.tables import Look
 from aios.runtime.transport import Transport
 
@@ -248,7 +248,9 @@ class Eventful:
             UnknownName: there is no such subscription.
             IllegalTransition: it is off already.
         """
-        name = subscription if isinstance(subscription, str) else subscription.id
+        name = getattr(subscription, "id", subscription)
+        if not isinstance(name, str) or not name:
+            raise UsageError(f"{subscription!r:.60} is no subscription; rt.subscriptions() has all")
         self._transport.change("DELETE", f"/api/v1/subscriptions/{name}")
 
     def subscriptions(self) -> Subscriptions:
@@ -265,7 +267,9 @@ class Eventful:
         """Act again on events that were set aside, one or many; returns how many.
 
         Args:
-            letters: dead letters, or their ids.
+            letters: dead letters, or their ids. Of rows, those that could not be read are left out,
+                as nothing that is done here makes them readable: their source has to send them
+                again, or its subscription was wrong about them, with its `key=` for example.
 
         Raises:
             UnknownName: there is no such dead letter.
@@ -278,7 +282,11 @@ class Eventful:
             raise UsageError(
                 f"{strange[0]!r:.60} is no dead letter; give rows of rt.dead_letters()"
             )
-        ids = [one if isinstance(one, int) else one.id for one in every]
+        if isinstance(letters, DeadLetter):
+            ids = [letters.id]
+        else:
+            rows = (one for one in every if isinstance(one, int) or one.event is not None)
+            ids = [one if isinstance(one, int) else one.id for one in rows]
         count = 0
         for place in range(0, len(ids), _EACH):
             body = {"ids": ids[place : place + _EACH]}
@@ -335,7 +343,7 @@ class Eventful:
         if isinstance(flow, str):
             return flow
         if not isinstance(flow, Flow):
-            raise UsageError(f"{flow!r:.60} is no flow: put @aios.flow above the function")
+            raise no_flow(flow)
         define_flow(self._transport, flow)
         return flow.name
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 from pydantic import BaseModel
 
 from aios.errors import DeadlineExceeded, PermanentError, UnknownName, UsageError, from_problem
-from aios.flows.writing import Flow
+from aios.flows.writing import Flow, Step
 from aios.packaging import code_of
 from aios.presentation import Shown, duration, moment
 from aios.records.acting import Waiting
@@ -64,9 +64,7 @@ class FlowStatus(Shown):
         title = f"flow {self.id}, {self.flow}, {self.summary}"
         took = None
         if self.fields["ended_s"] is not None and self.fields["created_s"] is not None:
-            took = duration(
-                self.fields["ended_s"] - (self.fields["begun_s"] or self.fields["created_s"])
-            )
+            took = _took(self.fields)
         headings = ["by", "queue", "begun", "ended", "took", "lives", "attributes"]
         attributes = ", ".join(f"{name} {value}" for name, value in self.attributes.items())
         row = [
@@ -310,6 +308,8 @@ class Acting:
         limit: int = 100,
     ) -> Table:
         """The newest flows, newest first: of one name, in one status, or with these attributes."""
+        if attributes is not None and not isinstance(attributes, Mapping):
+            raise UsageError(f'attributes={attributes!r:.60}: give some, as {{"customer": "c-7"}}')
         found = self._transport.get(
             "/api/v1/flows",
             name=name,
@@ -431,13 +431,30 @@ def start_by_name(
     return FlowHandle(transport, transport.change("POST", "/api/v1/flows", body)["id"])
 
 
+def _took(fields: Mapping[str, Any]) -> str | None:
+    """How long a flow took; of one that was begun the database knows whole seconds."""
+    if fields["begun_s"] is None:
+        return duration(fields["ended_s"] - fields["created_s"])
+    seconds = fields["ended_s"] - fields["begun_s"]
+    return duration(seconds) if seconds >= 1 else "under 1 s"
+
+
+def no_flow(given: Any) -> UsageError:
+    """What is said of something that was given as a flow and is none."""
+    if isinstance(given, Step):
+        advice = "it runs inside of a flow: call it there"
+    else:
+        advice = "put @aios.flow above the function, or give the name of a flow that was sent"
+    return UsageError(f"{given!r:.60} is no flow: {advice}")
+
+
 def _named(flow: Any) -> dict[str, Any]:
     """Which flow, as the API takes it."""
     if isinstance(flow, Flow):
         source = code_of(flow, "flow")
         return {"flow": flow.name, "sha256": source.sha256, "path": source.path}
     if not isinstance(flow, str):
-        raise UsageError(f"{flow!r:.60} is no flow: put @aios.flow above the function")
+        raise no_flow(flow)
     return {"flow": flow}
 
 

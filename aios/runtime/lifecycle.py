@@ -132,6 +132,8 @@ def local(*, num_cpus: int | None = None, **settings: Any) -> LocalRuntime:
         UsageError: a setting is unknown or wrong, or one that a private runtime chooses itself.
         ClusterUnavailable: Ray or the kernel did not come up; nothing is left behind.
     """
+    if num_cpus is not None and (not isinstance(num_cpus, int) or num_cpus < 1):
+        raise UsageError(f"num_cpus={num_cpus!r:.40}: give a whole number of CPUs, or leave it out")
     own = {"home", "http_port", "ray_port", "dashboard_port", "ray_address"} & settings.keys()
     if own:
         raise UsageError(

@@ -1,5 +1,6 @@
 """HTTP to the runtime: keys, operation ids, retries, and errors as aios errors."""
 
+import itertools
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,7 @@ class Transport:
 
     def _patiently(self, method: str, path: str, **more: Any) -> "httpx.Response":
         """A good answer, asked for again while the runtime is away or full."""
+        _refuse_no_name(path)
         give_up_s = time.monotonic() + self._patience_s
         while True:
             try:
@@ -160,6 +162,16 @@ def _encode(body: Any) -> bytes:
             f"this cannot be sent as JSON: {error}; use plain values (texts, numbers, booleans, "
             "lists, None) or numpy's"
         ) from None
+
+
+def _refuse_no_name(path: str) -> None:
+    """Raises:
+    UsageError: a name in the path is empty, so that something else would be asked for.
+    """
+    parts = path.split("/")
+    for kind, name in itertools.pairwise(parts[1:]):
+        if not name.strip():
+            raise UsageError(f"{name!r} is no name or id; one of the {kind} is meant")
 
 
 def _result(answer: "httpx.Response") -> Any:

@@ -465,7 +465,7 @@ def test_a_budget_stops_an_agent_in_the_middle_of_its_loop(world: AgentWorld) ->
     ref = world.spawn(Clerk, "b-1", budget={"steps": 7})
     seq = world.tell(ref, {"do": "loop"})
     assert world.run() == 1, "it is not tried again"
-    assert "has used 8 of its 7 steps" in problem(world, seq)["detail"]
+    assert "has used all of its 7 steps" in problem(world, seq)["detail"]
     notes = [e for e in world.do("agent_log", ref=ref) if e["kind"] == "tool"]
     assert len(notes) == 7
     with pytest.raises(BudgetExceeded, match="7 steps"):

@@ -90,6 +90,22 @@ def test_a_schedule_ticks_once_also_over_a_restart(world):
     assert [event["type"] for event in world.starts.begun.values()] == ["schedule.tick"] * 3
 
 
+def test_a_late_look_loses_no_tick_and_what_was_missed_is_one(world):
+    world.subscribe(id="often", source=aios.Schedule("* * * * *"))
+    world.events.look()
+    world.clock.advance(5 * 60)
+    world.events.look()
+    soon(lambda: len(world.starts.begun) == 5)
+    world.restart()
+    world.clock.advance(5 * 60)
+    world.events.look()
+    soon(lambda: len(world.starts.begun) == 6)
+    world.clock.advance(2 * 60)
+    world.events.look()
+    soon(lambda: len(world.starts.begun) == 8)
+    world.events.close()
+
+
 def soon(holds):
     give_up_s = time.monotonic() + 10
     while not holds():

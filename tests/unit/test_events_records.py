@@ -268,7 +268,10 @@ def test_ticks_that_were_missed_are_made_up_for_only_if_asked():
     all_of_them = aios.Schedule("0 * * * *", backfill=True)
     newest = aios.Schedule("0 * * * *")
     assert due_ticks(all_of_them, 0.0, 4 * 3600.0) == [3600.0, 7200.0, 10800.0, 14400.0]
-    assert due_ticks(newest, 0.0, 4 * 3600.0) == [14400.0]
+    assert due_ticks(newest, 0.0, 4 * 3600.0, up_s=4 * 3600.0) == [14400.0]
+    assert due_ticks(newest, 0.0, 4 * 3600.0, up_s=9000.0) == [7200.0, 10800.0, 14400.0]
+    assert due_ticks(newest, 3600.0, 4 * 3600.0, up_s=1.0) == [7200.0, 10800.0, 14400.0]
+    assert due_ticks(newest, 7200.0, 9000.0, up_s=8000.0) == []
     assert due_ticks(newest, 14400.0, 15000.0) == []
     assert due_ticks(all_of_them, 20000.0, 15000.0) == [], "the clock went back"
 

@@ -341,6 +341,10 @@ def test_what_a_user_gives_in_the_wrong_shape_is_told_in_one_line() -> None:
         aios.Autoscale(3, 1)
 
 
+def no_flow() -> None:
+    """A step's text."""
+
+
 @pytest.mark.parametrize(
     ("ask", "told"),
     [
@@ -360,6 +364,18 @@ def test_what_a_user_gives_in_the_wrong_shape_is_told_in_one_line() -> None:
         (lambda rt: rt.start("refund", "a\0b"), "holds a NUL character"),
         (lambda rt: rt.start("refund", 2**80), "an argument of flow 'refund' is not JSON"),
         (lambda rt: Agent(rt._transport, "a", "1").state(dict), "a pydantic model's class, not"),
+        (lambda rt: Agent(rt._transport, "a", "1").ask({}, timeout_s="5"), "give seconds, more"),
+        (lambda rt: Agent(rt._transport, "a", "1").ask({}, timeout_s=-1), "timeout_s=-1: give"),
+        (lambda rt: Agent(rt._transport, "a", "1").grant(5), "5 is no budget; one is"),
+        (lambda rt: rt.spawn("a", id="1", budget=3), "3 is no budget; one is"),
+        (lambda rt: rt.revive_message("x"), "'x' is no message; give a row"),
+        (lambda rt: rt.queue(""), "'' is no name or id; one of the queues is meant"),
+        (lambda rt: rt.off(" "), "' ' is no name or id; one of the subscriptions"),
+        (lambda rt: rt.off(None), "None is no subscription"),
+        (lambda rt: rt.flows(attributes="x"), "attributes='x': give some"),
+        (lambda rt: rt.start(aios.step(no_flow)), "<step no_flow> is no flow: it runs"),
+        (lambda rt: aios.local(num_cpus="two"), "num_cpus='two': give a whole number"),
+        (lambda rt: aios.agent(budget=5)(Agent), "budget=5 is no budget"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused_before_anybody_is_asked(ask: Any, told: str) -> None:

@@ -100,6 +100,7 @@ class TestRunning:
         world.begin(sample.broken, "broken-1", world.ledger, "b1")
         error = failure(world, "broken-1")
         assert str(error).startswith("Declined: ('order b1 is declined', 42)")
+        assert "in broken: " in str(error), "where it was"
         assert error.details["undone"] == ["charge (3)", "charge (1)"]
         assert error.details["not_undone"] == [
             {"step": "book (2)", "error": "no way back from booked-b1-2"}
@@ -136,6 +137,7 @@ class TestRunning:
         world.wait_for("charge-x1")
         world.client.cancel("cancel-1")
         assert world.wait("cancel-1")["status"] == "cancelled"
+        assert world.client.view("cancel-1")["begun_s"] is not None
         time.sleep(1.2)
         assert world.lines("ship-x1") == []
         with pytest.raises(IllegalTransition, match="cancelled"):
@@ -150,6 +152,42 @@ class TestRunning:
         assert world.client.view(again)["forked_from"] == "fork-1"
         with pytest.raises(aios.UsageError, match="has no step 9; it has 1, 2, 3, 4"):
             world.client.fork("fork-1", 9)
+
+    def test_a_fork_never_believes_in_a_step_that_was_taken_back(self, world: FlowWorld) -> None:
+        world.begin(sample.broken, "broken-3", world.ledger, "b3")
+        world.wait("broken-3")
+        numbers = [one["step"] for one in world.client.steps("broken-3")]
+        for from_step in numbers[1:]:
+            with pytest.raises(aios.UsageError, match="was taken back"):
+                world.client.fork("broken-3", from_step)
+        again = world.client.fork("broken-3", 1)
+        assert failure(world, again).details["undone"] == ["charge (3)", "charge (1)"]
+        assert len(world.lines("charge-b3")) == 4, "done anew before it is taken back anew"
+
+    def test_a_list_of_flows_says_why_those_that_failed_did(self, world: FlowWorld) -> None:
+        world.begin(sample.broken, "broken-4", world.ledger, "b4")
+        world.begin(sample.order, "listed-4", world.ledger, "l4")
+        failure(world, "broken-4"), world.wait("listed-4")
+        found = {one["id"]: one for one in world.client.flows()}
+        assert found["broken-4"]["error"] == world.client.view("broken-4")["error"]
+        assert found["broken-4"]["undone"] == ["charge (3)", "charge (1)"]
+        assert found["listed-4"]["error"] is None
+
+    def test_a_queue_takes_only_what_it_will_run(self, world: FlowWorld) -> None:
+        client = world.client
+        client.register_queue("parted", partition_concurrency=1)
+        client.register_queue("plain")
+        for more, said in (
+            ({"queue": "parted"}, "has limits of each partition: give partition="),
+            ({"queue": "plain", "queue_partition_key": "c1"}, "has no partitions"),
+            ({"queue_partition_key": "c1"}, "partition='c1' needs queue="),
+            ({"priority": 1}, "priority=1 needs queue="),
+        ):
+            with pytest.raises(aios.UsageError, match=said):
+                world.begin(sample.order, "parted-1", world.ledger, "pa1", **more)
+        more = {"queue": "parted", "queue_partition_key": "c1"}
+        world.begin(sample.order, "parted-1", world.ledger, "pa1", **more)
+        assert world.wait("parted-1")["status"] == "finished"
 
     def test_a_fork_goes_on_with_a_mended_text(self, world: FlowWorld, host: Host) -> None:
         old = DEFINITIONS["order:1"]
