@@ -6,6 +6,7 @@ import typer
 
 from aios.cli.terminal import Address, Home, show
 from aios.errors import UsageError
+from aios.records.events import DeadLetter
 from aios.runtime import lifecycle
 
 commands = typer.Typer()
@@ -57,9 +58,9 @@ def replay(
     if not letters and subscription is None:
         raise UsageError("name dead letters by their ids, or all of one with --subscription")
     with lifecycle.connect(address, home=home) as runtime:
-        ids = list(letters or ())
+        chosen: list[int | DeadLetter] = list(letters or ())
         if subscription is not None:
             found = runtime.dead_letters(subscription, limit=10_000)
-            ids += [one.id for one in found if one.event is not None and one.id not in ids]
-        count = runtime.replay(ids) if ids else 0
+            chosen += [one for one in found if one.id not in chosen]
+        count = runtime.replay(chosen)
     typer.echo(f"{count} events are acted on again")

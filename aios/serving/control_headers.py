@@ -3,7 +3,8 @@
 Serve lets any caller switch its timeout off, keep work running after a disconnect and choose a
 multiplexed model, and answers 500 where one of its headers is not UTF-8. None of that is used
 here, so none of it is let through. Serve calls `middlewares` in every process that takes HTTP
-(`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`, see `kernel.environment`).
+(`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`, see `kernel.environment`), which is also where a
+replica can answer before Serve does anything for a request: `answer_directly`.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -26,7 +27,6 @@ _STRIPPED = frozenset(
     }
 )
 _STRIPPED_PREFIX = b"x-serve-"
-
 
 _direct: dict[str, App] = {}
 

@@ -20,8 +20,9 @@ from aios.serving.windows import ArmWindow
 class Keys:
     """The keys of a plan, by their digests.
 
-    Hashing a key for each request would cost 4 % of the replica. Those that passed are remembered,
-    a few of them, as long as the plan is in force; one that was taken back goes with its plan.
+    Hashing a key for each request takes 8 us of 69 in one process. Those that passed are therefore
+    held in memory in the clear, a few of them, as long as the plan is in force: one that was taken
+    back goes with its plan.
     """
 
     MOST = 64

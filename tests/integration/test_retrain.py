@@ -53,10 +53,7 @@ def test_a_search_survives_bad_trials_and_a_killed_kernel(rt, toy_contract, rows
     assert len(states) == 4
     told = {"well": "finished", "raises": "failed", "hangs": "timed_out"}
     assert states == [(how, told[how]) for how, _ in states]
-    # Which ways are drawn goes by the order in which trials end, and so by the machine.
-    ways = {how for how, _ in states}
-    assert "well" in ways
-    assert ways & {"raises", "hangs"}
+    assert {how for how, _ in states} >= {"well", "hangs"}
     assert version.lineage["config"]["how"] == "well"
     assert rt.assessment("retrained:1").passed
     assert rt.reproduce("retrained:1").verdict in ("identical", "equal")
