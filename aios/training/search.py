@@ -1,8 +1,8 @@
 """The search for good settings: Optuna proposes, Ray Tune runs, ASHA stops what does badly.
 
 What is known of a search is in the run's `trials.jsonl`, not in Tune's own files: a search that
-was killed tells Optuna what was found and goes on with the trials that are left. So nothing is
-unpickled from a folder that others may write to, and at most the running trials are lost.
+was killed tells Optuna what was found, begins the trials again that were running, and goes on with
+those that are left. So nothing is unpickled from a folder that others may write to.
 """
 
 import inspect
@@ -30,6 +30,7 @@ from aios.training.trials import (
     distributions,
     ended_trials,
     informed_study,
+    interrupted_trials,
     is_timed_out,
     limited_time,
 )
@@ -172,8 +173,11 @@ def _try_here(task: Task, spec: RunSpec) -> None:
     seed gives the same trials."""
     import optuna
 
-    done = ended_trials(task.workspace.trials())
+    trials = task.workspace.trials()
+    done = ended_trials(trials)
     study = informed_study(task, spec, done)
+    for trial in interrupted_trials(trials):
+        study.enqueue_trial(trial.config)
     seconds: list[float] = []
     for number in range(len(done), spec.trials):
         asked = study.ask(distributions(spec.search))
@@ -271,8 +275,10 @@ def _try_on_cluster(
         here: the number of a trial that this process is busy with, if it is.
         ended_here: gets that trial once it has ended.
     """
-    done = ended_trials(task.workspace.trials())
+    trials = task.workspace.trials()
+    done = ended_trials(trials)
     taken = {trial.number for trial in done} | ({here} if here is not None else set())
+    again = [trial for trial in interrupted_trials(trials) if trial.number not in taken]
     left = spec.trials - len(taken)
     if left <= 0:
         return
@@ -301,7 +307,7 @@ def _try_on_cluster(
             num_samples=left,
             max_concurrent_trials=count,
             reuse_actors=True,
-            search_alg=_proposals(task, spec, done, taken, ended_here),
+            search_alg=_proposals(task, spec, done, again, taken, ended_here),
             scheduler=AsyncHyperBandScheduler(max_t=MOST_ROUNDS, grace_period=2)
             if in_rounds
             else FIFOScheduler(),
@@ -321,12 +327,13 @@ def _proposals(
     task: Task,
     spec: RunSpec,
     done: Sequence[Trial],
+    again: Sequence[Trial],
     taken: Set[int],
     ended_here: Sequence[Trial],
 ) -> Any:
-    """Optuna's TPE, told of the trials that ended before. It tells of trials as they begin and
-    end: a Tune callback would do that too, and make Tune import every tracker that is
-    installed (MLflow alone takes 3 s)."""
+    """Optuna's TPE, told of the trials that ended before; first come those to begin again. It
+    tells of trials as they begin and end: a Tune callback would do that too, and make Tune
+    import every tracker that is installed (MLflow alone takes 3 s)."""
     from ray.tune.search.optuna import OptunaSearch
 
     class Proposals(OptunaSearch):  # type: ignore[misc]
@@ -352,16 +359,18 @@ def _proposals(
     begun: dict[str, Trial] = {}
     told = {trial.number for trial in done}
     free = [number for number in range(len(done) + spec.trials) if number not in taken]
-    known = [trial for trial in done if trial.value is not None]
-    return Proposals(
+    proposals = Proposals(
         distributions(spec.search),
         metric=task.metric,
         mode=task.mode,
-        points_to_evaluate=[trial.config for trial in known] or None,
-        evaluated_rewards=[trial.value for trial in known] or None,
+        points_to_evaluate=[trial.config for trial in again] or None,
         # The same seed would propose again what was tried.
         seed=spec.seed + len(taken),
     )
+    for trial in done:
+        if trial.value is not None:
+            proposals.add_evaluated_point(trial.config, trial.value)
+    return proposals
 
 
 def _trainable(task: Task) -> Any:

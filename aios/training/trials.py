@@ -120,6 +120,11 @@ def ended_trials(trials: Sequence[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.state != "running"]
 
 
+def interrupted_trials(trials: Sequence[Trial]) -> list[Trial]:
+    """Those that were running when the process died that ran them."""
+    return [trial for trial in trials if trial.state == "running"]
+
+
 def informed_study(task: Task, spec: RunSpec, done: Sequence[Trial]) -> Any:
     """Optuna's TPE, told of the trials that ended before."""
     import optuna

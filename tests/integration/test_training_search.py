@@ -171,6 +171,7 @@ def test_a_search_whose_process_is_killed_goes_on_where_it_was(bench: Bench) -> 
     searching = threading.Thread(target=lambda: ended.append(bench.run("search")))
     searching.start()
     before = wait_for(lambda: finished(bench), 3)
+    begun = bench.workbench.trials("r1")
     import ray
 
     # As a lost node does; the workbench is not told.
@@ -179,6 +180,7 @@ def test_a_search_whose_process_is_killed_goes_on_where_it_was(bench: Bench) -> 
     assert len(ended[0]["trials"]) == 7
     kept = {trial["number"]: trial for trial in ended[0]["trials"]}
     assert all(kept[trial["number"]] == trial for trial in before)
+    assert all(kept[trial["number"]]["config"] == trial["config"] for trial in begun)
     bench.run("refit", "assess")
     assert bench.results["assess"]["digest"]
     assert bench.workbench._processes == {}, "nothing is left running"
