@@ -56,7 +56,7 @@ LOOK_S = 0.5
 QUIET_S = 15.0
 """After the last reply a rollout that is not decided by then never will be."""
 TRIAL_LIMIT_S = 240.0
-AFTER_LIMIT_S = 900.0
+AFTER_LIMIT_S = 420.0
 """How long after the last ticket answers are waited for: a busy machine takes its time."""
 
 
@@ -229,7 +229,10 @@ class _Story:
             self._traffic(self._desk, self._todo, self._options.rate_per_s) as self._sending,
         ):
             limit_s = len(self._todo) / self._options.rate_per_s + AFTER_LIMIT_S
-            _wait(self._looked, limit_s, self._sending, support, desks)
+            try:
+                _wait(self._looked, limit_s, self._sending, support, desks)
+            except aios.DeadlineExceeded as error:
+                raise aios.DeadlineExceeded(f"{error.message}: {self._still()}") from None
 
     def _looked(self) -> bool:
         """Do what is due; whether all is over."""
@@ -249,6 +252,12 @@ class _Story:
         if self._rollout is not None and answered and running and self._quiet_s() > QUIET_S:
             self._rollout.abort("the tickets were over before it was decided")
         return answered and not running
+
+    def _still(self) -> str:
+        """What is not over yet."""
+        desk, rollout = self._desk, self._rollout
+        answered = f"{len(desk.answered)} of {len(desk.sent)} sent tickets are answered"
+        return f"{answered}; rollout: {rollout.status().summary if rollout else 'none'}"
 
     def _quiet_s(self) -> float:
         """Since the last reply."""

@@ -11,10 +11,11 @@ from apps.predictive_maintenance.plant import TICKS_AN_HOUR
 from apps.predictive_maintenance.story import Options, tell
 
 
+@pytest.mark.timeout(900)
 def test_machines_are_watched_stopped_with_approval_and_nothing_is_lost_or_done_twice(
     tmp_path: Path,
 ) -> None:
-    options = Options(readings=1_440, rate_per_s=36.0, machines=8, out=tmp_path)
+    options = Options(readings=900, rate_per_s=22.5, machines=5, out=tmp_path)
     found = tell(options, Console(quiet=True))
     assert outcome.surprises(found) == []
     assert {kill.what for kill in found.kills} == {"agent host", "flow worker", "event reader"}
