@@ -23,6 +23,9 @@ MOST_AWAKE = 1_000
 IDLE_S = 30.0
 """How long they stay."""
 RETRY_S = 0.2
+LOAD_S = 120.0
+"""How long the text of an agent may take at its top, imports and all: no fault of who gets the
+first message on a busy machine, so it happens in a thread, and the loop goes on beside it."""
 
 logger = logging.getLogger("aios.agents")
 
@@ -47,6 +50,7 @@ class AgentHost:
         tracer: Tracer = OFF,
         most_awake: int = MOST_AWAKE,
         idle_s: float = IDLE_S,
+        load_s: float = LOAD_S,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kernel = kernel
@@ -54,8 +58,10 @@ class AgentHost:
         self._tracer = tracer
         self._most_awake = most_awake
         self._idle_s = idle_s
+        self._load_s = load_s
         self._now_s = now_s
         self.handled: Counter[str] = Counter()
+        self._loading = asyncio.Lock()
         self._classes: dict[tuple[str, int], asyncio.Task[tuple[AgentClass, CodeSource]]] = {}
         self._awake: OrderedDict[tuple[str, int], tuple[Any, float]] = OrderedDict()
         self._turns: dict[tuple[int, bool], asyncio.Task[None]] = {}
@@ -192,7 +198,15 @@ class AgentHost:
     async def _loaded(self, name: str, version: int) -> tuple[AgentClass, CodeSource]:
         told = await self._kernel("definition", {"name": name, "version": version})
         source = CodeSource.model_validate(told["source"])
-        found = load_code(source, "agent")
+        async with self._loading:
+            try:
+                async with asyncio.timeout(self._load_s):
+                    found = await asyncio.to_thread(load_code, source, "agent")
+            except TimeoutError:
+                raise UsageError(
+                    f"the agent {source.path} was not loaded after {self._load_s:.0f} s; what its "
+                    "file does at its top takes too long: put it into a tool"
+                ) from None
         if found is None:
             raise UsageError(f"the text of agent {name} defines no {source.path}")
         return agent_class(found), source

@@ -1,6 +1,7 @@
 """The parts of agents: tools and classes as they are declared, supervision, hosts, the watchdog."""
 
 import asyncio
+import hashlib
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from aios.agents.supervision import Again, Bury, after_failure, unfit, wider
 from aios.agents.watchdog import LoopBlocked, Watchdog
 from aios.errors import BudgetExceeded, TemporaryError, UnknownName, UsageError
 from aios.packaging import code_of
+from aios.records import CodeSource
 from aios.records.agents import (
     AgentRow,
     Budget,
@@ -211,10 +213,11 @@ class Desk:
         self.calls: list[int] = []
         self.away = 0
         self.came = asyncio.Event()
+        self.source = code_of(Clerk, "agent")
 
     async def __call__(self, what: str, told: Any) -> Any:
         if what == "definition":
-            return {"source": code_of(Clerk, "agent").model_dump(mode="json")}
+            return {"source": self.source.model_dump(mode="json")}
         if what == "done":
             if self.away:
                 self.away -= 1
@@ -272,6 +275,37 @@ def test_a_message_that_is_delivered_twice_is_begun_once() -> None:
         assert sorted(one["seq"] for one in desk.done) == [1, 2]
 
     hosted(scenario)
+
+
+def asleep(source: CodeSource, seconds: float) -> CodeSource:
+    """A text that takes so long at its top."""
+    text = f"import time\ntime.sleep({seconds})\n{source.text}"
+    told = {"text": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return source.model_copy(update=told)
+
+
+def test_an_agent_that_takes_long_to_load_holds_up_nobody_and_fails_no_message() -> None:
+    async def scenario(host: AgentHost, desk: Desk) -> list[dict[str, Any]]:
+        desk.source = asleep(desk.source, 0.5)
+        gave_up: list[str] = []
+        watchdog = Watchdog(gave_up.append, limit_s=0.2, give_up_s=0.1)
+        host.deliver([delivery(1, {"text": "x"}), delivery(2, {"text": "y"}, "clerk/2")])
+        await until(lambda: len(desk.done) == 2)
+        watchdog.close()
+        assert gave_up == []
+        return desk.done
+
+    assert [one["problem"] for one in hosted(scenario)] == [None, None]
+
+
+def test_an_agent_that_never_loads_is_told() -> None:
+    async def scenario(host: AgentHost, desk: Desk) -> str:
+        desk.source = asleep(desk.source, 0.5)
+        host.deliver([delivery(1, {"text": "x"})])
+        await until(lambda: desk.done)
+        return str(desk.done[0]["problem"]["detail"])
+
+    assert "was not loaded after 0 s" in hosted(scenario, load_s=0.1)
 
 
 def test_a_cancelled_message_is_not_told_of() -> None:
