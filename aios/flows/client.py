@@ -439,7 +439,8 @@ def _is_undo(step: dict[str, Any]) -> bool:
 
 
 def _unknown(flow_id: str) -> UnknownName:
-    return UnknownName(f"no flow has the id {flow_id[:80]!r}; rt.flows() lists the newest")
+    where = "`rt.flows()`, or `aios flows` in a shell, lists the newest"
+    return UnknownName(f"no flow has the id {flow_id[:80]!r}; {where}")
 
 
 def _crashed(crash: Crash, now_s: float) -> str:

@@ -123,7 +123,7 @@ class AgentRow(Record):
 
 class Mail(Record):
     """A message as it is kept. `path` are the agents that wait for its reply, `hops` how many
-    messages led to it."""
+    messages led to it, `attempts` how many failed, `deaths` how many died with their host."""
 
     seq: int
     agent: str

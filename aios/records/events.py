@@ -4,7 +4,9 @@ Nothing secret stands in a record: it is a reference, and the kernel reads what 
 needed. What is wrong with one is told without repeating what was given, in case it was the secret.
 """
 
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -281,8 +283,9 @@ class Files(_Place):
     """New and changed files in a folder or bucket, or, as a sink, a file for each event.
 
     Args:
-        url: a folder of this machine, or an fsspec URL such as `s3://bucket/in`. What a URL needs
-            to log in is in the environment of the kernel's machine.
+        url: a folder of this machine, from here if it is relative, or an fsspec URL such as
+            `s3://bucket/in`. What a URL needs to log in is in the environment of the kernel's
+            machine.
         pattern: which names, such as `*.csv`.
         every_s: how often is looked. A file counts once its size and time were the same at two
             looks.
@@ -293,8 +296,10 @@ class Files(_Place):
     pattern: str = Field(default="*", min_length=1, max_length=200)
     every_s: float = Field(default=10.0, ge=0.1, le=86_400)
 
-    def __init__(self, url: str, **more: Any) -> None:
-        more.update(url=str(url))
+    def __init__(self, url: str | Path, **more: Any) -> None:
+        place = str(url)
+        # The folder in which the kernel was started is nothing that a user knows.
+        more.update(url=place if not place or "://" in place else os.path.abspath(place))
         super().__init__(**more)
 
     @field_validator("url")

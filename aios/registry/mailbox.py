@@ -39,6 +39,7 @@ _END = (
         reply=bindparam("new_reply"),
         problem=bindparam("new_problem"),
         version=bindparam("new_version"),
+        attempts=bindparam("new_attempts"),
         ended_s=bindparam("now_s"),
     )
 )
@@ -165,6 +166,7 @@ class Mailbox:
     ) -> None:
         """A message is done, or dead; it waits no more."""
         values = {"state": state, "reply": reply, "problem": problem, "version": version}
+        values["attempts"] = mail.attempts + (problem is not None)
         named = {f"new_{name}": value for name, value in values.items()}
         self._ended.append({"there": mail.seq, "now_s": self.now_s, **named})
         self._mails[mail.seq] = mail.model_copy(update=values)

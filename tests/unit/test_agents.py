@@ -327,7 +327,7 @@ def test_a_message_is_tried_again_with_backoff_then_given_up(world: AgentWorld, 
     assert world.run() == 1
     assert world.became(seq) is not None
     (dead,) = world.do("dead_mail", ref=clerk)
-    assert (dead["seq"], dead["attempts"]) == (seq, 2)
+    assert (dead["seq"], dead["attempts"]) == (seq, 3)
 
 
 def test_later_messages_wait_for_one_that_is_tried_again(world: AgentWorld, clerk: str) -> None:

@@ -72,6 +72,14 @@ def test_a_secret_that_was_given_in_the_clear_is_never_repeated():
         assert "hunter2" not in str(found.value)
 
 
+def test_a_relative_folder_is_one_of_who_names_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    given = aios.Files("in/")
+    monkeypatch.chdir("/")
+    assert type(given).model_validate_json(given.model_dump_json()).url == f"{tmp_path}/in"
+    assert aios.Files("s3://bucket/in").url == "s3://bucket/in"
+
+
 # -- filters and keys -----------------------------------------------------------------
 
 
