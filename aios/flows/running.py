@@ -7,6 +7,7 @@ the same name; else the flow's text and its history are of different minds, and 
 
 import asyncio
 import inspect
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
@@ -25,6 +26,10 @@ from aios.store.canonical import plain
 
 LONGEST_PAUSE_S = 60.0
 UNDO_RETRIES = 5
+MOST_NESTED = 50
+"""Flows that began one another: one that calls itself without an end would fill the database."""
+_NESTED = re.compile(r"(?:\.\d+)+$")
+"""What the ids of children add to that of the first flow."""
 
 
 class Elsewhere(Protocol):
@@ -170,6 +175,12 @@ class DurableRun:
     def child(self, flow: Flow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._refuse_mixed(flow.name, flow.asynchronous)
         flow.refuse_unfit(args, kwargs)
+        nested = _NESTED.search(self.flow_id)
+        if nested is not None and nested[0].count(".") >= MOST_NESTED:
+            raise UsageError(
+                f"flow {flow.name!r} would be the last of more than {MOST_NESTED} flows that began "
+                "one another; does it call itself without an end?"
+            )
         place, number = self._next(flow.name)
         waiting, last = self._next(f"{flow.name}'s end")
         child_id = f"{self.flow_id}.{number}"

@@ -180,6 +180,11 @@ async def parent(ledger: str, name: str) -> list[object]:
 
 
 @aios.flow
+async def deeper(left: int) -> int:
+    return 1 + await deeper(left - 1) if left else 0
+
+
+@aios.flow
 async def asking(timeout_s: float | None = None) -> object:
     found = (
         await aios.ask(

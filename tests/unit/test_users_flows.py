@@ -115,6 +115,15 @@ class TestRunning:
         child = world.client.view("parent-1.1")
         assert (child["flow"], child["parent"], child["status"]) == ("broken", "parent-1", "failed")
 
+    def test_a_flow_that_calls_itself_comes_to_an_end(
+        self, world: FlowWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("aios.flows.running.MOST_NESTED", 3)
+        world.begin(sample.deeper, "deeper-3", 3)
+        assert world.wait("deeper-3")["value"] == 3
+        world.begin(sample.deeper, "deeper-4", 4)
+        assert "more than 3 flows that began one another" in str(failure(world, "deeper-4"))
+
     def test_what_is_large_goes_to_a_file_and_comes_back_whole(self, world: FlowWorld) -> None:
         world.begin(sample.sized, "sized-1", 2 * LARGE_BYTES)
         assert world.wait("sized-1")["value"] == "x" * 2 * LARGE_BYTES
