@@ -23,6 +23,13 @@ def events(subscription: _Subscription = None, home: Home = None, address: Addre
         show(found if subscription is None else found[subscription])
 
 
+@commands.command()
+def outbox(home: Home = None, address: Address = None) -> None:
+    """Sinks to which events are still to be sent, and what went wrong last."""
+    with lifecycle.connect(address, home=home) as runtime:
+        show(runtime.outbox())
+
+
 @commands.command(name="dead-letters")
 def dead_letters(
     subscription: _Subscription = None,

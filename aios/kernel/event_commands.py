@@ -18,6 +18,7 @@ from aios.kernel.requests import Nothing, OfId
 from aios.records import Record
 from aios.records.cloudevents import read_event
 from aios.records.events import (
+    SINK,
     Sink,
     Subscription,
     SubscriptionSpec,
@@ -100,6 +101,7 @@ class EventCommands:
         self.queries: Queries = {
             "subscriptions": (Nothing, self._subscriptions),
             "dead_letters": (DeadLettersOf, self._dead_letters),
+            "outbox": (Nothing, self._outbox),
         }
 
     # -- commands ---------------------------------------------------------------------
@@ -236,6 +238,18 @@ class EventCommands:
             "created_s": one.created_s,
             "created_by": one.created_by,
         }
+
+    def _outbox(self) -> list[dict[str, Any]]:
+        store, now_s = self.events.store, self._registry.now_s()
+        first = store.first_to_leave()
+        found = []
+        for sink, (waiting, since_s) in store.outgoing().items():
+            attempts, problem = first.get(sink, (0, None))
+            told = {"attempts": attempts, "problem": problem}
+            shown = SINK.validate_json(sink).shown
+            age_s = max(0.0, now_s - since_s)
+            found.append({"sink": shown, "waiting": waiting, "oldest_s": age_s, **told})
+        return sorted(found, key=lambda one: str(one["sink"]))
 
     def _dead_letters(
         self, subscription: str | None, replayed: bool, limit: int

@@ -17,20 +17,17 @@
 unreadable (set aside), done, retried or dead (set aside). Counters begin at zero with each kernel.
 """
 
-import json
 from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from pydantic import TypeAdapter
 
 from aios.clock import Clock
 from aios.kernel.events import Events
-from aios.records.events import Sink
+from aios.records.events import SINK
 
 _RESULTS = (*("taken", "repeated", "filtered", "refused", "unreadable", "done", "retried", "dead"),)
-_SINK: TypeAdapter[Sink] = TypeAdapter(Sink)
 
 
 class EventMetrics(Collector):
@@ -93,7 +90,7 @@ class EventMetrics(Collector):
         )
         found: dict[str, tuple[int, float]] = {}
         for text, (count, since_s) in self._events.store.outgoing().items():
-            shown = _SINK.validate_python(json.loads(text)).shown
+            shown = SINK.validate_json(text).shown
             known = found.get(shown, (0, now_s))
             found[shown] = (known[0] + count, min(known[1], since_s))
         for shown, (count, since_s) in sorted(found.items()):

@@ -78,6 +78,11 @@ async def dead_letters(
     return await call(request, "dead_letters", **told)
 
 
+@router.get(f"{PREFIX}/outbox")
+async def outbox(request: Request) -> Any:
+    return await call(request, "outbox")
+
+
 @router.post(f"{PREFIX}/dead-letters/replay")
 async def replay(request: Request, body: ReplayBody) -> Any:
     return await call(request, "replay", ids=body.ids)

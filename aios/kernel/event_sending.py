@@ -11,13 +11,13 @@ from pathlib import Path
 from traceback import format_exception
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from aios.clock import Clock
 from aios.errors import AiosError, StoreCorrupt, UsageError
 from aios.events.dispatching import MOST_ATTEMPTS, pause_after
 from aios.events.sinks import Sender, open_sender
-from aios.records.events import Sink
+from aios.records.events import SINK, Sink
 from aios.registry.events import EventStore, Leaving
 
 LOOK_S = 0.2
@@ -25,7 +25,6 @@ BATCH = 200
 
 Open = Callable[[Sink, Path], Sender]
 logger = logging.getLogger("aios.kernel")
-_SINK: TypeAdapter[Sink] = TypeAdapter(Sink)
 
 
 class Sending:
@@ -149,7 +148,7 @@ class Sending:
 
 def _read(row: Leaving) -> Sink:
     try:
-        return _SINK.validate_python(row.sink)
+        return SINK.validate_python(row.sink)
     except (ValidationError, UsageError):
         raise StoreCorrupt(
             "the outbox holds a sink that cannot be read; use the aios version that wrote it"

@@ -42,6 +42,7 @@ WORDS: Mapping[str, str] = {
     "start_flow": "rt.start",
     "subscribe": "rt.on",
     "subscriptions": "rt.subscriptions",
+    "outbox": "rt.outbox",
     "tell_agents": "rt.agent(...).tell",
     "unsubscribe": "rt.off",
 }

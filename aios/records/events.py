@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, field_validator, model_validator
 
 from aios.errors import UsageError
 from aios.records.alerts import http_fault
@@ -319,6 +319,8 @@ Source = Annotated[
     Webhook | Kafka | RabbitMQ | PostgresCDC | Schedule | Files, Field(discriminator="kind")
 ]
 Sink = Annotated[Webhook | Kafka | RabbitMQ | Files, Field(discriminator="kind")]
+SINK: TypeAdapter[Sink] = TypeAdapter(Sink)
+"""Reads one from JSON."""
 SOURCES = (Webhook, Kafka, RabbitMQ, PostgresCDC, Schedule, Files)
 SINKS = (Webhook, Kafka, RabbitMQ, Files)
 

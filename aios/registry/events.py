@@ -337,6 +337,15 @@ class EventStore:
             rows = connection.execute(query.group_by(o.sink)).all()
         return {canonical(row[0]): (int(row[1]), float(row[2])) for row in rows}
 
+    def first_to_leave(self) -> dict[str, tuple[int, str | None]]:
+        """By sink, as JSON: how often the oldest that waits was tried, and what went wrong last."""
+        o = t.outbox.c
+        oldest = select(func.min(o.seq)).where(_WAITING).group_by(o.sink_key)
+        query = select(o.sink, o.attempts, o.problem).where(o.seq.in_(oldest))
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return {canonical(row[0]): (int(row[1]), row[2]) for row in rows}
+
 
 def sink_key(sink: Sink) -> str:
     """What tells one sink from another."""

@@ -23,7 +23,7 @@ from aios.records.events import (
 )
 from aios.runtime.agents import define_agent
 from aios.runtime.flows import define_flow, no_flow
-from aios.runtime.tables import Look
+from aios.runtime.tables import Look, Table
 from aios.runtime.transport import Transport
 
 _EACH = 1_000
@@ -256,6 +256,13 @@ class Eventful:
     def subscriptions(self) -> Subscriptions:
         """What is acted on, and how each subscription stands; those too that are off."""
         return Subscriptions(self._transport.get("/api/v1/subscriptions"))
+
+    def outbox(self) -> Table:
+        """Sinks to which events are still to be sent: how many wait, how old the oldest is, how
+        often it was tried and what went wrong last. Empty when everything has arrived."""
+        rows = self._transport.get("/api/v1/outbox")
+        shown = [{**one, "oldest": duration(one["oldest_s"])} for one in rows]
+        return Table("outbox", shown, ("sink", "waiting", "oldest", "attempts", "problem"))
 
     def dead_letters(self, subscription: str | None = None, *, limit: int = 1_000) -> DeadLetters:
         """The newest events that were set aside, each with the reason, and the trace of the last

@@ -141,6 +141,7 @@ COMMANDS: Mapping[str, Permission] = {
     "status": "read",
     "subscribe": "deploy",
     "subscriptions": "read",
+    "outbox": "read",
     "take_webhook": "predict",
     "tell_agents": "act",
     "unsubscribe": "stop",

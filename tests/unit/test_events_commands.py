@@ -431,6 +431,25 @@ def test_an_event_is_emitted_through_the_api_and_a_bad_one_refused(kernel):
         kernel.do("emit", sink={"kind": "webhook"}, event=event)
 
 
+def test_what_waits_for_a_sink_is_told_with_what_went_wrong(kernel, tmp_path):
+    sink, store = Sink(), kernel.kernel.events.store
+    sink.errors = [TemporaryError("away")] * 2  # for all at once, then for the first alone
+    for name in "ab":
+        event = {"specversion": "1.0", "id": name, "source": "s", "type": "t"}
+        kernel.do("emit", sink=TO.model_dump(), event=event)
+    kernel.clock.advance(7)
+    sending = Sending(store, kernel.clock, tmp_path, sink)
+    for thread in sending.look():
+        thread.join(10)
+    [row] = kernel.do("outbox")
+    assert (row["sink"], row["waiting"], row["oldest_s"]) == (TO.shown, 2, 7.0)
+    assert (row["attempts"], row["problem"]) == (1, "away")
+    kernel.clock.advance(40)
+    for thread in sending.look():
+        thread.join(10)
+    assert kernel.do("outbox") == []
+
+
 def test_metrics_tell_of_backlog_lag_and_dead_letters(kernel):
     kernel.do("subscribe", spec=spec())
     body = b'{"id": 1}'
