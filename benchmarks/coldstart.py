@@ -213,10 +213,13 @@ def runtime_parts(called_s: float, world: World, answered_s: float) -> dict[str,
     """Seconds from the call until each main process of the runtime began, and until it answered."""
     found: dict[str, float] = {}
     for process in world.processes():
-        told = " ".join(process.cmdline()) or process.name()
+        try:
+            name = process.name()
+            told, at_s = " ".join(process.cmdline()) or name, began_s(process) - called_s
+        except psutil.NoSuchProcess:  # one that only helped to start it
+            continue
         for begins, title in TITLES.items():
-            if told.startswith(begins) or process.name() == begins:
-                at_s = began_s(process) - called_s
+            if told.startswith(begins) or name == begins:
                 found[title] = min(at_s, found.get(title, at_s))
     return {
         **dict(sorted(found.items(), key=lambda item: item[1])),

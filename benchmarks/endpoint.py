@@ -10,7 +10,7 @@ Contestants, all with the same ONNX file and the same requests of one record:
   FastAPI             FastAPI and onnxruntime under uvicorn (uvloop, httptools), one worker
   hand-made canary    router deployment -> two model deployments, Serve's default settings
 With --only also: aios, no HAProxy (the same replica asked on its own port). With --short the
-hand-made canary and one connection are left out.
+hand-made canary, one connection and `wrk` are left out.
 
 Method. Closed loop over keep-alive connections from one other process, at 1
 and at 16 connections. Rounds are interleaved: each round asks every contestant once, and
@@ -44,7 +44,7 @@ from benchmarks.commands import arguments, begin, count, parser_of, positive, sa
 from benchmarks.figures import Goal, Round, goals_table, ratios, table
 from benchmarks.goals import goal
 from benchmarks.results import RESULTS, ResultFile
-from benchmarks.rounds import closed_loop, idle_cpu, one_round, settle
+from benchmarks.rounds import closed_loop, idle_cpu, one_round, settle_all
 from benchmarks.workload import Workload, prepare
 
 CONNECTIONS = (1, 16)
@@ -76,7 +76,7 @@ class Benchmark:
         idle = idle_cpu(contestants)
         for contestant in contestants:  # code paths, connections and caches of all, once
             closed_loop(self._workload, contestant, self._connections[-1], 1.0)
-            settle(contestant, None)
+        settle_all(contestants)
         for number in range(self._rounds):
             order = contestants if number % 2 == 0 else contestants[::-1]
             for connections in self._connections:
@@ -112,9 +112,12 @@ def goals(rounds: Sequence[Round]) -> list[Goal]:
 
 
 def measure(
-    benchmark: Benchmark, workload: Workload, names: Sequence[str]
+    benchmark: Benchmark, workload: Workload, names: Sequence[str], *, wrk: bool
 ) -> dict[str, Any] | None:
     """Start the contestants, run all rounds, end the contestants.
+
+    Args:
+        wrk: whether the generator is checked beside it.
 
     Returns:
         What `wrk` says about one of the servers, where it is installed.
@@ -129,7 +132,8 @@ def measure(
             contestants.append(stack.enter_context(peers.fastapi(workload)))
         if contestants:
             benchmark.run(SIDE_BY_SIDE, contestants)
-            checked = cross_check.against_wrk(contestants[-1], workload)
+            if wrk:
+                checked = cross_check.against_wrk(contestants[-1], workload)
         if peers.HAND_MADE in names:
             say("starting Serve with default settings")
             last = stack.enter_context(peers.hand_made(workload))
@@ -171,7 +175,7 @@ def main() -> None:
         file.run(workload=workload.name, seed=None, machine=host, **vars(asked))
         keep = partial(add_round, file)
         benchmark = Benchmark(workload, asked.rounds, asked.seconds, keep, asked.connections)
-        checked = measure(benchmark, workload, asked.only)
+        checked = measure(benchmark, workload, asked.only, wrk=not asked.short)
     found = goals(benchmark.rounds)
     for one in found:
         file.goal(one)

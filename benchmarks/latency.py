@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=positive, default=4.0, help="for each rate")
     parser.add_argument("--steps", type=count, default=5, help="rates that are tried")
     parser.add_argument("--p99-ms", type=positive, default=50.0, help="the budget")
-    asked = arguments(parser, {"rounds": 2, "seconds": 1.0, "steps": 3})
+    asked = arguments(parser, {"rounds": 2, "seconds": 1.0, "steps": 2})
     with tempfile.TemporaryDirectory(prefix="aios-bench-") as folder, aios.local() as rt:
         workload = prepare(Path(folder))
         file = ResultFile(RESULTS, "latency")

@@ -10,6 +10,8 @@ from benchmarks.workload import Workload
 
 WARM_UP_S = 0.5
 SETTLE_S = 15.0
+STILL_S = 6.0
+"""Longer than rows wait for the next write to the log."""
 IDLE_S = 2.0
 
 
@@ -84,18 +86,33 @@ def settle(contestant: Contestant, rows: int | None) -> None:
 
     Args:
         rows: how many its prediction log must hold; None: until the log grows no more.
+
+    Raises:
+        RuntimeError: it does not hold so many after `SETTLE_S`.
     """
     if contestant.recorded is None:
+        return
+    if rows is None:
+        settle_all([contestant])
         return
     give_up_s = time.monotonic() + SETTLE_S
     while (found := contestant.recorded()) != rows:
         if time.monotonic() > give_up_s:
-            if rows is None:
-                return
             raise RuntimeError(
                 f"{contestant.name} has {found} rows in its prediction log, expected {rows}"
             )
         time.sleep(0.1)
+
+
+def settle_all(contestants: Sequence[Contestant]) -> None:
+    """Wait until no prediction log of theirs grows any more, or for `SETTLE_S`."""
+    logs = [one.recorded for one in contestants if one.recorded is not None]
+    give_up_s = time.monotonic() + SETTLE_S
+    still_s, before = time.monotonic() + STILL_S, [one() for one in logs]
+    while logs and time.monotonic() < min(still_s, give_up_s):
+        time.sleep(0.1)
+        if (found := [one() for one in logs]) != before:
+            still_s, before = time.monotonic() + STILL_S, found
 
 
 def idle_cpu(contestants: Sequence[Contestant]) -> dict[str, dict[str, float]]:

@@ -299,7 +299,7 @@ def _arguments() -> argparse.Namespace:
     arguments.utilisations, arguments.steps, arguments.step_seconds = UTILISATIONS, 5, 90.0
     if arguments.short:
         arguments.replicas, arguments.utilisations = [1, 2], (0.7,)
-        arguments.seconds, arguments.steps, arguments.step = 6.0, 2, False
+        arguments.seconds, arguments.steps, arguments.step = 4.0, 2, False
     return arguments
 
 

@@ -101,7 +101,7 @@ def main() -> None:
     parser = parser_of("rollout", __doc__)
     parser.add_argument("--rollbacks", type=count, default=10)
     parser.add_argument("--replicas", type=count, default=2)
-    asked = arguments(parser, {"rollbacks": 3})
+    asked = arguments(parser, {"rollbacks": 2})
     file = ResultFile(RESULTS, "rollout")
     file.run(seed=SEED, machine=machine.describe(), **vars(asked))
     found = measure(asked.rollbacks, asked.replicas)

@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--trials", type=count, default=20)
     parser.add_argument("--cpu-s", type=positive, nargs="*", default=[2.0, 5.0])
     parser.add_argument("--registered", type=count, default=10, help="versions")
-    asked = arguments(parser, {"rounds": 2, "cpu_s": [], "registered": 3})
+    asked = arguments(parser, {"rounds": 1, "cpu_s": [], "registered": 3})
     file = ResultFile(RESULTS, "training")
     file.run(seed=SEED, machine=describe(), **vars(asked))
     with tempfile.TemporaryDirectory() as folder, aios.local() as rt:
