@@ -310,7 +310,7 @@ def one_round(workload: Workload, spare_workers: int, *, short: bool) -> Iterato
             "second version": lambda: version_parts(world),
         }
         if short:
-            del starting["another endpoint"]
+            del starting["another endpoint"], starting["second replica"]
         for what, start in starting.items():
             if spare_workers:
                 time.sleep(REFILL_S)

@@ -172,7 +172,7 @@ def distribution(curves: Sequence[Curve], title: str) -> "Figure":
     axes.set_ylabel("ms", color=colour("muted"), fontsize=8.5)
     tidy(axes)
     axes.grid(axis="x", color=colour("grid"), lw=0.8)
-    axes.legend(loc="upper left", frameon=False, fontsize=8.5, labelcolor=colour("ink"))
+    axes.legend(loc="lower right", frameon=False, fontsize=8.5, labelcolor=colour("ink"))
     entitle(axes, title)
     return figure
 

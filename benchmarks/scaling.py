@@ -150,7 +150,7 @@ def goal(found: Sequence[Case]) -> Goal:
     most = max(case.replicas for case in found)
     return Goal(
         text=f"p99 that the planner expects beside the measured one, 1 to {most} replicas",
-        connections=0,
+        connections=None,
         ratio=Spread.of(case.factor for case in found),
         at_most=GOAL,
     )

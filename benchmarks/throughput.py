@@ -53,7 +53,7 @@ READY_S = 600.0
 MOST_SECONDS = 3600.0
 NO_GPU = 2
 GPU_GOAL = 0.95
-SHORT = {"model": ["mlp"], "batch": [32], "rounds": 2, "seconds": 1.0, "rates": []}
+SHORT = {"model": ["mlp"], "batch": [32], "rounds": 1, "seconds": 1.0, "rates": []}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ A process of its own, so that whoever starts a runtime does not import Ray.
 import json
 import sys
 
-from aios.kernel.on_ray import boot
+from aios.kernel.boot_on_ray import boot
 
 request = json.load(sys.stdin)
 pid = boot(request["ray_address"], request["settings"], tuple(request["api_key"]))

@@ -1,4 +1,4 @@
-"""Thin Ray shells: the kernel as a detached actor, its API as a Serve deployment, the boot."""
+"""Thin Ray shell: the kernel as a detached actor."""
 
 import asyncio
 import logging
@@ -7,20 +7,17 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import ray
-from ray import serve
 
 from aios.agents.on_ray import Hosts
 from aios.clock import SystemClock
 from aios.config import Settings
-from aios.errors import AiosError, ClusterUnavailable, from_problem
+from aios.errors import AiosError
 from aios.events.on_ray import RayHost, incoming
 from aios.flows.on_ray import RayCrew
-from aios.kernel.actor import KernelActor
-from aios.kernel.api import build_api, caller_of
+from aios.kernel.boot_on_ray import CONTROL_PLANE, NAME
 from aios.kernel.environment import cluster_token
 from aios.kernel.kernel import Kernel
 from aios.kernel.metering import LOOK_S, Metering
@@ -30,25 +27,18 @@ from aios.kernel.serve_client import ServeClient
 from aios.kernel.serve_config import API_APP
 from aios.kernel.spares import KEEP_S, Spares
 from aios.records import WindowReport
-from aios.records.cost import NodeSeen, Owner, ProcessUsage
+from aios.records.cost import NodeSeen, ProcessUsage
 from aios.security import Caller
-from aios.store.artifacts import ArtifactStore
-from aios.telemetry.on_ray import Metered, meter_here
+from aios.telemetry.on_ray import meter_here
 from aios.training.on_ray import Workbench
-from aios.training.workspace import Workspace
 
-NAME = "aios-kernel"
-NAMESPACE = "aios"
 THREADS = 16
 PLAN_WAIT_S = 30.0
-ANSWER_S = 15.0
-"""How long a command may take; SQLite and a rollout's decision take milliseconds."""
 FUTURE_S = 10.0
-"""How long a call waits for something that is to come, less than `ANSWER_S`."""
+"""How long a call waits for something that is to come, less than `api_on_ray.ANSWER_S`."""
 SPARE_LOOK_S = 2.0
 START_WORKERS_S = 10.0
 """Ray answers when it has begun to start them."""
-CONTROL_PLANE = Owner("control plane")
 TYPE_LABELS = ("instance-type", "ray.io/node-group")
 """Labels of a Ray node that say what it costs by the hour, the first that is there."""
 
@@ -202,50 +192,6 @@ class Resident:
         return os.getpid()
 
 
-@serve.deployment(name="api")
-@serve.ingress()
-class ApiDeployment:
-    """One replica of the control API."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self._callers: dict[str, Caller] = {}
-        self._store = ArtifactStore(settings["artifacts_url"], Path(settings["cache"]))
-        self._data = Workspace(f"{settings['runs_url'].rstrip('/')}/data", "", "")
-        Metered(CONTROL_PLANE)
-
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
-        keys = user_config["keys"]
-        self._callers = {digest: Caller(*caller) for digest, caller in keys.items()}
-
-    def __serve_build_asgi_app__(self) -> Any:
-        return build_api(
-            self._execute,
-            lambda header: caller_of(self._callers, header),
-            lambda body, digest: self._store.write_tar(body, digest),
-            self._keep_data,
-        )
-
-    def _keep_data(self, content: bytes, digest: str) -> str:
-        self._data.write(f"{digest}.parquet", content)
-        return self._data.path(f"{digest}.parquet")
-
-    async def _execute(
-        self, command: str, arguments: dict[str, Any], caller: Caller, operation_id: str | None
-    ) -> Any:
-        try:
-            kernel = ray.get_actor(NAME, namespace=NAMESPACE)
-            async with asyncio.timeout(ANSWER_S):
-                answer = await kernel.execute.remote(command, arguments, caller, operation_id)
-        except (ValueError, TimeoutError, ray.exceptions.RayActorError) as error:
-            raise ClusterUnavailable(
-                "the control plane does not answer, it may be restarting; endpoints go on "
-                "serving; try again in a second"
-            ) from error
-        if "problem" in answer:
-            raise from_problem(answer["problem"])
-        return answer["result"]
-
-
 def _meter_forever(metering: Metering) -> None:
     """Tell the metering what the kernel uses and which nodes there are."""
     own = meter_here(CONTROL_PLANE)
@@ -321,37 +267,3 @@ def open_workbench(settings: Settings) -> Workbench:
         settings.home / "cache",
         settings.otlp_endpoint,
     )
-
-
-def api_app(args: dict[str, Any]) -> serve.Application:
-    """Import path of the API's Serve application; see `serve_config.api_application`."""
-    return ApiDeployment.bind(args["settings"])  # type: ignore[attr-defined]
-
-
-def boot(ray_address: str, settings: dict[str, Any], api_key: tuple[str, str]) -> int:
-    """Make sure the kernel runs on the cluster at `ray_address`, on its head node.
-
-    Returns:
-        The kernel's process id.
-    """
-    ray.init(address=ray_address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
-    try:
-        actor = (
-            ray.remote(KernelActor)
-            .options(
-                name=NAME,
-                namespace=NAMESPACE,
-                lifetime="detached",
-                get_if_exists=True,
-                max_restarts=-1,
-                max_task_retries=0,
-                max_concurrency=10_000,
-                num_cpus=0.1,
-                resources={"node:__internal_head__": 0.001},
-            )
-            .remote(settings, api_key)
-        )
-        pid: int = ray.get(actor.ready.remote(), timeout=120)
-        return pid
-    finally:
-        ray.shutdown()

@@ -115,7 +115,7 @@ def api_application(
     return {
         "name": API_APP,
         "route_prefix": "/",
-        "import_path": "aios.kernel.on_ray:api_app",
+        "import_path": "aios.kernel.api_on_ray:api_app",
         "args": {"settings": dict(api_settings)},
         "deployments": [
             {

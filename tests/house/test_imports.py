@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[2]
 RAY_SHELLS = (
     "on_ray.py",
     "agents_on_ray.py",
+    "api_on_ray.py",
+    "boot_on_ray.py",
     "drift_on_ray.py",
     "peers_on_ray.py",
     "torch_on_ray.py",

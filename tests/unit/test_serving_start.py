@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import orjson
+import pytest
 from onnx_graphs import sample_rows, score_contract, write_model
 
 import aios
@@ -89,3 +90,19 @@ def test_a_start_is_told_step_by_step_and_each_step_once(tmp_path: Path) -> None
         "pid": 42,
         "at_s": {"imported": 10.0, "loaded": 11.0, "warmed": 12.0},
     }
+
+
+@pytest.mark.parametrize(
+    ("module", "needless"),
+    [
+        ("aios.kernel.boot_on_ray", {"ray.serve", "sqlalchemy", "fastapi", "numpy"}),
+        ("aios.kernel.api_on_ray", {"sqlalchemy", "dbos", "aios.kernel.kernel"}),
+        ("aios.kernel.on_ray", {"ray.serve", "fastapi", "pandas"}),
+    ],
+)
+def test_what_a_runtime_waits_for_when_it_starts_imports_only_what_it_needs(
+    module: str, needless: set[str]
+) -> None:
+    code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)) & needless == set()
