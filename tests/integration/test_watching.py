@@ -52,9 +52,11 @@ def asked_until(
     return found
 
 
-def groups_seen(rt: aios.Runtime) -> set[str]:
-    """Of whom the new version has answered rows with a known truth."""
-    return {row["group"] for row in rt.monitor(ENDPOINT).status().groups.get("sex", [])}
+def told_of_both(rt: aios.Runtime) -> Any:
+    """What is seen of the new version, once it has answered both groups and that is known."""
+    seen = rt.monitor(ENDPOINT).status()
+    groups = {row["group"] for row in seen.groups.get("sex", [])}
+    return seen if seen.windows and groups == {"f", "m"} else None
 
 
 def test_drift_ends_in_a_version_that_says_why_it_exists(
@@ -96,9 +98,7 @@ def test_drift_ends_in_a_version_that_says_why_it_exists(
     assert rang == ["psi > 0.5 on a for 2 windows"]
     assert rt.audit.verify().sound
 
-    asked_until(rt, 3.0, lambda: groups_seen(rt) == {"f", "m"})
-    seen = rt.monitor(ENDPOINT).status()
-    assert seen.windows
+    seen = asked_until(rt, 3.0, lambda: told_of_both(rt))
     assert seen.normal == "training data"
     assert seen.version == f"{ENDPOINT}:2"
     assert seen.feedback["joined"] > 100
