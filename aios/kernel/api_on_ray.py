@@ -1,5 +1,5 @@
 """Thin Ray shell: the API as a Serve deployment. Who builds or serves it imports nothing of the
-kernel, its database and its rooms: a second of CPU and some 50 MB in each of two processes."""
+kernel, its database and its rooms: a second of CPU and 27 MiB in each of two processes."""
 
 import asyncio
 from pathlib import Path

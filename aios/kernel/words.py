@@ -29,6 +29,7 @@ WORDS: Mapping[str, str] = {
     "grant_agent": "rt.agent(...).grant",
     "inbox": "rt.inbox",
     "kill_agent": "rt.agent(...).kill",
+    "outbox": "rt.outbox",
     "queues": "rt.queues",
     "replay": "rt.replay",
     "revive_agent": "rt.agent(...).revive",
@@ -42,7 +43,6 @@ WORDS: Mapping[str, str] = {
     "start_flow": "rt.start",
     "subscribe": "rt.on",
     "subscriptions": "rt.subscriptions",
-    "outbox": "rt.outbox",
     "tell_agents": "rt.agent(...).tell",
     "unsubscribe": "rt.off",
 }

@@ -56,7 +56,7 @@ LOOK_S = 0.5
 QUIET_S = 15.0
 """After the last reply a rollout that is not decided by then never will be."""
 TRIAL_LIMIT_S = 240.0
-AFTER_LIMIT_S = 420.0
+AFTER_LIMIT_S = 900.0
 """How long after the last ticket answers are waited for: a busy machine takes its time."""
 
 

@@ -219,7 +219,7 @@ def test_a_broker_that_crashes_and_readers_that_are_killed_lose_nothing(
     rabbit.restart()
     # The same again, as a producer does that never heard of its confirms; and some more.
     publish(rabbit, "in", 0, count + 200)
-    status = until(lambda: done(rt, "scoring-rabbitmq", count + 200), 300)
+    status = until(lambda: done(rt, "scoring-rabbitmq", count + 200), 120)
     assert status.counts["repeated"] >= count
     until(lambda: "aios_outbox_waiting{" not in rt.metrics(), 60)
     events = drained(rabbit, "out", count + 200)

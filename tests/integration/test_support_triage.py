@@ -22,7 +22,7 @@ QUICK = aios.Canary(
 """A plan that few tickets decide."""
 
 
-@pytest.mark.timeout(1200)  # the story gives up before that, and says of what
+@pytest.mark.timeout(1500)  # the story gives up before that, and says of what
 def test_every_ticket_is_answered_once_through_a_rollout_and_two_kills(tmp_path: Path) -> None:
     console = Console(record=True, width=120)
     with running_rabbitmq() as rabbit:
