@@ -51,7 +51,7 @@ soak: install
 	$(BIN)/python -m benchmarks.soak
 
 chaos: install
-	AIOS_TEST_ROLLOUTS=20 AIOS_TEST_RUN_KILLS=28 AIOS_TEST_RUN_WRITES=1 $(BIN)/python -m pytest \
+	CHAOS_ROLLOUTS=20 CHAOS_RUN_KILLS=28 CHAOS_RUN_WRITES=1 $(BIN)/python -m pytest \
 		tests/integration/test_rollouts.py tests/integration/test_run_kills.py -k kill
 	$(BIN)/python -m tests.chaos.agent_kills --kills 500
 	$(BIN)/python -m tests.chaos.flow_kills --kills 500

@@ -36,6 +36,7 @@ from aios.kernel.head import Head, read_head
 from aios.kernel.processes import processes_of
 from benchmarks.commands import arguments, begin, count, parser_of
 from benchmarks.results import RESULTS, ResultFile
+from benchmarks.runtimes import runtime
 
 BATCH = 1_000
 SPAWNERS = 8
@@ -70,7 +71,7 @@ def main() -> None:
     given = arguments(parser, short)
     file = ResultFile(RESULTS, "agents")
     file.run(seed=None, machine=describe(), **vars(given))
-    with aios.local() as rt:
+    with runtime() as rt:
         head = read_head(rt.home)
         assert head is not None
         counters = [rt.spawn(Counter, id=f"c-{n}") for n in range(given.agents)]

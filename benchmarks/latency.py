@@ -22,13 +22,14 @@ from typing import Any
 
 import orjson
 
-import aios
 from aios.capacity import machine
 from aios.capacity.measurement import Measurement
 from benchmarks.commands import arguments, begin, count, parser_of, positive
 from benchmarks.results import RESULTS, ResultFile
+from benchmarks.runtimes import runtime
 from benchmarks.workload import prepare
 
+NAME = "latency"
 SEED = 7
 
 
@@ -58,23 +59,21 @@ def say(title: str, text: str) -> None:
 
 def main() -> None:
     """Run the rounds, write them as they come, print them."""
-    parser = parser_of("latency", __doc__)
+    parser = parser_of(NAME, __doc__)
     parser.add_argument("--rounds", type=count, default=3)
     parser.add_argument("--seconds", type=positive, default=4.0, help="for each rate")
     parser.add_argument("--steps", type=count, default=5, help="rates that are tried")
     parser.add_argument("--p99-ms", type=positive, default=50.0, help="the budget")
     asked = arguments(parser, {"rounds": 2, "seconds": 1.0, "steps": 2})
-    with tempfile.TemporaryDirectory(prefix="aios-bench-") as folder, aios.local() as rt:
+    with tempfile.TemporaryDirectory(prefix="aios-bench-") as folder, runtime() as rt:
         workload = prepare(Path(folder))
-        file = ResultFile(RESULTS, "latency")
+        file = ResultFile(RESULTS, NAME)
         file.run(workload=workload.name, seed=SEED, machine=machine.describe(), **vars(asked))
-        rt.models.register(
-            "loan", workload.estimator, contract=workload.contract, sample=workload.sample
-        )
-        rt.deploy("loan", "loan:1")
+        fields = {"contract": workload.contract, "sample": workload.sample}
+        rt.deploy(NAME, rt.models.register(NAME, workload.estimator, **fields))
         for number in range(asked.rounds):
             measured = rt.measure(
-                "loan",
+                NAME,
                 p99_s=asked.p99_ms / 1000,
                 records=[orjson.loads(body) for body in workload.bodies],
                 requests=workload.name,

@@ -13,8 +13,8 @@ from benchmarks.figures import Goal
 SUITE_VARIABLE = "_AIOS_BENCHMARK_SUITE"
 """What `aios bench all` tells the benchmarks that it runs, as JSON: `folder` for their results,
 `load_average_1min` before the first of them, `others_cores`, how many cores others kept busy just
-before this one, and an `id` by which it finds its processes. No `AIOS_` prefix: those are
-settings."""
+before this one, an `id` by which it finds its processes, and, where one is lent, the home of a
+`runtime`. No `AIOS_` prefix: those are settings."""
 SUITE: dict[str, Any] = orjson.loads(os.environ.get(SUITE_VARIABLE, "{}"))
 UNFINISHED = ".unfinished"
 """Behind the name of what was broken off."""

@@ -47,6 +47,7 @@ from aios.errors import UsageError
 from benchmarks.commands import begin
 from benchmarks.figures import Goal, Spread
 from benchmarks.results import RESULTS, ResultFile
+from benchmarks.runtimes import runtime
 from benchmarks.scaling_model import OUTPUT
 
 NAME = "scaling"
@@ -236,7 +237,7 @@ def measure_one(served: Served, budget_s: float, steps: int) -> Measurement:
 def run(arguments: argparse.Namespace, file: ResultFile) -> None:
     """Measure one, predict all, measure all; write and print as it goes."""
     found: list[Case] = []
-    with aios.local() as rt:
+    with runtime() as rt:
         served = Served(rt, arguments)
         budget_s = BUDGET_SERVICES * arguments.service_ms / 1000
         measured = measure_one(served, budget_s, arguments.steps)

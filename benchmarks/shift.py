@@ -21,7 +21,9 @@ from apps.loan_approval.replay import Replay
 from benchmarks.commands import arguments, begin, count, parser_of
 from benchmarks.goals import goal
 from benchmarks.results import RESULTS, ResultFile
+from benchmarks.runtimes import runtime
 
+NAME = "rollout"
 RATE_PER_S = 200.0
 SETTLE_S = 1.5
 SEED = 7
@@ -51,17 +53,19 @@ def measure(rollbacks: int, replicas: int) -> Shifts:
     model = training.logistic(train)
     contract = aios.Contract(**data.contract_fields())
     decided: list[tuple[float, int]] = []
-    with aios.local() as rt:
+    with runtime() as rt:
         for _ in range(2):
             sample = train[list(data.FEATURES)]
-            rt.models.register("loan", model, contract=contract, sample=sample)
-        rt.deploy("loan", "loan:1", replicas=replicas)
-        with Replay(rt.address, str(rt.key), data.records(frame), RATE_PER_S, seed=SEED) as replay:
+            rt.models.register(NAME, model, contract=contract, sample=sample)
+        rt.deploy(NAME, f"{NAME}:1", replicas=replicas)
+        with Replay(
+            rt.address, str(rt.key), data.records(frame), RATE_PER_S, seed=SEED, endpoint=NAME
+        ) as replay:
             for _ in range(rollbacks):
                 promote(rt)
                 time.sleep(SETTLE_S)
-                now_stable = rt.rollback("loan", "benchmark")
-                entry = rt.audit(limit=1, subject="loan")[0]
+                now_stable = rt.rollback(NAME, "benchmark")
+                entry = rt.audit(limit=1, subject=NAME)[0]
                 decided.append((entry["at_s"], now_stable))
                 time.sleep(SETTLE_S)
         rows, stats = replay.outcomes(), replay.stats()
@@ -88,8 +92,8 @@ def took_s(at_s: float, sent_s: "np.ndarray", old: "np.ndarray") -> float:
 
 
 def promote(rt: aios.Runtime) -> None:
-    """Make loan:2 stable by command."""
-    rollout = rt.rollout("loan", "loan:2", aios.Canary(bake_s=600))
+    """Make version 2 stable by command."""
+    rollout = rt.rollout(NAME, f"{NAME}:2", aios.Canary(bake_s=600))
     while rollout.status().stage == "starting":
         time.sleep(0.2)
     rollout.promote("benchmark")
@@ -98,11 +102,11 @@ def promote(rt: aios.Runtime) -> None:
 
 def main() -> None:
     """Measure, write the result, print it."""
-    parser = parser_of("rollout", __doc__)
+    parser = parser_of(NAME, __doc__)
     parser.add_argument("--rollbacks", type=count, default=10)
     parser.add_argument("--replicas", type=count, default=2)
     asked = arguments(parser, {"rollbacks": 2})
-    file = ResultFile(RESULTS, "rollout")
+    file = ResultFile(RESULTS, NAME)
     file.run(seed=SEED, machine=machine.describe(), **vars(asked))
     found = measure(asked.rollbacks, asked.replicas)
     for number, seconds in enumerate(found.seconds):

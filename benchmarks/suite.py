@@ -7,6 +7,9 @@ others go on; the suite then ends with 1. What a broken one had written is named
 that nobody takes it for a result. Results and report go to `--out`, by default `results/`. Ctrl-C
 ends the benchmark that runs, with all that it started, and removes what it had written.
 
+Short versions of those that need nothing but a runtime share one, which the suite starts for the
+first of them and ends after the last; after one that went wrong the next gets a new one.
+
 `soak` is left out: it asks what ten minutes of traffic do, and no short version answers that.
 
 Caveats: what ran before leaves caches warm and, for a minute, a load average; so the load before
@@ -17,10 +20,11 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import orjson
@@ -33,6 +37,7 @@ from benchmarks import report
 from benchmarks.commands import begin, parser_of, positive
 from benchmarks.plots import Price
 from benchmarks.results import RESULTS, SUITE_VARIABLE, UNFINISHED
+from benchmarks.runtimes import BORROWERS, Lender
 
 LEFT_OUT = ("soak",)
 CHECKOUT = Path(__file__).parents[1]
@@ -64,14 +69,17 @@ class Suite:
         folder: for results.
         arguments: of each.
         limit_s: for each.
+        borrowers: names of those that are lent a runtime.
         tell: takes lines for users.
-        show: takes what goes on just now, a few times a second.
+        show: takes what goes on just now, a few times a second; nothing, and it shows nothing.
     """
 
     modules: Mapping[str, str]
     folder: Path
     arguments: tuple[str, ...] = ()
     limit_s: float = LONG_LIMIT_S
+    borrowers: Collection[str] = ()
+    lender: Lender = field(default_factory=Lender)
     checkout: Path = CHECKOUT
     tell: Callable[[str], None] = print
     show: Callable[[str], None] = lambda text: None
@@ -80,15 +88,26 @@ class Suite:
         """All of them, in their order."""
         load, ended = psutil.getloadavg()[0], list[Ended]()
         self.folder.mkdir(parents=True, exist_ok=True)
-        for number, name in enumerate(self.modules, 1):
-            title = f"[{number}/{len(self.modules)}] {name}"
-            self.tell(title)
-            ended.append(self._one(name, title, load))
-            self.tell(f"    {how(ended, len(self.modules))}")
+        waiting = [name for name in self.modules if name in self.borrowers]
+        try:
+            for number, name in enumerate(self.modules, 1):
+                title = f"[{number}/{len(self.modules)}] {name}"
+                self.tell(title)
+                ended.append(self._one(name, title, load))
+                self.tell(f"    {how(ended, len(self.modules))}")
+                if waiting and (name == waiting[-1] or ended[-1].wrong is not None):
+                    self.lender.end()
+        finally:
+            self.lender.end()
         return ended
 
     def _one(self, name: str, title: str, load: float) -> Ended:
         mark, begun_s = uuid4().hex, time.monotonic()
+        told = {"id": mark, "load_average_1min": round(load, 2)}
+        if name in self.borrowers:
+            self.show("")  # the start of a runtime has a line of its own
+            home = self.lender.home()
+            told |= {} if home is None else {"runtime": str(home)}
         before = self._files()
         with tempfile.NamedTemporaryFile() as output:
             said = Path(output.name)
@@ -101,7 +120,7 @@ class Suite:
                 code = run_to_its_end(
                     [sys.executable, "-m", self.modules[name], *self.arguments],
                     folder=self.checkout,
-                    environment=self._environment(mark, load),
+                    environment=self._environment(told),
                     output=output,
                     limit_s=self.limit_s,
                     meanwhile=meanwhile,
@@ -127,13 +146,9 @@ class Suite:
                 written = []
         return Ended(name, time.monotonic() - begun_s, wrong, tuple(written))
 
-    def _environment(self, mark: str, load: float) -> dict[str, str]:
-        told = {
-            "id": mark,
-            "folder": str(self.folder.resolve()),
-            "load_average_1min": round(load, 2),
-            "others_cores": round(psutil.cpu_percent(LOOK_S) / 100 * (psutil.cpu_count() or 1), 2),
-        }
+    def _environment(self, told: dict[str, Any]) -> dict[str, str]:
+        busy = psutil.cpu_percent(LOOK_S) / 100 * (psutil.cpu_count() or 1)
+        told = {**told, "folder": str(self.folder.resolve()), "others_cores": round(busy, 2)}
         return {**importing(self.checkout), SUITE_VARIABLE: orjson.dumps(told).decode()}
 
     def _files(self) -> set[Path]:
@@ -201,7 +216,12 @@ def _status() -> Iterator[Callable[[str], None]]:
         yield lambda text: None
         return
     with console.status("") as status:
-        yield lambda text: status.update(Text(text))
+
+        def show(text: str) -> None:
+            status.update(Text(text))
+            (status.start if text else status.stop)()
+
+        yield show
 
 
 def main() -> int:
@@ -226,6 +246,7 @@ def main() -> int:
             asked.out,
             arguments=("--short",) if asked.short else (),
             limit_s=asked.limit_s or (SHORT_LIMIT_S if asked.short else LONG_LIMIT_S),
+            borrowers=BORROWERS if asked.short else (),
             tell=lambda text: print(text, file=sys.stderr, flush=True),
             show=show,
         ).run()

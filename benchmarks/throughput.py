@@ -39,7 +39,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import aios
 from aios.capacity import machine
 from aios.errors import UsageError
 from aios.runtime.lifecycle import LocalRuntime
@@ -48,6 +47,7 @@ from benchmarks.commands import CACHE, begin
 from benchmarks.figures import Goal, Spread, goals_table
 from benchmarks.levels import DEADLINE_S, LEVELS, SATURATED, Round, Served, body_of, measure
 from benchmarks.results import RESULTS, ResultFile
+from benchmarks.runtimes import runtime
 
 READY_S = 600.0
 MOST_SECONDS = 3600.0
@@ -192,15 +192,15 @@ def table(rounds: Sequence[Round]) -> str:
 def run(wanted: argparse.Namespace, file: ResultFile, chosen: Sequence[Variant]) -> list[Round]:
     """Serve and measure one variant after the other."""
     rounds: list[Round] = []
-    with tempfile.TemporaryDirectory(prefix="aios-bench-") as folder, aios.local() as runtime:
+    with tempfile.TemporaryDirectory(prefix="aios-bench-") as folder, runtime() as rt:
         for place, variant in enumerate(chosen):
             name = f"bench-{place}"
             _say(f"{variant}: making, registering and deploying it")
             sequence = variant.sequence or models.SEQUENCE
             made = (variant.model, variant.engine, variant.precision, sequence)
             model = models.make(*made, CACHE, Path(folder))
-            _deploy(runtime, model, name, wanted)
-            served = Served(runtime, model, name, wanted.device, wanted.threads)
+            _deploy(rt, model, name, wanted)
+            served = Served(rt, model, name, wanted.device, wanted.threads)
             asked = [served.asked(batch) for batch in wanted.batch]
             for one in asked:
                 one.check(models.TOLERANCES[variant.precision])
@@ -211,17 +211,15 @@ def run(wanted: argparse.Namespace, file: ResultFile, chosen: Sequence[Variant])
                         for kind, fields in kept(entry):
                             file.add(kind, fields)
                 _say(f"{variant}: round {number + 1} of {wanted.rounds}")
-            runtime.remove(name)
+            rt.remove(name)
     return rounds
 
 
-def _deploy(
-    runtime: LocalRuntime, model: models.Model, name: str, wanted: argparse.Namespace
-) -> None:
-    runtime.models.register(name, model.source, contract=model.contract, **model.options)
+def _deploy(rt: LocalRuntime, model: models.Model, name: str, wanted: argparse.Namespace) -> None:
+    rt.models.register(name, model.source, contract=model.contract, **model.options)
     columns = model.columns(max(wanted.batch), 0)
     body_bytes = len(body_of(model, columns)[0])
-    runtime.deploy(
+    rt.deploy(
         name,
         f"{name}:1",
         deadline_s=DEADLINE_S,

@@ -37,7 +37,9 @@ from benchmarks.commands import arguments, begin, count, parser_of, positive
 from benchmarks.figures import Spread
 from benchmarks.goals import AIMS, goal
 from benchmarks.results import RESULTS, ResultFile
+from benchmarks.runtimes import runtime
 
+NAME = "training"
 SEED = 7
 SPACE = {"n_estimators": (50, 300), "max_depth": (2, 5), "learning_rate": (0.01, 0.3)}
 HEAVY_TRIALS = 20
@@ -129,7 +131,7 @@ def retrained(
     """Seconds of each stage of a retrain, as seen from outside, and `all`."""
     contract = aios.Contract(**data.contract_fields())
     started_s = looked_s = time.perf_counter()
-    run = rt.start_retrain("loan", recipe, data=str(path), contract=contract, seed=SEED, **settings)
+    run = rt.start_retrain(NAME, recipe, data=str(path), contract=contract, seed=SEED, **settings)
     seconds: dict[str, float] = {}
     while True:
         status = run.status()
@@ -224,7 +226,7 @@ def measure_register(rt: aios.Runtime, times: int, file: ResultFile) -> str:
             started_s = time.perf_counter()
             build(model, contract, sample, Path(folder))
             built_s = time.perf_counter()
-        rt.models.register("loan", model, contract=contract, sample=sample)
+        rt.models.register(NAME, model, contract=contract, sample=sample)
         alone.append(built_s - started_s)
         whole.append(time.perf_counter() - built_s)
     for number, took_s in enumerate(whole[1:]):
@@ -239,15 +241,15 @@ def measure_register(rt: aios.Runtime, times: int, file: ResultFile) -> str:
 
 def main() -> None:
     """Measure, write the result as it comes, print it."""
-    parser = parser_of("training", __doc__)
+    parser = parser_of(NAME, __doc__)
     parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--trials", type=count, default=20)
     parser.add_argument("--cpu-s", type=positive, nargs="*", default=[2.0, 5.0])
     parser.add_argument("--registered", type=count, default=10, help="versions")
     asked = arguments(parser, {"rounds": 1, "cpu_s": [], "registered": 3})
-    file = ResultFile(RESULTS, "training")
+    file = ResultFile(RESULTS, NAME)
     file.run(seed=SEED, machine=describe(), **vars(asked))
-    with tempfile.TemporaryDirectory() as folder, aios.local() as rt:
+    with tempfile.TemporaryDirectory() as folder, runtime() as rt:
         path = Path(folder) / "loans.parquet"
         frame = data.load()
         frame[[data.KEY, *data.FEATURES, data.LABEL]].to_parquet(path, index=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from aios.cli import app
+from aios.config import PREFIX, Settings
 from tests.readme_blocks import README, blocks, needs_runtime
 
 ROOT = README.parent
@@ -56,6 +57,13 @@ def test_commands_that_it_names_exist() -> None:
     assert commands >= {"up", "down", "status", "ps", "audit"}
     for command in commands:
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+
+
+def test_variables_that_it_and_the_commands_name_are_settings() -> None:
+    """An unknown one is refused: `make chaos` once set some, and no runtime began."""
+    text = TEXT + (ROOT / "Makefile").read_text() + (ROOT / ".ci" / "run").read_text()
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    assert set(re.findall(rf"\b{PREFIX}[A-Z_]+", text)) <= known
 
 
 def test_the_two_commands_come_first() -> None:

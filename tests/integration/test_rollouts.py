@@ -17,7 +17,7 @@ import aios
 from aios.serving.line import LENGTH_BYTES, NONCE_BYTES, UNPROVED_BYTES
 from apps.loan_approval.replay import Replay
 
-ROLLOUTS = int(os.environ.get("AIOS_TEST_ROLLOUTS", "4"))
+ROLLOUTS = int(os.environ.get("CHAOS_ROLLOUTS", "4"))
 """`make chaos` does 20."""
 QUICK = {"bake_s": 0.5, "min_requests": 10, "abort_when": ("errors worse by 0.2",)}
 

@@ -8,14 +8,18 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import psutil
 import pytest
 
+import aios
+from aios.cli.benching import CATALOGUE
 from aios.cli.foreground import OutOfTime, run_to_its_end
 from benchmarks import suite as suites
 from benchmarks.plots import Price
+from benchmarks.runtimes import BORROWERS, Lender
 from benchmarks.suite import Ended, Suite, finish, marked
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +45,14 @@ MODULES = {
         raise RuntimeError("it is broken")
     """,
     "silent": "",
+    "borrower": """
+        write(f"borrower-{time.time_ns()}")
+        (out / "lent").open("a").write(suite["runtime"] + "\\n")
+    """,
+    "thief": """
+        (out / "lent").open("a").write(suite["runtime"] + "\\n")
+        raise RuntimeError("it is broken")
+    """,
     "littering": """
         import subprocess
         write("littering")
@@ -110,6 +122,57 @@ def test_one_that_fails_is_said_and_the_others_go_on(modules, tmp_path, capsys) 
     (path,) = ended[2].results
     run = orjson.loads(path.read_bytes().splitlines()[0])
     assert set(run["suite"]) == {"id", "folder", "load_average_1min", "others_cores"}
+
+
+class Started:
+    """Runtimes that are started to be lent: what became of them."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.count, self.ended, self._broken = 0, list[str](), broken
+
+    def __call__(self) -> SimpleNamespace:
+        if self._broken:
+            raise aios.ClusterUnavailable("no Ray today")
+        self.count += 1
+        name = f"home-{self.count}"
+        return SimpleNamespace(home=Path(name), close=lambda: self.ended.append(name))
+
+
+def test_one_runtime_is_lent_to_all_that_want_one(modules, tmp_path) -> None:
+    started, seen = Started(), list[list[str]]()
+    named = {name: f"bench_{name}" for name in ("well", "borrower", "thief", "silent")}
+    named |= {"again": "bench_borrower", "last": "bench_well"}
+    told = {"borrowers": ("borrower", "thief", "again"), "lender": Lender(started)}
+
+    def tell(text: str) -> None:
+        if text.startswith("["):
+            seen.append([text.split()[1], *started.ended])
+
+    lending = Suite(named, tmp_path, arguments=("--short",), checkout=modules, tell=tell, **told)
+    ended = lending.run()
+    assert [one.name for one in ended if one.wrong] == ["thief", "silent"]
+    lent = (tmp_path / "lent").read_text().split()
+    assert lent == ["home-1", "home-1", "home-2"], "a new one after one that went wrong"
+    assert seen == [
+        ["well"],
+        ["borrower"],
+        ["thief"],
+        ["silent", "home-1"],
+        ["again", "home-1"],
+        ["last", "home-1", "home-2"],
+    ], "ended as soon as nobody wants it"
+
+
+def test_who_is_lent_none_begins_as_if_alone(modules, tmp_path) -> None:
+    told = {"borrowers": ("well",), "lender": Lender(Started(broken=True))}
+    (ended,) = suite(modules, tmp_path, "well", tell=lambda text: None, **told).run()
+    run = orjson.loads(ended.results[0].read_bytes().splitlines()[0])
+    assert "runtime" not in run["suite"]
+
+
+def test_borrowers_stand_together_in_the_catalogue() -> None:
+    places = [list(CATALOGUE).index(name) for name in BORROWERS]
+    assert places == list(range(places[0], places[0] + len(BORROWERS)))
 
 
 def test_nothing_but_failures_has_no_report(tmp_path, capsys) -> None:
