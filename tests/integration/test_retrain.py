@@ -39,7 +39,7 @@ def test_a_search_survives_bad_trials_and_a_killed_kernel(rt, toy_contract, rows
         contract=toy_contract,
         search=search,
         trials=4,
-        seed=101,  # the first trial does well; the next hangs, wherever Tune begins
+        seed=444,  # the first trial does well; the next hangs, wherever Tune begins; no third
         trial_time_limit_s=30,  # of which a busy machine may need half to import
     )
     wait_until(lambda: any(trial.state != "running" for trial in run.status().trials))
