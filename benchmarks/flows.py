@@ -6,12 +6,14 @@ Question: flows begun and finished per second, and the time of one step, as a ra
 doing the same on the same database in the same run (goal: at least 0.9 of its rate).
 
 Method: each side is a process of its own with a fresh database (SQLite in WAL mode, a file on this
-machine's disk; or a database made for it in PostgreSQL), and they take turns, A B A B. `flows`: N
-flows of one step are enqueued by a client in the same process and waited for, until the last has
-ended. `steps`: one flow of N steps, one after the other; each step returns a small dictionary. Both
-are async, poll their queue every 0.1 s, and are warm (one flow ran before). `cpu_ms` is what a flow
-of one step took of the process's CPU, begun, run and waited for: it is less at the mercy of
-whatever else the machine does. What is found of each round goes to standard error.
+machine's disk; or a database made for it in PostgreSQL), and they take turns, A B A B. `begun`: N
+flows of one step are enqueued by a client before there is a worker; with one in the same process,
+how long that takes depends on when it looks. Then the worker begins and runs these, which warms it.
+`flows`: N more are enqueued and waited for, until the last has ended. `steps`: one flow of N steps,
+one after the other; each step returns a small dictionary. Both are async and look at their queue as
+often as aios does. `cpu_ms` is what a flow of one step took of the process's CPU, begun, run and
+waited for: it is less at the mercy of whatever else the machine does. What is found of each round
+goes to standard error.
 
 `--prefect` puts Prefect beside them, on SQLite only, in an environment of its own that the first
 run makes with pip; its settings are in `peers_prefect.py`. It runs fewer flows and steps, for it is
@@ -56,7 +58,7 @@ def bare(url: str, folder: Path, size: "Size") -> dict[str, float]:
     """The same with DBOS alone."""
     import sqlite3
 
-    from dbos import DBOS, DBOSClient
+    from dbos import DBOS, DBOSClient, run_dbos_database_migrations
 
     if url.startswith("sqlite"):
         connection = sqlite3.connect(url.removeprefix("sqlite:///"))
@@ -74,10 +76,9 @@ def bare(url: str, folder: Path, size: "Size") -> dict[str, float]:
             await step(number)
         return steps
 
-    DBOS.launch()
+    run_dbos_database_migrations(url)
     client = DBOSClient(system_database_url=url)
     client.register_queue("q", polling_interval_sec=POLL_S)  # as aios looks
-    time.sleep(2.0)  # its worker finds the queue
 
     def begin(steps: int) -> Any:
         return client.enqueue({"workflow_name": "chain", "queue_name": "q"}, steps)
@@ -86,7 +87,7 @@ def bare(url: str, folder: Path, size: "Size") -> dict[str, float]:
         for handle in handles:
             handle.get_result(polling_interval_sec=0.02)
 
-    return measured(begin, wait, size)
+    return measured(begin, wait, DBOS.launch, size)
 
 
 def ours(url: str, folder: Path, size: "Size") -> dict[str, float]:
@@ -117,8 +118,7 @@ def ours(url: str, folder: Path, size: "Size") -> dict[str, float]:
         print("it lost its lease: this machine is too busy to measure flows", file=sys.stderr)
         os._exit(1)  # its flows would never end
 
-    FlowWorker(place, f"bench-{uuid4().hex}", Host(), lost=lost).launch()  # type: ignore[arg-type]
-    time.sleep(2.0)
+    worker = FlowWorker(place, f"bench-{uuid4().hex}", Host(), lost=lost)  # type: ignore[arg-type]
 
     def begin(steps: int) -> str:
         return client.begin(definition, [steps], {}, uuid4().hex, "bench")
@@ -128,16 +128,19 @@ def ours(url: str, folder: Path, size: "Size") -> dict[str, float]:
             while client.outcome(flow_id)["status"] != "finished":
                 time.sleep(0.02)
 
-    return measured(begin, wait, size)
+    return measured(begin, wait, worker.launch, size)
 
 
-def measured(begin: Any, wait: Any, size: "Size") -> dict[str, float]:
+def measured(begin: Any, wait: Any, launch: Any, size: "Size") -> dict[str, float]:
     """`flows_per_s`, `begun_per_s`, `cpu_ms` and `step_ms`."""
-    wait([begin(1)])
-    started_s, started_cpu_s = time.perf_counter(), time.process_time()
-    handles = [begin(1) for _ in range(size.flows)]
+    handles = [begin(1)]
+    started_s = time.perf_counter()
+    handles += [begin(1) for _ in range(size.flows)]
     begun_s = time.perf_counter() - started_s
+    launch()
     wait(handles)
+    started_s, started_cpu_s = time.perf_counter(), time.process_time()
+    wait([begin(1) for _ in range(size.flows)])
     ended_s, cpu_s = time.perf_counter() - started_s, time.process_time() - started_cpu_s
     started_s = time.perf_counter()
     wait([begin(size.steps)])
@@ -231,7 +234,7 @@ def main() -> None:
     parser.add_argument("--side", choices=("bare", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    asked = arguments(parser, {"rounds": 2, "flows": 100, "steps": 100})
+    asked = arguments(parser, {"rounds": 2, "flows": 200, "steps": 100})
     if asked.side is not None:
         act = bare if asked.side == "bare" else ours
         print(json.dumps(act(asked.url, asked.folder, Size(asked.flows, asked.steps))), flush=True)
