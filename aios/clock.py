@@ -1,7 +1,45 @@
-"""Time, passed in rather than looked up, so that pure code can be tested without sleeping."""
+"""Time, passed in rather than looked up, so that pure code can be tested without sleeping; and cron
+lines, which mean the same wherever one is given."""
 
 import time
-from typing import Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
+from zoneinfo import ZoneInfo
+
+if TYPE_CHECKING:
+    from croniter import croniter
+
+CRON = 'five fields, such as "*/5 * * * *", or six with seconds first'
+TIME_ZONE = 'no time zone, such as "Europe/Berlin"'
+"""For messages."""
+
+
+def is_cron(line: str) -> bool:
+    """Whether it is a cron line."""
+    from croniter import croniter
+
+    return isinstance(line, str) and bool(croniter.is_valid(line, second_at_beginning=True))
+
+
+def is_time_zone(name: str) -> bool:
+    """Whether this machine knows the time zone."""
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return False
+    return True
+
+
+def cron_times(line: str, since_s: float, timezone: str = "UTC") -> "croniter":
+    """The times of a cron line from a moment on, by the clock of a time zone.
+
+    >>> cron_times("30 */5 * * * *", 0.0).get_next(float)
+    30.0
+    """
+    from croniter import croniter
+
+    begin = datetime.fromtimestamp(since_s, ZoneInfo(timezone))
+    return croniter(line, begin, second_at_beginning=True)
 
 
 class Clock(Protocol):

@@ -1,8 +1,8 @@
 """A clock as a source: which ticks are due. Pure."""
 
 from datetime import UTC, datetime
-from zoneinfo import ZoneInfo
 
+from aios.clock import cron_times
 from aios.events.reading import Message
 from aios.records.events import Schedule
 
@@ -21,17 +21,15 @@ def due_ticks(schedule: Schedule, since_s: float, now_s: float, up_s: float = 0.
     >>> due_ticks(Schedule("*/5 * * * *"), 0.0, 700.0, up_s=650.0)
     [600.0]
     """
-    from croniter import croniter
-
-    zone, found = ZoneInfo(schedule.timezone), list[float]()
+    found = list[float]()
     since_s = max(since_s, now_s - OLDEST_S)
     if not schedule.backfill and up_s > since_s:
-        last = croniter(schedule.cron, datetime.fromtimestamp(min(up_s, now_s) + 0.001, zone))
+        last = cron_times(schedule.cron, min(up_s, now_s) + 0.001, schedule.timezone)
         at_s = last.get_prev(datetime).timestamp()
         if at_s > since_s:
             found.append(at_s)
         since_s = min(up_s, now_s)
-    line = croniter(schedule.cron, datetime.fromtimestamp(since_s, zone))
+    line = cron_times(schedule.cron, since_s, schedule.timezone)
     while len(found) < MOST_TICKS:
         at_s = line.get_next(datetime).timestamp()
         if at_s > now_s:

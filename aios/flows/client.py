@@ -6,6 +6,7 @@ import time
 from contextlib import nullcontext
 from typing import Any
 
+from aios.clock import CRON, TIME_ZONE, is_cron, is_time_zone
 from aios.errors import IllegalTransition, StoreUnavailable, UnknownName, UsageError
 from aios.flows.crashes import SOON_S, Crash, Crashes
 from aios.flows.durable import json_serializer
@@ -351,8 +352,11 @@ class FlowClient:
         """Begin a flow at each time of a cron line, once per time, or change that."""
         from dbos import error as faults
 
+        if not is_cron(cron):
+            raise UsageError(f"schedule {name!r}: cron={cron!r:.80} is no cron line: {CRON}")
+        if timezone is not None and not is_time_zone(timezone):
+            raise UsageError(f"schedule {name!r}: timezone={timezone!r:.80} is {TIME_ZONE}")
         plain(call, f"an argument of flow {definition.name!r}")
-        client = self.open()
         wanted = {
             "schedule_name": name,
             "workflow_name": SCHEDULED,
@@ -363,9 +367,7 @@ class FlowClient:
             "queue_name": QUEUE,
         }
         try:
-            if client.get_schedule(name) is not None:
-                client.delete_schedule(name)
-            client.create_schedule(**wanted)
+            self.open().apply_schedules([wanted])
         except faults.DBOSException as error:
             raise UsageError(f"schedule {name!r}: {error}") from None
 

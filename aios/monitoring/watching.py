@@ -8,9 +8,9 @@ stays and the retrain follows when it may.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
+from aios.clock import CRON, cron_times, is_cron
 from aios.errors import UsageError
 from aios.records.watching import (
     Alarm,
@@ -282,12 +282,6 @@ def next_time(schedule: str, now_s: float) -> float:
     Raises:
         UsageError: it is not a cron line.
     """
-    from croniter import CroniterError, croniter
-
-    try:
-        return float(croniter(schedule, datetime.fromtimestamp(now_s, UTC)).get_next(float))
-    except (CroniterError, AttributeError, TypeError) as error:
-        raise UsageError(
-            f"schedule={schedule!r:.80} is not a cron line: {error}; for example "
-            '"0 3 * * 1", every Monday at 3:00 UTC'
-        ) from None
+    if not is_cron(schedule):
+        raise UsageError(f"schedule={schedule!r:.80} is no cron line: {CRON}; in UTC")
+    return float(cron_times(schedule, now_s).get_next(float))

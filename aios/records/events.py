@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, TypeAdapter, field_validator, model_validator
 
+from aios.clock import CRON, TIME_ZONE, is_cron, is_time_zone
 from aios.errors import UsageError
 from aios.records.alerts import http_fault
 from aios.records.base import Given, Name, Record
@@ -239,7 +239,7 @@ class Schedule(_Place):
     """A clock: an event whenever a cron line says so.
 
     Args:
-        cron: five fields, or six with seconds last.
+        cron: five fields, or six with seconds first.
         timezone: by whose clock, such as `Europe/Berlin`.
         backfill: whether each time that was missed while the runtime was down is made up for; else
             the newest of them alone is.
@@ -258,19 +258,15 @@ class Schedule(_Place):
     @field_validator("cron")
     @classmethod
     def _is_cron(cls, given: str) -> str:
-        from croniter import croniter
-
-        if not croniter.is_valid(given):
-            raise ValueError('is no cron line, such as "*/5 * * * *"')
+        if not is_cron(given):
+            raise ValueError(f"is no cron line: {CRON}")
         return given
 
     @field_validator("timezone")
     @classmethod
     def _is_zone(cls, given: str) -> str:
-        try:
-            ZoneInfo(given)
-        except (KeyError, ValueError, OSError):
-            raise ValueError('is no time zone, such as "Europe/Berlin"') from None
+        if not is_time_zone(given):
+            raise ValueError(f"is {TIME_ZONE}")
         return given
 
     @property

@@ -388,11 +388,25 @@ class TestStarting:
             time.sleep(0.1)
         world.client.unschedule("often")
         assert world.wait(ran[0]["id"])["value"] == "xxx"
-        for cron, zone in (("nonsense", None), ("* * * * *", "Mars/Olympus")):
-            with pytest.raises(aios.UsageError, match="schedule 'bad'"):
-                world.client.schedule("bad", definition, call, "ann", cron, zone, False)
         with pytest.raises(UnknownName, match="no schedule 'often'"):
             world.client.unschedule("often")
+
+    def test_a_schedule_that_cannot_be_taken_leaves_the_one_of_its_name(
+        self, world: FlowWorld
+    ) -> None:
+        definition, call = DEFINITIONS["sized:1"], {"args": [3], "kwargs": {}}
+        world.client.schedule("daily", definition, call, "ann", "0 7 * * *", None, False)
+        for cron, zone, told in (
+            ("nonsense", None, "schedule 'daily': cron='nonsense' is no cron line: five fields"),
+            ("* * * * *", "Mars/Olympus", "timezone='Mars/Olympus' is no time zone, such as"),
+        ):
+            with pytest.raises(aios.UsageError, match=told):
+                world.client.schedule("daily", definition, call, "ann", cron, zone, False)
+        world.client.schedule("daily", definition, call, "bob", "0 8 * * *", None, False)
+        assert [(one["cron"], one["by"]) for one in world.client.schedules()] == [
+            ("0 8 * * *", "bob")
+        ]
+        world.client.unschedule("daily")
 
 
 class TestOutside:
