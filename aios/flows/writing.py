@@ -196,9 +196,44 @@ def step(function: Any = None, /, **options: Any) -> Any:
     chosen = StepOptions(**options)
 
     def made(found: Any) -> Step:
-        return Step(_function(found, "step"), chosen)
+        function = _function(found, "step")
+        if chosen.undo is not None:
+            _refuse_unfit_undo(function, chosen.undo)
+        return Step(function, chosen)
 
     return made if function is None else made(function)
+
+
+def _refuse_unfit_undo(function: Callable[..., Any], undo: Callable[..., Any]) -> None:
+    """Here, and not when something must be taken back and cannot be."""
+    try:
+        of_step, of_undo = inspect.signature(function), inspect.signature(undo)
+    except (TypeError, ValueError):
+        return  # of what is not written in Python
+    required = [one for one in of_step.parameters.values() if _is_required(one)]
+    by_place = [one.name for one in required if one.kind is not one.KEYWORD_ONLY]
+    by_name = {one.name: one for one in required if one.kind is one.KEYWORD_ONLY}
+    if not any(
+        _binds(of_undo, args, kwargs)
+        for args, kwargs in ((by_place, by_name), ([], {one.name: one for one in required}))
+    ):
+        name = getattr(undo, "__name__", repr(undo))
+        raise UsageError(
+            f"undo={name}{of_undo} does not fit step {function.__name__}{of_step}: it is called "
+            "with what the step gave, then with what the step was called with"
+        )
+
+
+def _binds(signature: inspect.Signature, args: list[Any], kwargs: dict[str, Any]) -> bool:
+    try:
+        signature.bind(None, *args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_required(one: inspect.Parameter) -> bool:
+    return one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
 
 
 def sleep(seconds: float) -> Any:

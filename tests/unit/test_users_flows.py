@@ -456,6 +456,25 @@ def test_options_of_steps_that_cannot_be(options: dict[str, Any], message: str) 
         aios.step(**options)
 
 
+def test_an_undo_that_could_not_be_called_is_refused_where_it_is_written() -> None:
+    def forgetful() -> None: ...
+
+    def by_place(result: str, order: str, amount: int) -> None: ...
+
+    def by_name(result: str, *, order: str, amount: int) -> None: ...
+
+    def of_anything(result: str, *args: Any, **kwargs: Any) -> None: ...
+
+    def charge(order: str, amount: int, currency: str = "EUR") -> str:
+        return order
+
+    for undo in (by_place, by_name, of_anything, aios.step(by_place), print):
+        aios.step(undo=undo)(charge)
+    told = r"undo=forgetful\(\) -> None does not fit step charge\(order: str, amount: int"
+    with pytest.raises(aios.UsageError, match=told):
+        aios.step(undo=forgetful)(charge)
+
+
 def test_names_of_flows_that_cannot_be() -> None:
     with pytest.raises(aios.UsageError, match=r'write @aios\.flow\(name="refund"\)'):
 
