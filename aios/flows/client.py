@@ -113,7 +113,7 @@ class FlowClient:
             )
         client = self.open()
         facts: dict[str, Any] = {"flow": definition.name, "version": definition.version, "by": by}
-        facts["own"] = attributes or {}
+        facts |= {"own": attributes or {}, "queue": queue}
         self._refuse_unfit_queue(queue, more)
         if debounce_s is not None:
             given = (definition.ref, None, call, by)

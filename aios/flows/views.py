@@ -43,7 +43,7 @@ def shown(found: Any) -> dict[str, Any]:
         "parent": facts.get("parent"),
         "schedule": found.schedule_name,
         "forked_from": found.forked_from,
-        "queue": found.queue_name,
+        "queue": found.queue_name or facts.get("queue"),  # a cancelled one has left it
         "partition": found.queue_partition_key,
         "priority": found.priority,
         "worker": found.executor_id,

@@ -16,6 +16,7 @@ from flow_worlds import DEFINITIONS, FlowWorld, Host
 import aios
 from aios.errors import DeadlineExceeded, IllegalTransition, UnknownName, from_problem
 from aios.flows.outcomes import LARGE_BYTES
+from aios.flows.place import QUEUE
 from aios.flows.worker import FlowWorker
 
 
@@ -146,7 +147,9 @@ class TestRunning:
         world.wait_for("charge-x1")
         world.client.cancel("cancel-1")
         assert world.wait("cancel-1")["status"] == "cancelled"
-        assert world.client.view("cancel-1")["begun_s"] is not None
+        cancelled = world.client.view("cancel-1")
+        assert cancelled["begun_s"] is not None
+        assert cancelled["queue"] == QUEUE, "as before; DBOS itself forgets it"
         time.sleep(1.2)
         assert world.lines("ship-x1") == []
         with pytest.raises(IllegalTransition, match="cancelled"):
