@@ -35,7 +35,7 @@ class Lent(LocalRuntime):
         aios.Runtime.close(self)
 
     def _endpoints(self) -> set[str]:
-        return {endpoint.name for endpoint in self.status().endpoints}
+        return {endpoint["name"] for endpoint in self.status().endpoints}
 
 
 @contextmanager
