@@ -204,6 +204,7 @@ class Post:
         self, news: News, handed: dict[int, list[Delivery]], looked: dict[str, float]
     ) -> None:
         """Act on what is on disk now."""
+        self._staff.wanted |= bool(news.work)
         self._staff.landed(news.over)
         for ref, due_s in looked.items():
             self._ready.pop(ref, None)

@@ -260,6 +260,17 @@ def test_a_kernel_that_dies_goes_on_from_its_rows(world: AgentWorld, clerk: str)
     assert seen(world, clerk) == ["a", "b"]
 
 
+def test_a_message_after_a_restart_brings_hosts_though_none_waited_before(
+    world: AgentWorld, clerk: str
+) -> None:
+    world.tell(clerk, {"text": "a"})
+    world.run()
+    world.restart()
+    world.tell(clerk, {"text": "b"})
+    assert world.run() == 1
+    assert seen(world, clerk) == ["a", "b"]
+
+
 def test_a_message_under_which_hosts_die_again_and_again_is_given_up(
     world: AgentWorld, clerk: str
 ) -> None:
