@@ -12,7 +12,7 @@ from aios.agents.agent import AgentClass, agent, agent_class
 from aios.agents.context import ChildFailed, Context
 from aios.agents.host import AgentHost
 from aios.agents.mcp import mcp_tool
-from aios.agents.tools import tool, tool_of
+from aios.agents.tools import scopes_of, tool, tool_of
 
 __all__ = [
     "AgentClass",
@@ -22,6 +22,7 @@ __all__ = [
     "agent",
     "agent_class",
     "mcp_tool",
+    "scopes_of",
     "tool",
     "tool_of",
 ]

@@ -12,7 +12,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from aios.agents.agent import AgentClass
 from aios.agents.budget import Meter
 from aios.agents.deciding import ByModel, ByRule, Layer, first_sure
-from aios.agents.tools import Tool
+from aios.agents.tools import Tool, scopes_of
 from aios.errors import (
     AiosError,
     DeadlineExceeded,
@@ -280,7 +280,7 @@ class Context:
         name: str,
         id: str,
         *,
-        scopes: Sequence[str] = (),
+        scopes: str | Sequence[str] = (),
         state: Mapping[str, Any] | None = None,
     ) -> str:
         """Make an agent of a known name below this one; its ref. One that is there stays.
@@ -299,7 +299,7 @@ class Context:
         told = {
             "name": name,
             "id": id,
-            "scopes": list(scopes),
+            "scopes": list(scopes_of(scopes)),
             "state": None if state is None else _json(dict(state), "a state"),
             "parent": self.ref,
         }

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -91,13 +91,18 @@ def _got(fault: Any) -> str:
     return "" if fault["type"] == "missing" else f" (got {fault['input']!r:.80})"
 
 
+def scopes_of(given: str | Iterable[Any]) -> tuple[Any, ...]:
+    """One scope, which may come as a text alone, or several."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 def check_policy(scopes: Any, approval: Any) -> tuple[str, ...]:
     """The scopes of a tool.
 
     Raises:
         UsageError: one is not spelled as one, or `approval` names nobody.
     """
-    named = (scopes,) if isinstance(scopes, str) else tuple(scopes)
+    named = scopes_of(scopes)
     for scope in named:
         if not isinstance(scope, str) or not _SCOPE.fullmatch(scope):
             raise UsageError(f"{scope!r:.80} is no scope; one looks like `refunds` or `crm:write`")

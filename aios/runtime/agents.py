@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
-from aios.agents import agent_class
+from aios.agents import agent_class, scopes_of
 from aios.errors import DeadlineExceeded, UsageError
 from aios.packaging import code_of
 from aios.presentation import Shown
@@ -187,7 +187,7 @@ class Delegated:
         agent: Any,
         *,
         id: str,
-        scopes: Sequence[str] = (),
+        scopes: str | Sequence[str] = (),
         state: BaseModel | Mapping[str, Any] | None = None,
         budget: Budget | None = None,
     ) -> Agent:
@@ -204,7 +204,7 @@ class Delegated:
             UnknownName: nobody sent an agent of this name.
             IllegalTransition: the id was killed, or has other scopes.
         """
-        body: dict[str, Any] = {"id": id, "scopes": list(scopes)}
+        body: dict[str, Any] = {"id": id, "scopes": list(scopes_of(scopes))}
         name = agent
         if not isinstance(agent, str):
             made = agent_class(agent)

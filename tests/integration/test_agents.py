@@ -104,7 +104,7 @@ def test_agents_ask_each_other_and_cannot_wait_in_a_circle(rt: aios.Runtime) -> 
 
 def test_a_payment_waits_for_a_person_and_is_made_once(rt: aios.Runtime, tmp_path: Path) -> None:
     file = tmp_path / "payments"
-    desk = rt.spawn(Desk, id="d-3", scopes=["payments"])
+    desk = rt.spawn(Desk, id="d-3", scopes="payments")
     seq = desk.tell({"do": "pay", "path": str(file), "amount": 5.0})
     (waiting,) = until(lambda: list(rt.inbox()), "the call waits")
     assert (waiting.kind, waiting.tool, waiting.to) == ("tool_call", "pay", "finance")

@@ -566,6 +566,9 @@ def test_an_agent_gives_no_rights_that_it_has_not(world: AgentWorld, clerk: str)
     world.run()
     child = world.do("agent", ref="clerk/child")
     assert (child["scopes"], child["parent"], child["depth"]) == (["refunds"], boss, 1)
+    world.tell(boss, told | {"id": "other", "scopes": "refunds"})
+    world.run()
+    assert world.do("agent", ref="clerk/other")["scopes"] == ["refunds"], "not its letters"
 
 
 # -- versions ---------------------------------------------------------------------------
