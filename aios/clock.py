@@ -9,16 +9,29 @@ from zoneinfo import ZoneInfo
 if TYPE_CHECKING:
     from croniter import croniter
 
+MOST_FIELDS = 6
 CRON = 'five fields, such as "*/5 * * * *", or six with seconds first'
 TIME_ZONE = 'no time zone, such as "Europe/Berlin"'
 """For messages."""
 
 
 def is_cron(line: str) -> bool:
-    """Whether it is a cron line."""
-    from croniter import croniter
+    """Whether it is a cron line that comes round: not `0 0 30 2 *`, and none of a year alone.
 
-    return isinstance(line, str) and bool(croniter.is_valid(line, second_at_beginning=True))
+    >>> [is_cron(line) for line in ("0 0 29 2 *", "@daily", "0 0 30 2 *", "0 0 0 1 1 * 2020")]
+    [True, True, False, False]
+    """
+    from croniter import CroniterError, croniter
+
+    if not isinstance(line, str) or len(line.split()) > MOST_FIELDS:
+        return False
+    if not croniter.is_valid(line, second_at_beginning=True):
+        return False
+    try:
+        cron_times(line, 0.0).get_next(float)
+    except CroniterError:
+        return False
+    return True
 
 
 def is_time_zone(name: str) -> bool:

@@ -210,13 +210,12 @@ def _refuse_unfit_undo(function: Callable[..., Any], undo: Callable[..., Any]) -
         of_step, of_undo = inspect.signature(function), inspect.signature(undo)
     except (TypeError, ValueError):
         return  # of what is not written in Python
-    required = [one for one in of_step.parameters.values() if _is_required(one)]
-    by_place = [one.name for one in required if one.kind is not one.KEYWORD_ONLY]
-    by_name = {one.name: one for one in required if one.kind is one.KEYWORD_ONLY}
-    if not any(
-        _binds(of_undo, args, kwargs)
-        for args, kwargs in ((by_place, by_name), ([], {one.name: one for one in required}))
-    ):
+    given = [one for one in of_step.parameters.values() if one.kind not in _ANY]
+    if len(given) < len(of_step.parameters):
+        return  # it is called with anything
+    required = [one for one in given if one.default is one.empty]
+    ways = [(some, by_name) for some in (required, given) for by_name in (False, True)]
+    if not any(_binds(of_undo, some, by_name) for some, by_name in ways):
         name = getattr(undo, "__name__", repr(undo))
         raise UsageError(
             f"undo={name}{of_undo} does not fit step {function.__name__}{of_step}: it is called "
@@ -224,16 +223,17 @@ def _refuse_unfit_undo(function: Callable[..., Any], undo: Callable[..., Any]) -
         )
 
 
-def _binds(signature: inspect.Signature, args: list[Any], kwargs: dict[str, Any]) -> bool:
+_ANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _binds(undo: inspect.Signature, given: list[inspect.Parameter], by_name: bool) -> bool:
+    """Whether `undo` takes a result and these, by name where that is asked or must be."""
+    place = [one for one in given if not by_name and one.kind is not one.KEYWORD_ONLY]
     try:
-        signature.bind(None, *args, **kwargs)
+        undo.bind(None, *place, **{one.name: one for one in given if one not in place})
     except TypeError:
         return False
     return True
-
-
-def _is_required(one: inspect.Parameter) -> bool:
-    return one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
 
 
 def sleep(seconds: float) -> Any:

@@ -43,6 +43,7 @@ EVENT = {"type": "order.created", "data": {"amount": 120, "to": {"country": "DE"
         (lambda: aios.PostgresCDC("postgresql://h/d", tables=("a; drop",)), "names of tables"),
         (lambda: aios.PostgresCDC("postgresql://h/d?sslmode=x", tables=("a",)), "question mark"),
         (lambda: aios.Schedule("every day"), "no cron line"),
+        (lambda: aios.Schedule("0 0 30 2 *"), "no cron line"),
         (lambda: aios.Schedule("0 9 * * *", timezone="Mars/Base"), "no time zone"),
         (lambda: aios.Files("s3://user:pw@bucket/in"), "holds a user"),
         (lambda: aios.Files("in", every_s=0), "every_s"),
@@ -282,6 +283,10 @@ def test_ticks_that_were_missed_are_made_up_for_only_if_asked():
     assert due_ticks(newest, 7200.0, 9000.0, up_s=8000.0) == []
     assert due_ticks(newest, 14400.0, 15000.0) == []
     assert due_ticks(all_of_them, 20000.0, 15000.0) == [], "the clock went back"
+
+
+def test_six_fields_begin_with_seconds():
+    assert due_ticks(aios.Schedule("30 * * * * *"), 0.0, 100.0) == [30.0, 90.0]
 
 
 def test_a_schedule_goes_by_the_clock_of_its_zone():

@@ -405,6 +405,7 @@ class TestStarting:
         ):
             with pytest.raises(aios.UsageError, match=told):
                 world.client.schedule("daily", definition, call, "ann", cron, zone, False)
+        assert [one["cron"] for one in world.client.schedules()] == ["0 7 * * *"]
         world.client.schedule("daily", definition, call, "bob", "0 8 * * *", None, False)
         assert [(one["cron"], one["by"]) for one in world.client.schedules()] == [
             ("0 8 * * *", "bob")
@@ -471,8 +472,13 @@ def test_an_undo_that_could_not_be_called_is_refused_where_it_is_written() -> No
     def charge(order: str, amount: int, currency: str = "EUR") -> str:
         return order
 
+    def charge_all(order: str | None = None, amount: int = 1) -> str: ...
+
+    def charge_any(*args: Any) -> str: ...
+
     for undo in (by_place, by_name, of_anything, aios.step(by_place), print):
-        aios.step(undo=undo)(charge)
+        for function in (charge, charge_all, charge_any):
+            aios.step(undo=undo)(function)
     told = r"undo=forgetful\(\) -> None does not fit step charge\(order: str, amount: int"
     with pytest.raises(aios.UsageError, match=told):
         aios.step(undo=forgetful)(charge)

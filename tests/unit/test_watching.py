@@ -186,7 +186,7 @@ def test_a_schedule_starts_a_retrain_when_its_time_comes_and_not_twice():
     assert starts == [int(3 * 3600 + day * day_s) for day in range(3)]
 
 
-@pytest.mark.parametrize("wrong", ["", "every day", "61 * * * *"])
+@pytest.mark.parametrize("wrong", ["", "every day", "61 * * * *", "0 0 30 2 *"])
 def test_a_schedule_that_is_no_cron_line_is_refused(wrong):
     with pytest.raises(UsageError, match="cron"):
         next_time(wrong, 0.0)
