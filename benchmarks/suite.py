@@ -95,7 +95,7 @@ class Suite:
                 self.tell(title)
                 ended.append(self._one(name, title, load))
                 self.tell(f"    {how(ended, len(self.modules))}")
-                if waiting and (name == waiting[-1] or ended[-1].wrong is not None):
+                if name in waiting and (name == waiting[-1] or ended[-1].wrong is not None):
                     self.lender.end()
         finally:
             self.lender.end()

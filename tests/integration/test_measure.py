@@ -9,12 +9,18 @@ import aios
 from aios.capacity.measurement import Measurement
 from aios.capacity.planning import Demand, Node, plan
 from aios.errors import IllegalTransition, UnknownEndpoint
+from benchmarks import runtimes
 
 ENDPOINT = "sized"
 
 
 def test_an_endpoint_is_measured_and_planned_for(
-    rt: aios.Runtime, toy_contract: aios.Contract, toy_frame: Any, toy_model: Any, tmp_path: Path
+    rt: aios.Runtime,
+    toy_contract: aios.Contract,
+    toy_frame: Any,
+    toy_model: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(UnknownEndpoint, match="nowhere"):
         rt.measure("nowhere", p99_s=1)
@@ -40,5 +46,17 @@ def test_an_endpoint_is_measured_and_planned_for(
                 rt.measure(ENDPOINT, p99_s=2.0)
         finally:
             watch.end()
+        lent_and_taken_back(rt, monkeypatch)
     finally:
         rt.remove(ENDPOINT)
+
+
+def lent_and_taken_back(rt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark may borrow the runtime of its suite, and leaves its endpoints as they were."""
+    monkeypatch.setitem(runtimes.SUITE, "runtime", str(rt.home))
+    with runtimes.runtime() as lent:
+        lent.deploy("borrowed", f"{ENDPOINT}:1", wait_s=0)
+        assert {one["name"] for one in rt.status().endpoints} >= {ENDPOINT, "borrowed"}
+    left = {one["name"] for one in rt.status().endpoints}
+    assert ENDPOINT in left
+    assert "borrowed" not in left
