@@ -12,7 +12,7 @@ from uuid import uuid4
 import numpy as np
 import ray
 
-from aios.kernel.on_ray import NAME, NAMESPACE
+from aios.kernel.boot_on_ray import NAME, NAMESPACE
 from aios.security import Caller
 
 

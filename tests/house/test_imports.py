@@ -1,6 +1,7 @@
 """Who may import whom: floors inside aios, Ray in its shells, examples only through the door."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,3 +100,39 @@ def test_own_modules_are_imported_at_the_top() -> None:
                     if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("aios")
                 ]
     assert hidden == ["aios/kernel/actor.py: aios.kernel.on_ray"]
+
+
+def test_names_that_are_imported_are_there() -> None:
+    """A module of benchmarks or chaos may be run by nothing in the tests, but by its users."""
+    missing = []
+    for path in sources("apps", "benchmarks", "tests"):
+        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            if module.partition(".")[0] in ("aios", "apps", "benchmarks", "tests"):
+                there = _names(module)
+                missing += [
+                    f"{path.relative_to(ROOT)}: {module}.{alias.name}"
+                    for alias in node.names
+                    if alias.name not in there and alias.name != "*"
+                ]
+    assert missing == []
+
+
+@functools.cache
+def _names(module: str) -> set[str]:
+    """What a module of ours has: what its text binds, and the modules below it."""
+    folder = ROOT / module.replace(".", "/")
+    file = folder.with_suffix(".py")
+    if not file.exists():
+        file = folder / "__init__.py"
+    below = {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
+    text = file.read_text() if file.exists() else ""
+    return below | {name for node in ast.walk(ast.parse(text)) for name in _bound(node)}
+
+
+def _bound(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name for alias in node.names]
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    return [node.id] if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else []
