@@ -19,6 +19,7 @@ from aios.flows.views import (
     UNDO,
     first_begun_s,
     fits,
+    late_steps_shown,
     queue_shown,
     schedule_shown,
     seconds,
@@ -242,8 +243,9 @@ class FlowClient:
 
     def steps(self, flow_id: str) -> list[dict[str, Any]]:
         """What a flow has done so far, in the order of its text."""
-        self._status(flow_id)
-        return [step_shown(one) for one in self.open().list_workflow_steps(flow_id)]
+        found = self._status(flow_id)
+        steps = [step_shown(one) for one in self.open().list_workflow_steps(flow_id)]
+        return sorted(steps + late_steps_shown(found), key=lambda one: int(one["step"]))
 
     def _status(self, flow_id: str) -> Any:
         found = self.open().list_workflows(workflow_ids=[flow_id]) if flow_id else []

@@ -11,6 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from aios.flows.durable import FlowInterrupted
 from aios.flows.leases import Lease
 from aios.flows.outcomes import Outcome, Outcomes, rebuilt, says, told
 from aios.flows.views import UNDO
-from aios.flows.writing import NO_DEFAULT, OPERATION, RUNNING, Asking, Flow, Step
+from aios.flows.writing import NO_DEFAULT, OPERATION, RUNNING, Asking, Flow, Step, own
 from aios.packaging import exits_told, to_its_end
 from aios.records import CodeSource
 from aios.store.canonical import plain
@@ -61,6 +62,10 @@ class Around(Protocol):
 
     async def steps_stored(self, flow_id: str) -> int: ...
 
+    async def tell_late(self, flow_id: str, number: int, name: str, did: Outcome) -> None:
+        """What a step did that ended after its flow was cancelled, which stores no more steps."""
+        ...
+
 
 class DurableRun:
     """See `writing.Running`.
@@ -92,6 +97,9 @@ class DurableRun:
         self.version = int(ref.rpartition(":")[2])
         self._undoable: dict[int, tuple[Step, Any, tuple[Any, ...], dict[str, Any]]] = {}
         self._not_awaited: dict[int, str] = {}
+        self._steps_on: set[asyncio.Task[Any]] = set()
+        self._children_on: dict[asyncio.Task[Any], str] = {}
+        self._over = asyncio.Event()
         self._last = 0
         self._replayed = False
         self._diverged: FlowDiverged | None = None
@@ -111,6 +119,7 @@ class DurableRun:
             if self._not_awaited:
                 names = ", ".join(self._not_awaited.values())
                 raise UsageError(f"{names} was called and not awaited: it never ran")
+            await self._wait_for_rest()
             await self._refuse_rest()
             outcome = self._around.outcomes.of(result, f"what flow {self._flow.name!r} returns")
         except Exception as error:
@@ -118,6 +127,7 @@ class DurableRun:
                 raise self._diverged from error
             raise await self._failed(error) from error
         finally:
+            self._over.set()
             RUNNING.reset(token)
         if self._diverged is not None:
             raise self._diverged
@@ -130,10 +140,28 @@ class DurableRun:
         # A thread of its own: it waits in every step.
         return await asyncio.to_thread(to_its_end, self._flow.function, args, kwargs)
 
+    async def _wait_for_rest(self) -> None:
+        """A flow has ended when its steps have. How those ended that it did not wait for is its
+        own choice, as in asyncio, but for the signals that end the flow here."""
+        while rest := [*self._steps_on, *self._children_on]:
+            await asyncio.wait(rest)
+            for task in rest:
+                with suppress(Exception):
+                    task.result()
+
     async def _failed(self, error: Exception) -> AiosError:
-        """Undo what was done, and the error as it is stored."""
+        """Undo what was done, and the error as it is stored. Steps that go on beside the one that
+        failed end first: what they did is taken back too."""
+        self._over.set()
+        while self._steps_on:
+            await asyncio.wait(self._steps_on)
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
         failed = told(error, self._source)
         undone, kept = [], []
+        for task, name in list(self._children_on.items()):
+            task.cancel()
+            kept.append({"step": name, "error": "this flow goes on by itself"})
         for number in sorted(self._undoable, reverse=True):
             step, result, args, kwargs = self._undoable[number]
             try:
@@ -161,16 +189,23 @@ class DurableRun:
 
     def step(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._refuse_mixed(step.name, step.asynchronous)
-        place, number = self._next(step.name)
+        place, number = self._next()
+        args, kwargs = own(args), own(kwargs)
 
         async def run() -> Any:
             attempts = self._attempts(step, args, kwargs, number)
             result = await self._step(place, number, step.name, attempts)
             if step.options.undo is not None:
-                self._undoable[number] = (step, result, args, kwargs)
+                self._undoable[number] = (step, own(result), args, kwargs)
             return result
 
-        return self._promised(number, step.name, run())
+        def begin() -> asyncio.Task[Any]:
+            task = asyncio.create_task(run())
+            self._steps_on.add(task)
+            task.add_done_callback(self._steps_on.discard)
+            return task
+
+        return self._promised(number, step.name, lambda: self._to_its_end(begin))
 
     def child(self, flow: Flow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._refuse_mixed(flow.name, flow.asynchronous)
@@ -181,12 +216,12 @@ class DurableRun:
                 f"flow {flow.name!r} would be the last of more than {MOST_NESTED} flows that began "
                 "one another; does it call itself without an end?"
             )
-        place, number = self._next(flow.name)
-        waiting, last = self._next(f"{flow.name}'s end")
+        place, number = self._next()
+        waiting, last = self._next()
         child_id = f"{self.flow_id}.{number}"
+        call = {"args": own(list(args)), "kwargs": own(kwargs)}
 
         async def start() -> Outcome:
-            call = {"args": list(args), "kwargs": kwargs}
             plain(call, f"an argument of flow {flow.name!r}")
             await asyncio.to_thread(self._around.start_child, child_id, self, flow, call)
             return {"value": child_id}
@@ -196,10 +231,16 @@ class DurableRun:
             name = f"{flow.name}'s end"
             return await self._step(waiting, last, name, lambda: self._around.ended(child_id))
 
-        return self._promised(number, flow.name, run())
+        def begin() -> asyncio.Task[Any]:
+            task = asyncio.create_task(run())
+            self._children_on[task] = f"{flow.name} {child_id}"
+            task.add_done_callback(lambda _done: self._children_on.pop(task, None))
+            return task
+
+        return self._promised(number, flow.name, lambda: self._to_its_end(begin))
 
     def sleep(self, seconds: float) -> Any:
-        place, number = self._next("sleep")
+        place, number = self._next()
 
         async def until() -> Outcome:
             return {"value": time.time() + seconds}
@@ -208,10 +249,10 @@ class DurableRun:
             ends_s = await self._step(place, number, "sleep", until)
             await asyncio.sleep(max(0.0, ends_s - time.time()))
 
-        return self._promised(number, "sleep", run())
+        return self._promised(number, "sleep", run)
 
     def ask(self, asking: Asking) -> Any:
-        place, number = self._next("ask")
+        place, number = self._next()
 
         async def put() -> Outcome:
             form = None if asking.form is None else asking.form.model_json_schema()  # type: ignore[attr-defined]
@@ -231,7 +272,7 @@ class DurableRun:
             question_id = await self._step(place, number, "ask", put)
             return await self._answer(asking, question_id)
 
-        return self._promised(number, "ask", run())
+        return self._promised(number, "ask", run)
 
     # -- how ---------------------------------------------------------------------------
 
@@ -240,7 +281,7 @@ class DurableRun:
         from pydantic import ValidationError
 
         while True:
-            place, number = self._next("answer")
+            place, number = self._next()
 
             async def wait() -> Outcome:
                 return {"value": await self._around.answered(question_id)}
@@ -260,7 +301,7 @@ class DurableRun:
                 fault = error.errors(include_url=False)[0]
                 where = ".".join(map(str, fault["loc"]))
                 problem = f"{where}: {fault['msg']}" if where else str(fault["msg"])
-            place, number = self._next("ask again")
+            place, number = self._next()
 
             async def refuse(problem: str = problem) -> Outcome:
                 await self._around.refuse_answer(question_id, problem)
@@ -276,31 +317,49 @@ class DurableRun:
         function = getattr(undo, "function", undo)
         options = type(step.options)(retries=UNDO_RETRIES, backoff=step.options.backoff)
         taking_back = Step(function, options)
-        place, number = self._next(f"{UNDO}{step.name}")
-        attempts = self._attempts(taking_back, (result, *args), kwargs, number)
+        place, number = self._drawn()
+        attempts = self._attempts(
+            taking_back, (result, *args), kwargs, number, undoing=True
+        )
         await self._step(place, number, f"{UNDO}{step.name}", attempts)
 
-    def _next(self, name: str) -> tuple[Any, int]:
+    def _next(self) -> tuple[Any, int]:
         """The next number of a step, drawn now."""
-        from dbos import DBOS
-
+        self._refuse_late()
         if self._diverged is not None:
             raise self._diverged
+        return self._drawn()
+
+    def _drawn(self) -> tuple[Any, int]:
+        from dbos import DBOS
+
         place = DBOS.reserve_step()
         self._last = max(self._last, place.step_id)
         return place, int(place.step_id)
 
-    def _promised(self, number: int, name: str, made: Coroutine[Any, Any, Any]) -> Any:
+    def _promised(
+        self, number: int, name: str, make: Callable[[], Coroutine[Any, Any, Any]]
+    ) -> Any:
         """In an async flow something to await, in a plain one the result."""
         if not self._flow.asynchronous:
-            return asyncio.run_coroutine_threadsafe(made, self._loop).result()
+            return asyncio.run_coroutine_threadsafe(make(), self._loop).result()
         self._not_awaited[number] = name
 
         async def awaited() -> Any:
+            self._refuse_late()
             self._not_awaited.pop(number, None)
-            return await made
+            return await make()
 
         return awaited()
+
+    async def _to_its_end(self, begin: Callable[[], asyncio.Task[Any]]) -> Any:
+        """Wait for something that goes on however its waiter ends: what was begun is recorded."""
+        return await asyncio.shield(begin())
+
+    def _refuse_late(self) -> None:
+        """A part of the flow that still runs when the flow is over does nothing more."""
+        if self._over.is_set():
+            raise asyncio.CancelledError(f"flow {self.flow_id} is over")
 
     def _refuse_mixed(self, name: str, asynchronous: bool) -> None:
         if asynchronous and not self._flow.asynchronous:
@@ -319,22 +378,22 @@ class DurableRun:
         """
         from dbos import error as faults
 
-        ran = False
+        ran, did = False, None
 
         async def fenced() -> Outcome:
-            nonlocal ran
+            nonlocal ran, did
             ran = True
             token = RUNNING.set(None)
             try:
                 self._refuse_fenced()
                 self._around.steps[self.ref] += 1
-                outcome = await body()
+                did = await body()
                 self._refuse_fenced()
             except Exception as error:  # noqa: BLE001 - what the step raised is its outcome
-                return {"failed": told(error, self._source)}
+                did = {"failed": told(error, self._source)}
             finally:
                 RUNNING.reset(token)
-            return outcome
+            return did
 
         try:
             outcome = await place.run_async({"name": name}, fenced)
@@ -342,6 +401,10 @@ class DurableRun:
             raise self._diverges(number, name, error.inputs[3]) from None
         except faults.DBOSStepNondeterminismError:
             raise self._diverges(number, name, "another result") from None
+        except faults.DBOSWorkflowConflictIDError:
+            if did is not None:
+                await self._around.tell_late(self.flow_id, number, name, did)
+            raise
         self._replayed = self._replayed or not ran
         if "failed" in outcome:
             raise rebuilt(outcome["failed"], self._module)
@@ -368,6 +431,8 @@ class DurableRun:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         number: int,
+        *,
+        undoing: bool = False,
     ) -> Callable[[], Awaitable[Outcome]]:
         """The step's body: tried until it gives something or its retries are used up."""
         operation = f"{self.flow_id}/{number}"
@@ -377,18 +442,28 @@ class DurableRun:
             pause_s = step.options.backoff
             for left in range(step.options.retries, -1, -1):
                 try:
-                    return await self._attempt(step, args, kwargs, operation)
+                    return await self._attempt(step, own(args), own(kwargs), operation)
                 except PermanentError:
                     raise  # it says itself that another attempt is in vain
                 except Exception:
-                    if left == 0:
+                    if left == 0 or not await self._paused(pause_s, undoing):
                         raise
-                await asyncio.sleep(min(pause_s, LONGEST_PAUSE_S))
                 pause_s *= 2
                 self._refuse_fenced()
             raise AssertionError("the last attempt gives or raises")
 
         return body
+
+    async def _paused(self, pause_s: float, undoing: bool) -> bool:
+        """Whether there is another attempt after a pause: of what a flow that is over began only
+        undoing is tried again."""
+        bound_s = min(pause_s, LONGEST_PAUSE_S)
+        if undoing:
+            await asyncio.sleep(bound_s)
+            return True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), bound_s)
+        return not self._over.is_set()
 
     async def _attempt(
         self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any], operation: str

@@ -92,6 +92,27 @@ def step_shown(found: Any) -> dict[str, Any]:
     }
 
 
+LATE = "late step "
+"""Before the number of a step that ended after its flow was cancelled: an attribute of the flow."""
+
+
+def late_steps_shown(found: Any) -> list[dict[str, Any]]:
+    """Those of a flow; a fork has the attributes of the flow that it came from."""
+    return [
+        step_shown(
+            {
+                "function_id": int(attribute.removeprefix(LATE)),
+                "function_name": f"{told['name']} (after the flow was cancelled)",
+                "output": told["did"],
+                "started_at_epoch_ms": None,
+                "completed_at_epoch_ms": None,
+            }
+        )
+        for attribute, told in (found.attributes or {}).items()
+        if attribute.startswith(LATE) and told["flow"] == found.workflow_id
+    ]
+
+
 def queue_shown(found: Any) -> dict[str, Any]:
     return {
         "name": found.name,

@@ -22,6 +22,7 @@ from aios.flows.requests import options_of, version_of_fork
 from aios.flows.running import DurableRun, Elsewhere
 from aios.flows.steps import load_module
 from aios.flows.traces import FlowSpans
+from aios.flows.views import LATE
 from aios.flows.waiting import Waiting
 from aios.flows.writing import Flow
 from aios.records import CodeSource
@@ -256,6 +257,18 @@ class FlowWorker:
             return max((one["function_id"] for one in found), default=0)
 
         return await asyncio.to_thread(count)
+
+    async def tell_late(self, flow_id: str, number: int, name: str, did: Outcome) -> None:
+        """What a step did that ended after its flow was cancelled; not of a flow that others
+        have taken over, who do it again under the same operation id."""
+
+        def tell() -> None:
+            status = self._client.list_workflows(workflow_ids=[flow_id], status="CANCELLED")
+            if status:
+                fact = {f"{LATE}{number}": {"flow": flow_id, "name": name, "did": did}}
+                self._client.update_workflow_attributes(flow_id, fact, merge=True)
+
+        await asyncio.to_thread(tell)
 
     async def put_question(self, question: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = await self._asked(self._host.put_question, question)

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import inspect
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -294,6 +294,16 @@ def ask(
     return running.ask(asking)
 
 
+def own(value: Any) -> Any:
+    """A value whose lists, mappings and sets are copies: what a step changes in its arguments is
+    not changed for its flow, which would be otherwise when it goes on after a crash."""
+    if isinstance(value, dict):
+        return {name: own(one) for name, one in value.items()} if type(value) is dict else value
+    if type(value) in (list, tuple, set):
+        return type(value)(own(one) for one in value)
+    return value
+
+
 def operation_id() -> str:
     """What tells this step's effect from every other: the same each time the step is tried, also
     after a crash. Give it to whatever takes an idempotency key.
@@ -315,6 +325,7 @@ class _Plain:
         self._done: list[tuple[Step, Any, tuple[Any, ...], dict[str, Any]]] = []
         self._id = f"plain-{uuid4().hex[:8]}"
         self._steps = 0
+        self._going_on: set[asyncio.Task[Any]] = set()
 
     def carry_out(self, flow: Flow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if flow.asynchronous:
@@ -334,8 +345,11 @@ class _Plain:
     async def _carry_out(self, flow: Flow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         token = RUNNING.set(self)
         try:
-            return await flow.function(*args, **kwargs)
+            result = await flow.function(*args, **kwargs)
+            await self._rest_done()
+            return result
         except Exception:
+            await self._rest_done()
             for step, undo in self._undos():
                 with _in_a_step(f"{self._id}/undo {step.name}"):
                     found = undo()
@@ -356,18 +370,29 @@ class _Plain:
         self._steps += 1
         operation = f"{self._id}/{self._steps}"
         if self._asynchronous:
-            return self._step(step, args, kwargs, operation)
+            return self._to_its_end(self._step(step, own(args), own(kwargs), operation))
         _refuse_async(step, "step")
+        args, kwargs = own(args), own(kwargs)
         with _in_a_step(operation):
-            result = step.function(*args, **kwargs)
+            result = step.function(*own(args), **own(kwargs))
         self._done.append((step, result, args, kwargs))
         return result
+
+    async def _rest_done(self) -> None:
+        while self._going_on:
+            await asyncio.wait(self._going_on)
+
+    async def _to_its_end(self, made: Coroutine[Any, Any, Any]) -> Any:
+        task = asyncio.create_task(made)
+        self._going_on.add(task)
+        task.add_done_callback(self._going_on.discard)
+        return await asyncio.shield(task)
 
     async def _step(
         self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any], operation: str
     ) -> Any:
         with _in_a_step(operation):
-            result = step.function(*args, **kwargs)
+            result = step.function(*own(args), **own(kwargs))
             if inspect.isawaitable(result):
                 result = await result
         self._done.append((step, result, args, kwargs))

@@ -259,3 +259,104 @@ async def elsewhere() -> list[object]:
     except aios.DeadlineExceeded as error:
         return [*found, str(error)]
     return found
+
+
+@aios.step(undo=give_back, retries=2, backoff=0.0)
+async def slow_booking(ledger: str, order: str) -> str:
+    await asyncio.sleep(0.3)
+    write(ledger, f"slow-{order}")
+    return f"slow-{order}"
+
+
+@aios.step(undo=give_back)
+def slow_in_a_thread(ledger: str, order: str) -> str:
+    time.sleep(0.3)
+    write(ledger, f"slow-{order}")
+    return f"slow-{order}"
+
+
+@aios.step
+async def refuse_at_once() -> None:
+    raise Declined("no")
+
+
+@aios.step(retries=5, backoff=60.0)
+async def never(ledger: str) -> None:
+    write(ledger, "never")
+    raise Declined("never")
+
+
+@aios.flow
+async def side_by_side(ledger: str, order: str, how: str) -> str:
+    slow = slow_in_a_thread if "thread" in how else slow_booking
+    if how == "left":
+        asyncio.ensure_future(slow(ledger, order))
+        await asyncio.sleep(0)
+        return "left"
+    if how == "left failing":
+        _left = asyncio.ensure_future(refuse_at_once())
+        await slow(ledger, order)
+        return "not told"
+    if how == "never begun":
+        asyncio.ensure_future(slow(ledger, order))
+        return "never begun"
+    if how.startswith("given up"):
+        with suppress(TimeoutError):
+            await asyncio.wait_for(slow(ledger, order), 0.05)
+        if "failing" in how:
+            raise Declined("given up")
+        return "given up"
+    if how == "group":
+        async with asyncio.TaskGroup() as group:
+            group.create_task(slow(ledger, order))
+            group.create_task(refuse_at_once())
+    if how == "child":
+        await asyncio.gather(sleeping_child(ledger), refuse_at_once())
+    if how == "trying":
+        await asyncio.gather(never(ledger), after_a_while())
+    if how == "cancelled":
+        both = asyncio.gather(slow(ledger, order), after_a_while())
+        with suppress(Declined):
+            await both
+        await slow(ledger, f"{order}-second")
+    if how == "branch":
+        await asyncio.gather(_branch(slow, ledger, order), refuse_at_once())
+    await asyncio.gather(slow(ledger, order), refuse_at_once())
+    return "not reached"
+
+
+async def _branch(slow: Any, ledger: str, order: str) -> None:
+    await slow(ledger, order)
+    await slow(ledger, f"{order}-second")
+
+
+@aios.step
+async def after_a_while() -> None:
+    await asyncio.sleep(0.2)
+    raise Declined("after a while")
+
+
+@aios.flow
+async def sleeping_child(ledger: str) -> None:
+    await aios.sleep(1.0)
+
+
+@aios.step(undo=lambda result, ledger, basket: write(ledger, f"undo-{basket}"), retries=1, backoff=0.0)
+async def take_out(ledger: str, basket: dict[str, Any]) -> list[str]:
+    taken = basket["items"].pop()
+    basket["items"].append("spoilt")
+    if aios.operation_id().endswith("/1") and taken == "spoilt":
+        raise Declined("it was spoilt")
+    write(ledger, f"took-{taken}")
+    return [taken]
+
+
+@aios.flow
+async def changing(ledger: str, fail: bool) -> list[Any]:
+    basket = {"items": ["apple"]}
+    taken = await take_out(ledger, basket)
+    if fail:
+        taken.append("more")
+        basket["items"].append("pear")
+        raise Declined("changed")
+    return [taken, basket["items"]]

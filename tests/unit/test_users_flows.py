@@ -47,6 +47,10 @@ def failure(world: FlowWorld, flow_id: str) -> aios.AiosError:
     return from_problem(world.wait(flow_id)["problem"])
 
 
+async def _outside(flow: Any, ledger: str) -> Any:
+    return await flow(ledger, False)
+
+
 class TestRunning:
     def test_steps_run_once_each_also_side_by_side(self, world: FlowWorld) -> None:
         world.begin(sample.order, "order-1", world.ledger, "o1", 0.01)
@@ -97,6 +101,72 @@ class TestRunning:
         assert world.wait("leaving-other")["value"] == "other is overdrawn by 3"
         assert len(world.lines("leave-other")) == 4
 
+    @pytest.mark.parametrize(
+        "how", ["gather", "gather, thread", "group", "given up, failing", "given up, thread failing"]
+    )
+    def test_a_step_that_goes_on_when_its_flow_fails_is_recorded_and_undone(
+        self, world: FlowWorld, how: str
+    ) -> None:
+        world.begin(sample.side_by_side, f"beside-{how}", world.ledger, how, how)
+        error = failure(world, f"beside-{how}")
+        assert str(error).startswith("Declined: "), "not what asyncio makes of it"
+        name = "slow_in_a_thread" if "thread" in how else "slow_booking"
+        assert error.details["undone"] == [f"{name} (1)"]
+        assert error.details["not_undone"] == []
+        done = [line for line in world.lines() if f"beside-{how}/" in line]
+        assert [line.partition(f" beside-{how}/")[0] for line in done] == [
+            f"slow-{how}",
+            f"give-back-slow-{how}",
+        ]
+
+    def test_a_flow_ends_when_its_steps_have(self, world: FlowWorld) -> None:
+        for how in ("left", "given up"):
+            world.begin(sample.side_by_side, f"ends-{how}", world.ledger, f"e-{how}", how)
+            assert world.wait(f"ends-{how}")["value"] == how
+            [step] = world.client.steps(f"ends-{how}")
+            assert step["result"] == f"slow-e-{how}"
+
+    def test_a_step_that_nobody_waited_for(self, world: FlowWorld) -> None:
+        world.begin(sample.side_by_side, "unheard", world.ledger, "u", "left failing")
+        assert world.wait("unheard")["value"] == "not told", "asyncio's rule"
+        assert [one["error"] for one in world.client.steps("unheard")] == ["Declined: no", None]
+        world.begin(sample.side_by_side, "unbegun", world.ledger, "unbegun", "never begun")
+        assert "slow_booking was called and not awaited" in str(failure(world, "unbegun"))
+        time.sleep(0.4)
+        assert world.client.steps("unbegun") == [] and world.lines("slow-unbegun") == []
+
+    def test_when_a_flow_fails_its_other_branches_begin_nothing_more(
+        self, world: FlowWorld
+    ) -> None:
+        world.begin(sample.side_by_side, "branch", world.ledger, "br", "branch")
+        assert failure(world, "branch").details["undone"] == ["slow_booking (2)"]
+        begun_s = time.monotonic()
+        world.begin(sample.side_by_side, "trying", world.ledger, "tr", "trying")
+        assert "after a while" in str(failure(world, "trying"))
+        assert time.monotonic() - begun_s < 50, "a pause of 60 s was waited for"
+        assert world.lines("slow-br-second") == [] and len(world.lines("never")) == 1
+
+    def test_a_child_that_goes_on_is_told(self, world: FlowWorld) -> None:
+        world.begin(sample.side_by_side, "parent", world.ledger, "pa", "child")
+        [kept] = failure(world, "parent").details["not_undone"]
+        assert kept == {
+            "step": "sleeping_child parent.1",
+            "error": "this flow goes on by itself",
+        }
+        assert world.wait("parent.1")["status"] == "finished"
+
+    def test_a_step_changes_nothing_in_its_flow(self, world: FlowWorld) -> None:
+        """It would be otherwise after a crash, when it is not run again."""
+        world.begin(sample.changing, "changing", world.ledger, False)
+        assert world.wait("changing")["value"] == [["apple"], ["apple"]]
+        world.begin(sample.changing, "changed", world.ledger, True)
+        assert failure(world, "changed").details["undone"] == ["take_out (1)"]
+        assert [line.rpartition(" changed/")[0] for line in world.lines("undo-")] == [
+            "undo-{'items': ['apple']}"
+        ]
+        plain = asyncio.run(_outside(sample.changing, world.ledger))
+        assert plain == [["apple"], ["apple"]]
+
     def test_a_failure_undoes_backwards_and_tells_what_it_could_not(self, world: FlowWorld) -> None:
         world.begin(sample.broken, "broken-1", world.ledger, "b1")
         error = failure(world, "broken-1")
@@ -141,6 +211,22 @@ class TestRunning:
         for flow_id in ("nobody-1", ""):
             with pytest.raises(UnknownName, match="no flow has the id"):
                 world.client.outcome(flow_id)
+
+    def test_what_goes_on_beside_a_cancelled_flow_is_recorded(self, world: FlowWorld) -> None:
+        world.begin(sample.side_by_side, "cancel-2", world.ledger, "x2", "cancelled")
+        while world.client.view("cancel-2")["status"] != "running":
+            time.sleep(0.01)
+        time.sleep(0.1)
+        world.client.cancel("cancel-2")
+        world.wait_step("cancel-2", 1)
+        steps = world.client.steps("cancel-2")
+        assert [one["result"] for one in steps] == ["slow-x2", None]
+        assert steps[0]["name"] == "slow_booking (after the flow was cancelled)"
+        time.sleep(0.4)
+        assert world.lines("slow-x2-second") == []
+        fork = world.client.fork("cancel-2", 1)
+        world.wait(fork)
+        assert world.client.steps(fork)[0]["name"] == "slow_booking", "done again, by its own"
 
     def test_a_cancelled_flow_does_no_further_step(self, world: FlowWorld) -> None:
         world.begin(sample.order, "cancel-1", world.ledger, "x1", 1.0)
