@@ -115,9 +115,17 @@ def agent(
     def mark(marked: _Class) -> _Class:
         if not inspect.isclass(marked):
             raise UsageError(f"@aios.agent stands before a class, not before {marked!r:.60}")
-        chosen = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", marked.__name__).lower()
+        chosen = (
+            name
+            if name is not None
+            else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", marked.__name__).lower()
+        )
         if budget is not None and not isinstance(budget, Budget):
             raise UsageError(f"budget={budget!r:.60} is no budget; one is aios.Budget(steps=50)")
+        if restarts is not None and not isinstance(restarts, Restarts):
+            raise UsageError(f"restarts={restarts!r:.60}: one is aios.Restarts(retries=1)")
+        if not isinstance(tools, Sequence) or isinstance(tools, str):
+            raise UsageError(f"tools={tools!r:.60}: give a list of functions, tools=[lookup]")
         told = _Marked(chosen, state, tuple(tools), budget or Budget(), restarts or Restarts())
         _read(marked, told)
         setattr(marked, _MARK, told)
@@ -157,7 +165,11 @@ def _read(found: type, told: _Marked) -> AgentClass:
 
 
 def _check(found: type, told: _Marked) -> None:
-    if not re.fullmatch(NAME_PATTERN, told.name) or len(told.name) > 63:
+    if (
+        not isinstance(told.name, str)
+        or not re.fullmatch(NAME_PATTERN, told.name)
+        or len(told.name) > 63
+    ):
         raise UsageError(
             f"{told.name!r:.80} is no agent's name; use small letters, digits, - and _"
         )

@@ -7,11 +7,10 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from pydantic_core import PydanticSerializationError, to_jsonable_python
-
 from aios.agents.agent import AgentClass
 from aios.agents.budget import Meter
 from aios.agents.deciding import ByModel, ByRule, Layer, first_sure
+from aios.agents.plain import as_json
 from aios.agents.tools import Tool, scopes_of
 from aios.errors import (
     AiosError,
@@ -165,11 +164,14 @@ class Context:
         Raises:
             BudgetExceeded: it was more than is left.
         """
+        for name, value in (("usd", usd), ("tokens", tokens)):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise UsageError(f"ctx.spend({name}={value!r:.60}): give a number")
         self._meter.spend(usd=usd, tokens=tokens)
 
     def log(self, choice: str, reason: str, **details: Any) -> None:
         """Keep a decision with its reason: `aios logs` shows it."""
-        kept = _json(details, "the details of a log entry")
+        kept = as_json(details, "the details of a log entry")
         self.entries.append(
             Entry(kind="choice", choice=str(choice), reason=str(reason), details=kept)
         )
@@ -236,7 +238,7 @@ class Context:
         """Send a message to another agent (`name/id`), or to oneself. It leaves when this message
         is done, in the same transaction; if that fails it was never sent."""
         self._meter.step()
-        plain = _json(message, "a message")
+        plain = as_json(message, "a message")
         hops = self._delivery.hops + 1
         self.sent.append(Letter(to=ref, message=plain, sender=self.ref, hops=hops))
 
@@ -254,7 +256,7 @@ class Context:
         self._meter.step()
         told = {
             "to": ref,
-            "message": _json(message, "a message"),
+            "message": as_json(message, "a message"),
             "sender": self.ref,
             "path": (*self._delivery.path, self.ref),
             "hops": self._delivery.hops + 1,
@@ -300,7 +302,7 @@ class Context:
             "name": name,
             "id": id,
             "scopes": list(scopes_of(scopes)),
-            "state": None if state is None else _json(dict(state), "a state"),
+            "state": None if state is None else as_json(dict(state), "a state"),
             "parent": self.ref,
         }
         return str(await self._kernel("spawn", told))
@@ -330,10 +332,11 @@ class Context:
         name, source, facts = str(flow), None, {}
         if isinstance(flow, Flow):
             flow.refuse_unfit(args, kwargs)
+            flow.refuse_hidden(args, ["id"] if attributes is None else ["id", "attributes"])
             name, source = flow.name, code_of(flow, "flow").model_dump(mode="json")
             facts = flow.facts
         told = {"args": args, "kwargs": kwargs, "attributes": dict(attributes or {})}
-        told = {"flow": name, "id": id, **_json(told, f"an argument of flow {name!r}")}
+        told = {"flow": name, "id": id, **as_json(told, f"an argument of flow {name!r}")}
         self.entries.append(Entry(kind="start", choice=name, reason=id))
         key = self._key()
         if self.dry:
@@ -372,7 +375,7 @@ class Context:
         if self.dry:
             self._note(name, arguments, dry=True)
             return found.dry_answer(read)
-        plain = _json(arguments, f"the arguments of {name}")
+        plain = as_json(arguments, f"the arguments of {name}")
         key = f"{self._key()}#{_digest([name, plain])}"
         if found.facts.guarded:
             return await self._guarded(found, key, plain, read)
@@ -407,7 +410,7 @@ class Context:
         except Exception as error:
             self.ended.append(CallEnd(key=key, problem=_said(error)))
             raise
-        self.ended.append(CallEnd(key=key, result=_json(result, f"the result of {name}")))
+        self.ended.append(CallEnd(key=key, result=as_json(result, f"the result of {name}")))
         return result
 
     async def _carried_out(
@@ -437,44 +440,6 @@ class Context:
         """The idempotency key of the next call: agent, message, number of the call in it."""
         self._calls += 1
         return f"{self.ref}#{self.message_id}#{self._calls}"
-
-
-def _json(value: Any, what: str) -> Any:
-    """A value as it is stored.
-
-    Raises:
-        UsageError: it is not JSON.
-    """
-    try:
-        plain = to_jsonable_python(value, serialize_unknown=False, inf_nan_mode="constants")
-        canonical(plain)
-    except (PydanticSerializationError, UsageError, ValueError) as error:
-        raise UsageError(f"{what} is not JSON: {str(error)[:200]}; use plain values") from None
-    return plain
-
-
-def plain_state(state: Any, made: AgentClass) -> dict[str, Any] | None:
-    """A state as it is stored.
-
-    Raises:
-        UsageError: it is not JSON, or its class would not read it again.
-    """
-    if made.state is None:
-        return None
-    if not isinstance(state, made.state):
-        raise UsageError(
-            f"agent {made.name}: ctx.state is now a {type(state).__name__}; change its fields, or "
-            f"set it to a {made.state.__name__}"
-        )
-    # Fields may have been set to what does not fit, which the dump only warns of.
-    found: dict[str, Any] = _json(state.model_dump(mode="json", warnings=False), "the state")
-    made.read_state(found)
-    return found
-
-
-def plain_reply(reply: Any) -> Any:
-    """A reply as it is stored."""
-    return _json(reply, "the reply")
 
 
 def _digest(value: Any) -> str:

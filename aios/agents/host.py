@@ -10,7 +10,8 @@ from typing import Any
 
 from aios.agents.agent import AgentClass, agent_class
 from aios.agents.budget import Meter
-from aios.agents.context import ChildFailed, Context, Kernel, Predict, plain_reply, plain_state
+from aios.agents.context import ChildFailed, Context, Kernel, Predict
+from aios.agents.plain import plain_reply, plain_state
 from aios.agents.watchdog import LoopBlocked
 from aios.errors import AiosError, BudgetExceeded, PermanentError, TemporaryError, UsageError
 from aios.packaging import exits_told, load_code, own_line

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import queue
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -213,4 +214,8 @@ def _look(host: _Host, now_s: float) -> str | None:
 
 def _why(done: Any) -> str:
     error = done.exception()
-    return "it ended" if error is None else f"{type(error).__name__}: {error!s:.300}"
+    if error is None:
+        return "it ended"
+    # Ray's own text goes on for lines, about addresses and logs.
+    told = " ".join(line.strip() for line in str(error).splitlines()[:2])
+    return f"{type(error).__name__}: {textwrap.shorten(told, 200, placeholder=' ...')}"

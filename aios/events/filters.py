@@ -126,7 +126,7 @@ def key_of(event: Mapping[str, Any], path: str | None) -> str | None:
         subject: str | None = event.get("subject")
         return subject
     found = _looked_up(event, path)
-    if found is _MISSING and event.get("data") is None:
+    if found is _MISSING and event.get("data") is None and event.get("subject"):
         return key_of(event, None)  # a tombstone has nothing but its own key
     if isinstance(found, bool | int | float):
         return json.dumps(found)

@@ -22,6 +22,9 @@ from aios.telemetry.on_ray import Metered
 from aios.telemetry.processes import InTurns
 
 NAMESPACE = "aios"
+PLACED_S = 300.0
+"""How long a step waits for a node that has what it reserves, where there is none. One takes
+minutes to come."""
 ANSWER_S = 15.0
 """How long the kernel may take to answer a worker; SQLite takes milliseconds."""
 
@@ -96,14 +99,14 @@ async def in_a_task(
 
     Raises:
         DeadlineExceeded: it took longer than it may; its process is ended.
-        PermanentError: its process died.
+        PermanentError: its process died, or no node has what it reserves.
     """
     options = step.options
     reserved = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus, "max_retries": 0}
     task = ray.remote(_step_here).options(**reserved).remote(ref, source, step.name, call, outcomes)
     try:
         async with asyncio.timeout(options.timeout_s) as bound:
-            found: Outcome = await task
+            found: Outcome = await _placed(task, step)
             return found
     except TimeoutError:
         if not bound.expired():
@@ -117,6 +120,33 @@ async def in_a_task(
         raise
     except ray.exceptions.RayError as error:
         raise PermanentError(f"the process of step {step.name} died: {error!s:.300}") from None
+
+
+async def _placed(task: Any, step: Step) -> Any:
+    """What a task gives. One that no node could ever take waits for one that can, which an
+    autoscaler may bring, but not for ever."""
+    waited = asyncio.ensure_future(asyncio.wrap_future(task.future()))
+    while True:
+        done, _ = await asyncio.wait([waited], timeout=PLACED_S)
+        if done:
+            return waited.result()
+        missing = await asyncio.to_thread(_missing, step)
+        if missing:
+            ray.cancel(task, force=True)
+            raise PermanentError(f"step {step.name} waited {PLACED_S:.0f} s in vain: {missing}")
+
+
+def _missing(step: Step) -> str:
+    """What a step reserves that no node has; empty if one has it."""
+    wanted = {"CPU": step.options.num_cpus, "GPU": step.options.num_gpus}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(name, 0.0) >= wanted[name] for name in wanted) for node in nodes):
+        return ""
+    most = [
+        f"{max((node.get(one, 0.0) for node in nodes), default=0.0):g} {one}s" for one in wanted
+    ]
+    wants = f"num_cpus={wanted['CPU']:g}, num_gpus={wanted['GPU']:g}"
+    return f"no node has {wants}; the most of any node are {' and '.join(most)}"
 
 
 _TURNS = InTurns()

@@ -9,16 +9,15 @@ import asyncio
 import inspect
 import re
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 from aios.errors import AiosError, DeadlineExceeded, FlowDiverged, PermanentError, UsageError
+from aios.flows.around import Around
 from aios.flows.durable import FlowInterrupted
-from aios.flows.leases import Lease
-from aios.flows.outcomes import Outcome, Outcomes, rebuilt, says, told
+from aios.flows.outcomes import Outcome, rebuilt, says, told
 from aios.flows.views import UNDO
 from aios.flows.writing import NO_DEFAULT, OPERATION, RUNNING, Asking, Flow, Step, own
 from aios.packaging import exits_told, to_its_end
@@ -31,40 +30,6 @@ MOST_NESTED = 50
 """Flows that began one another: one that calls itself without an end would fill the database."""
 _NESTED = re.compile(r"(?:\.\d+)+$")
 """What the ids of children add to that of the first flow."""
-
-
-class Elsewhere(Protocol):
-    """Runs a step in another process; a Ray task in production."""
-
-    async def __call__(
-        self, ref: str, source: CodeSource, step: Step, call: dict[str, Any], outcomes: Outcomes
-    ) -> Outcome: ...
-
-
-class Around(Protocol):
-    """What a running flow needs of its worker."""
-
-    lease: Lease
-    outcomes: Outcomes
-    elsewhere: Elsewhere | None
-    steps: Counter[str]
-    """How many were carried out here, by `name:version` of the flow."""
-
-    def start_child(self, flow_id: str, parent: "DurableRun", flow: Flow, call: Any) -> None: ...
-
-    async def ended(self, flow_id: str) -> Outcome: ...
-
-    async def put_question(self, question: dict[str, Any]) -> dict[str, Any]: ...
-
-    async def answered(self, question_id: str) -> dict[str, Any]: ...
-
-    async def refuse_answer(self, question_id: str, problem: str) -> None: ...
-
-    async def steps_stored(self, flow_id: str) -> int: ...
-
-    async def tell_late(self, flow_id: str, number: int, name: str, did: Outcome) -> None:
-        """What a step did that ended after its flow was cancelled, which stores no more steps."""
-        ...
 
 
 class DurableRun:
@@ -318,9 +283,7 @@ class DurableRun:
         options = type(step.options)(retries=UNDO_RETRIES, backoff=step.options.backoff)
         taking_back = Step(function, options)
         place, number = self._drawn()
-        attempts = self._attempts(
-            taking_back, (result, *args), kwargs, number, undoing=True
-        )
+        attempts = self._attempts(taking_back, (result, *args), kwargs, number, undoing=True)
         await self._step(place, number, f"{UNDO}{step.name}", attempts)
 
     def _next(self) -> tuple[Any, int]:

@@ -14,12 +14,13 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from aios.errors import PermanentError, TemporaryError, UnknownName
+from aios.flows.around import Elsewhere, Parent
 from aios.flows.durable import json_serializer
 from aios.flows.leases import Lease
 from aios.flows.outcomes import Outcome, told
 from aios.flows.place import APPLICATION, FLOW, QUEUE, SCHEDULED, SCHEMA, VERSION, Place
 from aios.flows.requests import options_of, version_of_fork
-from aios.flows.running import DurableRun, Elsewhere
+from aios.flows.running import DurableRun
 from aios.flows.steps import load_module
 from aios.flows.traces import FlowSpans
 from aios.flows.views import LATE
@@ -220,7 +221,7 @@ class FlowWorker:
 
     # -- what running flows need; see running.Around ----------------------------------
 
-    def start_child(self, flow_id: str, parent: DurableRun, flow: Flow, call: Any) -> None:
+    def start_child(self, flow_id: str, parent: Parent, flow: Flow, call: Any) -> None:
         path = f"{flow.function.__module__}:{flow.function.__name__}"
         if flow.function.__module__ == parent.module_name:
             path = f":{flow.function.__name__}"

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import inspect
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -77,6 +77,8 @@ class Step:
         self.function = function
         self.options = options
         self.asynchronous = inspect.iscoroutinefunction(function)
+        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+            raise UsageError(f"the step {function.__name__} yields; a step returns once")
 
     @property
     def name(self) -> str:
@@ -101,12 +103,12 @@ class Flow:
         self.asynchronous = inspect.iscoroutinefunction(function)
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise UsageError(f"the flow {function.__name__} yields; a flow returns once")
-        self.name = name or function.__name__
+        self.name: str = function.__name__ if name is None else name
         try:
             _Named(name=self.name)
         except ValueError:
             raise UsageError(
-                f"{self.name[:60]!r} is no name of a flow: small letters, digits and single _ or "
+                f"{self.name!r:.60} is no name of a flow: small letters, digits and single _ or "
                 '-, from a letter on; write @aios.flow(name="refund")'
             ) from None
 
@@ -132,6 +134,19 @@ class Flow:
             inspect.signature(self.function).bind(*args, **kwargs)
         except TypeError as error:
             raise UsageError(f"flow {self.name!r}: {error}") from None
+
+    def refuse_hidden(self, args: Sequence[Any], options: Iterable[str]) -> None:
+        """Raises:
+        UsageError: one of these options of the call is named as an argument of the function that
+            is not given by its place: it might be meant for either.
+        """
+        names = list(inspect.signature(self.function).parameters)
+        for name in options:
+            if name in names[len(args) :]:
+                raise UsageError(
+                    f"flow {self.name!r} has an argument {name!r}, and {name}= says here how it is "
+                    "begun: give the argument by its place, or another name"
+                )
 
 
 @overload

@@ -28,6 +28,9 @@ class _Window:
     uncounted: int = 0
 
 
+SENDS = " with a text that is new here; what was sent before it may begin by its name"
+
+
 class Access:
     """Whether a caller may do what it asks.
 
@@ -56,7 +59,8 @@ class Access:
         roles = [] if permission is None else holders(permission)
         self._note(command, arguments, caller, {"needs": permission})
         raise Forbidden(
-            f"{caller.identity} has the role {caller.role}, which may not {spoken(command)}: "
+            f"{caller.identity} has the role {caller.role}, which may not {spoken(command)}"
+            f"{SENDS if command in ('define_agent', 'define_flow') else ''}: "
             f"that needs {' or '.join(roles) or 'a role that no key can have'}; "
             "ask an administrator, who lists and makes keys with rt.keys",
             command=command,

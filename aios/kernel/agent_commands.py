@@ -16,7 +16,15 @@ from aios.kernel.mailroom import FactsOf, Mailroom
 from aios.kernel.post import Post
 from aios.kernel.requests import MaybeName, Nothing, read
 from aios.records import CodeSource, Record
-from aios.records.agents import AgentFacts, AgentId, AgentRow, Budget, Letter, Turn
+from aios.records.agents import (
+    IDS_OF_AGENTS,
+    AgentFacts,
+    AgentId,
+    AgentRow,
+    Budget,
+    Letter,
+    Turn,
+)
 from aios.records.base import Name
 from aios.registry import Change, Registry
 from aios.security import Caller
@@ -216,8 +224,7 @@ class AgentCommands:
                 request = Spawn(name=name, id=agent_id)
             except ValidationError:
                 raise UsageError(
-                    f"the event's key {agent_id!r:.80} is no id of an agent: letters, digits and "
-                    ". _ : @ -, at most 128"
+                    f"the event's key {agent_id!r:.80} is no id of an agent: {IDS_OF_AGENTS}"
                 ) from None
             told = request.model_dump(mode="json")
             self._spawn(request, Asked.of(Caller(by, "deployer"), "spawn_agent", told, None))

@@ -34,6 +34,7 @@ class Define(Record):
     name: Name
     source: CodeSource
     facts: AgentFacts
+    anew: bool = True
 
 
 class AgentPlans:
@@ -87,7 +88,15 @@ class AgentPlans:
             if change.done is not None:
                 return change.done
             facts = request.facts.model_dump(mode="json")
-            made = change.define("agent", request.name, request.source, facts, asked.actor)
+            known = [] if request.anew else change.definitions("agent", request.name)
+            made = next(
+                (
+                    one
+                    for one in reversed(known)
+                    if (one.source, one.facts) == (request.source, facts)
+                ),
+                None,
+            ) or change.define("agent", request.name, request.source, facts, asked.actor)
             change.note(version=made.version)
             change.remember({"name": made.name, "version": made.version})
         return {"name": made.name, "version": made.version}

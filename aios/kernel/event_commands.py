@@ -7,15 +7,16 @@ from pydantic import Field
 
 from aios.clock import Clock
 from aios.config import Settings
-from aios.errors import IllegalTransition, UsageError
+from aios.errors import IllegalTransition, UnknownName, UsageError
 from aios.events.filters import check_key, parse_filter
 from aios.events.secrets import key_of_webhook, secret
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.dispatcher import Starter, Teller
 from aios.kernel.event_metrics import EventMetrics
+from aios.kernel.event_readers import ALONE
 from aios.kernel.events import Events
 from aios.kernel.requests import Nothing, OfId
-from aios.records import Record
+from aios.records import Autoscale, Record
 from aios.records.cloudevents import read_event
 from aios.records.events import (
     SINK,
@@ -27,6 +28,7 @@ from aios.records.events import (
     check_source,
 )
 from aios.registry import Registry
+from aios.registry.subscriptions import OUTBOX
 from aios.store.database import Database
 
 MOST_REPLAYED = 10_000
@@ -171,6 +173,12 @@ class EventCommands:
                 )
             check_sink(spec.to)
             self._check_secrets(spec.to)
+        if spec.source.kind in ("schedule", "webhook", *ALONE) and spec.consumers != Autoscale(
+            1, 1
+        ):
+            raise UsageError(
+                f"a {spec.source.kind} is read by one process, or none: leave consumers= out"
+            )
         if spec.key is not None:
             check_key(spec.key)
         if spec.filter is not None:
@@ -254,6 +262,11 @@ class EventCommands:
     def _dead_letters(
         self, subscription: str | None, replayed: bool, limit: int
     ) -> list[dict[str, Any]]:
+        known = {one.id for one in self._registry.subscriptions(off=True)} | {OUTBOX}
+        if subscription is not None and subscription not in known:
+            raise UnknownName(
+                f"no subscription {subscription!r:.80}; there are {', '.join(sorted(known))}"
+            )
         found = self.events.store.dead_letters(subscription, replayed=replayed, most=limit)
         return [one.model_dump(mode="json") for one in found]
 

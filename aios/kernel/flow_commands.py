@@ -8,6 +8,7 @@ from pydantic import Field
 from aios.config import Settings
 from aios.errors import Forbidden, IllegalTransition, UnknownName, UsageError
 from aios.flows.client import FlowClient, check_id
+from aios.flows.facts import refuse_unfit_call
 from aios.flows.place import QUEUE
 from aios.flows.views import ENDED
 from aios.kernel.commands import Asked, Commands, Queries, refuse_other_person
@@ -22,6 +23,7 @@ from aios.security import Caller, holders, permits
 REPEATED = ("cancel_flow", "end_schedule", "set_queue", "set_schedule", "start_flow")
 """Commands whose effect is in the flows' database. Asked again under the same operation id they
 are carried out again, which does nothing the second time: the first may have ended in between."""
+LONGEST_DELAY_S = 10 * 366 * 86_400.0
 MOST_QUESTION = 4_000
 """Characters of a question."""
 
@@ -46,7 +48,7 @@ class StartFlow(Record):
     queue: str = QUEUE
     priority: int | None = Field(default=None, ge=1, le=2**31 - 1)
     partition: str | None = Field(default=None, min_length=1, max_length=200)
-    delay_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    delay_s: float | None = Field(default=None, ge=0, le=LONGEST_DELAY_S, allow_inf_nan=False)
     dedup: str | None = Field(default=None, min_length=1, max_length=200)
     debounce_s: float | None = Field(default=None, gt=0, le=86_400)
     attributes: dict[str, Any] = Field(default_factory=dict)
@@ -209,6 +211,7 @@ class FlowCommands:
     def _start(self, request: StartFlow, asked: Asked) -> dict[str, Any]:
         """Written down first, then begun: beginning is repeated by the caller, and once per id."""
         definition = self._defined(request.flow, request.sha256, request.path)
+        refuse_unfit_call(definition, request.args, request.kwargs)
         check_id(request.id)
         if request.debounce_s and (request.delay_s or request.priority or request.partition):
             raise UsageError("debounce_s goes with no delay_s, priority or partition")
@@ -295,6 +298,11 @@ class FlowCommands:
         return {"id": question.id}
 
     def _set_queue(self, request: SetQueue, asked: Asked) -> dict[str, Any]:
+        if request.name == QUEUE:
+            raise UsageError(
+                f"{QUEUE!r} is the queue of all flows that are started without one; a limit would "
+                "hold all of them up: give yours another name"
+            )
         told = request.model_dump(exclude={"name"})
         with asked.change(self._registry, "set_queue", request.name, **told) as change:
             if change.done is None:
@@ -311,6 +319,7 @@ class FlowCommands:
 
     def _set_schedule(self, request: SetSchedule, asked: Asked) -> dict[str, Any]:
         definition = self._defined(request.flow, request.sha256, request.path)
+        refuse_unfit_call(definition, request.args, request.kwargs)
         told = {"cron": request.cron, "timezone": request.timezone, "flow": definition.ref}
         with asked.change(self._registry, "set_schedule", request.name, **told) as change:
             if change.done is None:

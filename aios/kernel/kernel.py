@@ -294,4 +294,13 @@ class Kernel:
             self.registry,
             self._observations,
         )
-        return found + self.flows.workers.processes()
+        hosts = [
+            views.process("agent host", f"host {one['epoch']}", one.get("pid"), one["in_flight"])
+            for one in self.agents.post.hosts()
+        ]
+        readers = [
+            views.process("event reader", name, pid)
+            for name, found in self.events.readers.readers.items()
+            for pid in found.pids
+        ]
+        return [*found, *self.flows.workers.processes(), *hosts, *readers]

@@ -78,6 +78,21 @@ def endpoint(
     }
 
 
+def process(role: str, name: str, pid: int | None, in_flight: int | None = None) -> dict[str, Any]:
+    """A row of `rt.ps()`."""
+    return {
+        "role": role,
+        "name": name,
+        "version": None,
+        "pid": pid,
+        "node": None,
+        "state": "STARTING" if pid is None else "RUNNING",
+        "started_s": None,
+        "in_flight": in_flight,
+        "revision": None,
+    }
+
+
 def processes(
     kernel_started_s: float,
     kernel_pid: int,
@@ -85,20 +100,9 @@ def processes(
     registry: Registry,
     observations: Observations,
 ) -> list[dict[str, Any]]:
-    """Every process that belongs to the runtime's work: kernel, API, replicas of each arm."""
-    rows: list[dict[str, Any]] = [
-        {
-            "role": "kernel",
-            "name": "kernel",
-            "version": None,
-            "pid": kernel_pid,
-            "node": None,
-            "state": "RUNNING",
-            "started_s": kernel_started_s,
-            "in_flight": None,
-            "revision": None,
-        }
-    ]
+    """Kernel, API, and replicas of each arm."""
+    kernel = process("kernel", "kernel", kernel_pid)
+    rows: list[dict[str, Any]] = [{**kernel, "started_s": kernel_started_s}]
     stable = {state.spec.name: state.stable_version for state in registry.endpoints()}
     reported = {
         replica.replica: replica for name in stable for replica in observations.replicas(name)

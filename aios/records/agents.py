@@ -7,7 +7,9 @@ from pydantic import Field
 
 from aios.records.base import Given, Name, Record
 
-AgentId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$")]
+AGENT_ID = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$"
+IDS_OF_AGENTS = "letters, digits and . _ : @ -, beginning with a letter or digit, at most 128"
+AgentId = Annotated[str, Field(pattern=AGENT_ID)]
 """Ids of agents are parts of URLs and of names; one is unique below the agent's name."""
 AgentStatus = Literal["ready", "exhausted", "failed", "killed"]
 MailKind = Literal["message", "child_failed"]
@@ -54,7 +56,9 @@ class Restarts(Given):
     """How often an agent may fail.
 
     Args:
-        retries: how often a message is tried again before it is dead.
+        retries: how often a message that fails is tried again before it is dead. One under which
+            its process ends (`os._exit`, no memory) is tried up to 10 times: others that were there
+            have done nothing wrong, and nobody knows which one it was.
         backoff_s: the pause before the first of them; it doubles each time, up to a minute.
         limit: the agent itself is stopped, and its parent told, when more than so many of its
             messages die...

@@ -1,5 +1,6 @@
 """The part of the runtime that delegates: `rt.spawn`, `rt.agent`, `rt.agents`."""
 
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from aios.agents import agent_class, scopes_of
 from aios.errors import DeadlineExceeded, UsageError
 from aios.packaging import code_of
 from aios.presentation import Shown
-from aios.records.agents import Budget
+from aios.records.agents import AGENT_ID, IDS_OF_AGENTS, Budget
 from aios.runtime.objects import Live
 from aios.runtime.tables import Look, Table
 from aios.runtime.transport import Transport
@@ -204,7 +205,9 @@ class Delegated:
             UnknownName: nobody sent an agent of this name.
             IllegalTransition: the id was killed, or has other scopes.
         """
-        body: dict[str, Any] = {"id": id, "scopes": list(scopes_of(scopes))}
+        if state is not None and not isinstance(state, BaseModel | Mapping):
+            raise UsageError(f"state={state!r:.60}: give a model, or names with values")
+        body: dict[str, Any] = {"id": _id(id), "scopes": list(scopes_of(scopes))}
         name = agent
         if not isinstance(agent, str):
             made = agent_class(agent)
@@ -246,12 +249,14 @@ class Delegated:
         Args:
             messages: (agent or its `name/id`, message).
         """
-        told = [
-            {"to": ref, "message": _told(message, f"a message to {ref}")}
-            for ref, message in (
-                (to.ref if isinstance(to, Agent) else to, message) for to, message in messages
-            )
-        ]
+        told = []
+        for one in messages:
+            if not isinstance(one, tuple | list) or len(one) != 2:
+                raise UsageError(f"{one!r:.60}: give pairs, (agent or its name/id, message)")
+            ref = one[0].ref if isinstance(one[0], Agent) else one[0]
+            if not isinstance(ref, str):
+                raise UsageError(f"{ref!r:.60} is no agent; give one, or its name/id")
+            told.append({"to": ref, "message": _told(one[1], f"a message to {ref}")})
         found = self._transport.change("POST", "/api/v1/agent-messages", {"messages": told})
         return list(found["messages"])
 
@@ -302,7 +307,7 @@ class Delegated:
         """
         name = agent
         if not isinstance(agent, str):
-            name, version = define_agent(self._transport, agent)
+            name, version = define_agent(self._transport, agent, anew=False)
         elif version is None:
             raise UsageError("a name needs the version that is to be rolled out")
         body = {"version": version, "share": share, "shadow": shadow}
@@ -327,10 +332,22 @@ class Delegated:
         return Table("agent rollouts", found, ("at_s", "name", "version", "share", "shadow", "by"))
 
 
-def define_agent(transport: Transport, agent: Any) -> tuple[str, int]:
-    """Send the text of an agent's class; its name and version."""
+def _id(given: Any) -> str:
+    if not isinstance(given, str) or not re.fullmatch(AGENT_ID, given):
+        raise UsageError(f"id={given!r:.80} is no id of an agent: {IDS_OF_AGENTS}")
+    return given
+
+
+def define_agent(transport: Transport, agent: Any, *, anew: bool = True) -> tuple[str, int]:
+    """Send the text of an agent's class; its name and version.
+
+    Args:
+        anew: whether a text that was sent before the newest one becomes the newest version; else
+            it is the version that it was.
+    """
     made = agent_class(agent)
     body = {
+        "anew": anew,
         "source": code_of(agent, "agent").model_dump(mode="json"),
         "facts": made.facts.model_dump(mode="json"),
     }

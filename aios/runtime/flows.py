@@ -273,15 +273,17 @@ class Acting:
                 raise UsageError(f"{name}={value!r:.60} must be text: {name}={str(value)[:60]!r}")
         if attributes is not None and not isinstance(attributes, Mapping):
             raise UsageError(f"attributes are names with values, not {attributes!r:.60}")
+        options = {"priority": priority, "delay_s": delay_s, "debounce_s": debounce_s}
+        if isinstance(flow, Flow):
+            given = {**texts, **options, "attributes": attributes}
+            flow.refuse_hidden(args, [one for one, value in given.items() if value is not None])
         body = {
             **wanted,
             "id": uuid4().hex if id is None else id,
             "queue": queue,
-            "priority": priority,
             "partition": partition,
-            "delay_s": delay_s,
             "dedup": dedup,
-            "debounce_s": debounce_s,
+            **options,
             "attributes": dict(attributes or {}),
         }
         plain(body["attributes"], "attributes")
@@ -403,7 +405,12 @@ class Acting:
             UsageError: no cron line, or no time zone.
         """
         wanted = _called(flow, args, kwargs)
-        name = name or wanted["flow"].partition(":")[0]
+        if isinstance(flow, Flow):
+            given = {"name": name, "timezone": timezone, "backfill": backfill or None}
+            flow.refuse_hidden(args, [one for one, value in given.items() if value is not None])
+        if name is not None and not (isinstance(name, str) and name):
+            raise UsageError(f"name={name!r:.60} is no name of a schedule; one is daily-report")
+        name = wanted["flow"].partition(":")[0] if name is None else name
         body = {**wanted, "cron": cron, "timezone": timezone, "backfill": backfill}
         _sent(self._transport, flow, "PUT", f"/api/v1/schedules/{name}", body)
 

@@ -172,7 +172,8 @@ class Runtime(Accounted, Watched, Acting, Delegated, Eventful, PredictionLog, Me
         return Status(self.address, self._transport.get("/api/v1/status"))
 
     def ps(self) -> Table:
-        """Every process of the runtime's work: kernel, API, replicas of each arm."""
+        """Every process of the runtime's work: kernel, API, replicas of each arm, workers of flows,
+        hosts of agents, readers of events."""
         columns = ["role", "name", "version", "pid", "node", "state", "in_flight", "revision"]
         return Table("processes", self._transport.get("/api/v1/ps"), columns)
 

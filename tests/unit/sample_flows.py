@@ -11,6 +11,8 @@ from pydantic import BaseModel, field_validator
 
 import aios
 
+LEFT: list[Any] = []
+
 
 class Declined(Exception):
     """Known only in this text."""
@@ -290,15 +292,15 @@ async def never(ledger: str) -> None:
 async def side_by_side(ledger: str, order: str, how: str) -> str:
     slow = slow_in_a_thread if "thread" in how else slow_booking
     if how == "left":
-        asyncio.ensure_future(slow(ledger, order))
+        LEFT.append(asyncio.ensure_future(slow(ledger, order)))
         await asyncio.sleep(0)
         return "left"
     if how == "left failing":
-        _left = asyncio.ensure_future(refuse_at_once())
+        LEFT.append(asyncio.ensure_future(refuse_at_once()))
         await slow(ledger, order)
         return "not told"
     if how == "never begun":
-        asyncio.ensure_future(slow(ledger, order))
+        LEFT.append(asyncio.ensure_future(slow(ledger, order)))
         return "never begun"
     if how.startswith("given up"):
         with suppress(TimeoutError):
@@ -341,7 +343,9 @@ async def sleeping_child(ledger: str) -> None:
     await aios.sleep(1.0)
 
 
-@aios.step(undo=lambda result, ledger, basket: write(ledger, f"undo-{basket}"), retries=1, backoff=0.0)
+@aios.step(
+    undo=lambda result, ledger, basket: write(ledger, f"undo-{basket}"), retries=1, backoff=0.0
+)
 async def take_out(ledger: str, basket: dict[str, Any]) -> list[str]:
     taken = basket["items"].pop()
     basket["items"].append("spoilt")
@@ -360,3 +364,7 @@ async def changing(ledger: str, fail: bool) -> list[Any]:
         basket["items"].append("pear")
         raise Declined("changed")
     return [taken, basket["items"]]
+
+
+@aios.flow
+async def urgent(order: str, priority: int = 1) -> None: ...

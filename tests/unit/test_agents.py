@@ -10,6 +10,8 @@ from agent_notes import CALLS
 from agent_worlds import AgentWorld, now
 from sample_flows import asking
 
+from aios.agents.agent import agent, agent_class
+from aios.agents.plain import plain_state
 from aios.errors import (
     BudgetExceeded,
     Forbidden,
@@ -20,6 +22,7 @@ from aios.errors import (
 )
 from aios.packaging import code_of
 from aios.records.agents import Budget, Turn
+from aios.runtime.agents import Delegated
 from aios.security import Caller
 from aios.store import agent_tables as t
 
@@ -732,3 +735,56 @@ def test_unscoped_hosts_cannot_call_what_the_agent_may_not(world: AgentWorld, cl
     told = {"agent": clerk, "message": 1, "tool": "refund", "version": 1}
     with pytest.raises(Forbidden, match="needs refunds"):
         world.host_says(1, "call", {**told, "key": "k", "arguments": {}})
+
+
+def test_a_text_that_was_sent_before_is_rolled_out_as_the_version_that_it_was(
+    world: AgentWorld, clerk: str
+) -> None:
+    known = world.kernel.registry.definition("agent", "clerk")
+    source = known.source.model_dump(mode="json")
+    sent = {"name": "clerk", "source": source}
+    other = {**sent, "facts": {**known.facts, "description": "another text"}}
+    same = {**sent, "facts": known.facts}
+    found = [world.do("define_agent", **one, anew=False) for one in (other, same, other, same)]
+    assert [one["version"] for one in found] == [2, 1, 2, 1]
+    assert world.do("define_agent", **same)["version"] == 3, "newest again, for what is spawned"
+
+
+def test_a_state_that_cannot_be_stored_is_told(world: AgentWorld, clerk: str) -> None:
+    for state, told in ((object(), "the state is not JSON"), ("x" * (5 * 2**20), "of at most")):
+        made = agent_class(Clerk)
+        memory = made.read_state(None)
+        assert memory is not None
+        memory.seen = [state]  # type: ignore[attr-defined]
+        with pytest.raises(UsageError, match=told):
+            plain_state(memory, made)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"tools": print}, "give a list of functions"),
+        ({"name": ""}, "is no agent's name"),
+        ({"name": 3}, "is no agent's name"),
+        ({"restarts": 1}, "one is aios.Restarts"),
+    ],
+)
+def test_declarations_of_agents_that_cannot_be(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        agent(**options)(Clerk)
+
+
+@pytest.mark.parametrize("messages", [["x"], [("clerk/1",)], [(3, "x")], ["ab"]])
+def test_messages_for_agents_that_are_no_pairs(messages: list[Any]) -> None:
+    with pytest.raises(UsageError, match=r"give pairs|is no agent"):
+        NoRuntime().tell_agents(messages)
+
+
+def test_a_spawn_that_cannot_be() -> None:
+    for told in ({"id": ""}, {"id": "a/b"}, {"id": 3}, {"id": "c-1", "state": "abc"}):
+        with pytest.raises(UsageError, match=r"beginning with a letter|names with values"):
+            NoRuntime().spawn("clerk", **told)  # type: ignore[arg-type]
+
+
+class NoRuntime(Delegated):
+    """Whoever asks it anything has checked too little."""

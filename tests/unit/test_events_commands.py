@@ -56,11 +56,11 @@ def test_a_webhook_whose_signature_is_wrong_or_replayed_late_keeps_nothing(world
 
 def test_a_webhook_that_is_no_event_is_told_to_its_sender_and_is_no_dead_letter(world):
     world.webhook(key="id")
-    for body in (b"no", b"{}"):
+    for body in (b"no", b"{}", b""):
         with pytest.raises(UsageError):
             world.post(body)
     assert world.store.dead_letters() == []
-    assert world.events.counts[("hook", "refused")] == 2
+    assert world.events.counts[("hook", "refused")] == 3
 
 
 def test_a_webhook_is_asked_to_come_later_when_too_much_waits(world):
@@ -387,12 +387,19 @@ def test_a_subscription_is_asked_for_shown_and_taken_off(kernel):
         ({"filter": "a >"}, "filter="),
         ({"to": {"kind": "webhook"}}, "a sink needs one"),
         ({"id": "Bad Name"}, "id"),
+        ({"consumers": {"min_replicas": 2, "max_replicas": 2}}, "leave consumers= out"),
     ],
 )
 def test_a_subscription_that_cannot_be_kept_is_refused_with_the_reason(kernel, fields, told):
     with pytest.raises(UsageError) as found:
         kernel.do("subscribe", spec=spec(**fields))
     assert told in found.value.message
+
+
+def test_dead_letters_of_nothing_that_is_known(kernel):
+    assert kernel.do("dead_letters", subscription="outbox") == []
+    with pytest.raises(UnknownName, match="no subscription 'loan-webhok'; there are outbox"):
+        kernel.do("dead_letters", subscription="loan-webhok")
 
 
 def test_a_subscription_that_is_on_is_not_changed_under_who_reads_it(kernel):

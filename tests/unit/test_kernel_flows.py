@@ -9,8 +9,11 @@ import pytest
 import sample_flows as sample
 from kernel_fakes import ANN, FakeCrew, World
 
+import aios
 from aios.errors import Forbidden, IllegalTransition, UnknownName, UsageError
+from aios.flows.facts import refuse_unfit_call
 from aios.packaging import code_of
+from aios.records.acting import Definition
 from aios.security import Caller
 
 OPERATOR = Caller("oscar", "operator")
@@ -100,7 +103,7 @@ class TestStarting:
         define(world)
         assert world.ask(OPERATOR, "start_flow", flow="asking:1", id="a-1")["id"] == "a-1"
         source = code_of(sample.asking, "flow").model_dump(mode="json")
-        with pytest.raises(Forbidden):
+        with pytest.raises(Forbidden, match=r"may not rt\.start with a text that is new here"):
             world.ask(OPERATOR, "define_flow", name="asking", source=source)
         with pytest.raises(Forbidden):
             world.ask(SUPPORT, "start_flow", flow="asking", id="a-2")
@@ -116,6 +119,7 @@ class TestStarting:
             ({"flow": "asking", "id": "x", "priority": 0}, UsageError, "priority"),
             ({"flow": "asking", "id": "x", "sha256": "0" * 64}, UnknownName, "not sent with this"),
             ({"flow": "asking", "id": "x", "attributes": [1]}, UsageError, "attributes"),
+            ({"flow": "asking", "id": "x", "delay_s": 1e300}, UsageError, "delay_s"),
         ],
     )
     def test_what_cannot_be_started(
@@ -265,3 +269,45 @@ def test_queues_and_schedules(world: World) -> None:
     assert world.do("schedules") == []
     with pytest.raises(UnknownName, match="no schedule 'daily'"):
         world.do("end_schedule", id="daily")
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "told"),
+    [
+        (["a"], {}, "'fail' is missing"),
+        (["a", True], {"fail": True}, "'fail' is given twice"),
+        (["a", True], {"too": 1}, "it has no 'too'"),
+        (["a"] * 9, {}, "it takes 2 arguments by their place, and got 9"),
+    ],
+)
+def test_a_flow_that_is_begun_by_its_name_is_called_as_it_takes(
+    world: World, args: list[Any], kwargs: dict[str, Any], told: str
+) -> None:
+    source = code_of(sample.changing, "flow").model_dump(mode="json")
+    world.do("define_flow", name="changing", source=source, facts=sample.changing.facts)
+    call = {"flow": "changing", "args": args, "kwargs": kwargs}
+    with pytest.raises(UsageError, match=told):
+        world.do("start_flow", id="x", **call)
+    with pytest.raises(UsageError, match=told):
+        world.do("set_schedule", name="daily", cron="0 7 * * *", **call)
+    assert world.do("flows") == world.do("schedules") == []
+
+
+def test_a_flow_of_any_arguments_takes_any() -> None:
+    @aios.flow
+    async def anything(first: int, *more: int, **named: int) -> None: ...
+
+    fields = {"kind": "flow", "name": "anything", "version": 1, "created_s": 0.0}
+    source = code_of(sample.asking, "flow")
+    made = Definition(**fields, created_by="ann", source=source, facts=anything.facts)
+    refuse_unfit_call(made, [1, 2, 3], {"other": 4})
+    with pytest.raises(UsageError, match="'first' is missing"):
+        refuse_unfit_call(made, [], {"other": 4})
+
+
+def test_the_queue_of_all_flows_has_no_limits(world: World) -> None:
+    define(world)
+    with pytest.raises(UsageError, match="is the queue of all flows"):
+        world.do("set_queue", name="aios", concurrency=1)
+    [own] = [one for one in world.do("queues") if one["name"] == "aios"]
+    assert own["concurrency"] is None

@@ -18,6 +18,7 @@ from aios.errors import DeadlineExceeded, IllegalTransition, UnknownName, from_p
 from aios.flows.outcomes import LARGE_BYTES
 from aios.flows.place import QUEUE
 from aios.flows.worker import FlowWorker
+from aios.runtime.flows import Acting
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,8 @@ class TestRunning:
         assert len(world.lines("leave-other")) == 4
 
     @pytest.mark.parametrize(
-        "how", ["gather", "gather, thread", "group", "given up, failing", "given up, thread failing"]
+        "how",
+        ["gather", "gather, thread", "group", "given up, failing", "given up, thread failing"],
     )
     def test_a_step_that_goes_on_when_its_flow_fails_is_recorded_and_undone(
         self, world: FlowWorld, how: str
@@ -133,7 +135,8 @@ class TestRunning:
         world.begin(sample.side_by_side, "unbegun", world.ledger, "unbegun", "never begun")
         assert "slow_booking was called and not awaited" in str(failure(world, "unbegun"))
         time.sleep(0.4)
-        assert world.client.steps("unbegun") == [] and world.lines("slow-unbegun") == []
+        assert world.client.steps("unbegun") == []
+        assert world.lines("slow-unbegun") == []
 
     def test_when_a_flow_fails_its_other_branches_begin_nothing_more(
         self, world: FlowWorld
@@ -144,7 +147,8 @@ class TestRunning:
         world.begin(sample.side_by_side, "trying", world.ledger, "tr", "trying")
         assert "after a while" in str(failure(world, "trying"))
         assert time.monotonic() - begun_s < 50, "a pause of 60 s was waited for"
-        assert world.lines("slow-br-second") == [] and len(world.lines("never")) == 1
+        assert world.lines("slow-br-second") == []
+        assert len(world.lines("never")) == 1
 
     def test_a_child_that_goes_on_is_told(self, world: FlowWorld) -> None:
         world.begin(sample.side_by_side, "parent", world.ledger, "pa", "child")
@@ -578,3 +582,27 @@ def test_names_of_flows_that_cannot_be() -> None:
 
     with pytest.raises(aios.UsageError, match=r"@aios\.flow is for functions"):
         aios.flow(3)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("name", ["", 3])
+def test_more_names_of_flows_that_cannot_be(name: Any) -> None:
+    with pytest.raises(aios.UsageError, match="is no name of a flow"):
+        aios.flow(name=name)(lambda: None)
+
+
+def test_a_step_that_yields_is_refused() -> None:
+    def generator() -> Any:
+        yield 1
+
+    with pytest.raises(aios.UsageError, match="the step generator yields"):
+        aios.step(generator)
+
+
+def test_an_option_that_might_be_meant_for_the_flow_is_refused() -> None:
+    class NoRuntime(Acting):
+        """Whoever asks it anything has checked too little."""
+
+    with pytest.raises(aios.UsageError, match="has an argument 'priority', and priority= says"):
+        NoRuntime().start(sample.urgent, "o-1", priority=3)
+    with pytest.raises(AttributeError, match="_transport"):
+        NoRuntime().start(sample.urgent, "o-1", 7, priority=3)
