@@ -99,7 +99,9 @@ def agent(
     """Make a class an agent: `@aios.agent(state=Memory, tools=[lookup])`.
 
     The class has `async def on_message(self, ctx, message)`, which handles one message at a time;
-    what it returns is the reply. It may have `async def on_child_failed(self, ctx, child)`.
+    what it returns is the reply. It may have `async def on_child_failed(self, ctx, child)`. What
+    `ctx` does is awaited, `await ctx.tell(...)`. Whatever blocks (`time.sleep`) belongs into a tool
+    that is not async, which has a thread: in `on_message` it would hold up all agents beside it.
 
     Args:
         name: of the agent; by default that of the class, `SupportTriage` being `support-triage`.

@@ -160,6 +160,8 @@ def flow(function: Any = None, /, *, name: str | None = None) -> Any:
     whatever is not always the same (time, chance, what others say) belongs into a step, and steps
     are called in the same order each time. Arguments and results are plain values: what JSON has.
     In an async flow whatever waits is awaited: `time.sleep` would stop every flow of its worker.
+    It has ended when its steps have: one that goes on when the flow fails (`asyncio.gather`) or
+    has given it up (`asyncio.wait_for`) is waited for; `timeout_s` of a step ends it.
     Put it at the top of a file or cell; its text travels, `rt.start(refund, order, id="order-42")`.
 
     Args:
@@ -192,7 +194,9 @@ def step(function: Any = None, /, **options: Any) -> Any:
 
     It may run twice when its process dies in the middle; `aios.operation_id()` is the same both
     times. In an async flow every step is awaited, `await charge(order)`, also one that is not
-    async: that runs in a thread. Several run side by side with `asyncio.gather`.
+    async: that runs in a thread. Several run side by side with `asyncio.gather`. Lists and
+    mappings among its arguments are copies: what it changes in them is not changed for the flow.
+    A step that another step calls is a plain function.
 
     Args:
         retries: how often it is begun again when it raises, after the first time.

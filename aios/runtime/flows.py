@@ -145,7 +145,8 @@ class FlowHandle(Live):
         return self._told(found)
 
     def cancel(self) -> None:
-        """End it before its next step, and the flows that it began. What it did stays done.
+        """End it before its next step, and the flows that it began. What it did stays done; a
+        step that goes on ends, and `steps()` tells what it did.
 
         Raises:
             IllegalTransition: it has ended.
@@ -252,7 +253,7 @@ class Acting:
             id: of the flow. The same id never runs twice: repeated, it gives the same handle.
                 Without one it gets a new one.
             queue: see `queue`; by default it runs at once.
-            priority: smaller ones go first in a queue; 1 and up.
+            priority: smaller ones go first in a queue, after those without one; 1 and up.
             partition: of a queue with limits for each partition, such as a customer.
             delay_s: to begin later.
             dedup: while a flow with this text is in the queue or runs, no other is begun: the
