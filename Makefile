@@ -13,8 +13,9 @@ BIN := $(VENV)/bin
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet "torch>=2.8,<2.14"
-	$(BIN)/python -m pip install --quiet -e ".[test,lint]"
+	$(BIN)/python -m pip install --quiet "torch>=2.8,<2.14" uv
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e ".[test,lint]" || \
+		$(BIN)/python -m pip install --quiet -e ".[test,lint]"
 	touch $@
 
 install: $(VENV)/.installed
