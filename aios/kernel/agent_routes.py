@@ -61,6 +61,7 @@ class VersionBody(Body):
 
     source: dict[str, Any]
     facts: dict[str, Any]
+    anew: bool = True
 
 
 @router.get("/agents")
