@@ -144,10 +144,13 @@ def table(rounds: Sequence[Round]) -> str:
 
 
 def table_rows(rounds: Sequence[Round]) -> list[list[str]]:
-    """The cells of that table, under `HEADS`."""
+    """The cells of that table, under `HEADS`. Who ran in several groups is told with its group."""
+    grouped = _grouped(rounds)
     return [
         [
-            name,
+            f"{name} ({group})"
+            if sum(key[1:] == (connections, name) for key in grouped) > 1
+            else name,
             str(connections),
             *(
                 str(Spread.of(getattr(r, figure) for r in found))
@@ -158,7 +161,7 @@ def table_rows(rounds: Sequence[Round]) -> list[list[str]]:
             f"{sum(r.requests for r in found):,}",
             str(sum(r.failed for r in found)),
         ]
-        for (_, connections, name), found in _grouped(rounds).items()
+        for (group, connections, name), found in grouped.items()
     ]
 
 
@@ -204,4 +207,6 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _short(value: float) -> str:
+    if 0 < value < 0.1:
+        return f"{value:.3g}"  # 0.00158 CPU seconds are not 0.00
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from aios.capacity import machine
 from aios.capacity.measurement import same_machine
 from aios.cli.terminal import show
+from aios.errors import UsageError
 from aios.presentation import ALARM, Rows, Shown
 from benchmarks.commands import begin, parser_of
 from benchmarks.figures import Goal, Spread, wanted
@@ -259,7 +260,10 @@ def main() -> None:
     """Print how they stand."""
     parser = parser_of("goals", __doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=RESULTS, help="of results")
-    results, wrong = every(parser.parse_args().folder)
+    folder = parser.parse_args().folder
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder of results")
+    results, wrong = every(folder)
     for text in wrong:
         print(f"left out: {text}", file=sys.stderr)
     show(collect(results, machine.describe()), narrow=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.figures import Spread, table
 from benchmarks.goals import HEADINGS, Standings, row
-from benchmarks.reading import Reading
+from benchmarks.reading import MEASUREMENT, Reading
 
 
 def markdown(
@@ -30,7 +30,8 @@ def markdown(
 def on(one: Standings, standings: Sequence[Standings]) -> str:
     """Which machine, where there are several."""
     host = one.machine
-    return f" on {host.get('cpu')}, {host.get('cores')} cores" if len(standings) > 1 else ""
+    told = f"{host.get('cpu')}, {host.get('cores')} cores, {host.get('memory_gib')} GiB"
+    return f" on {told}" if len(standings) > 1 else ""
 
 
 def measured_rows(standings: Standings) -> list[list[str]]:
@@ -68,10 +69,11 @@ def about(result: Reading) -> str:
         name if value is True else f"{name.replace('_', ' ')} {_plain(value)}"
         for name, value in result.run.items()
         if name not in ("kind", "benchmark", "at", "machine", "suite")
-        and value not in (None, False, [])
+        and value not in (None, False, [], {}, "")
     )
     notes = "".join(f" {note}" for note in result.notes)
-    return f"`aios bench {result.benchmark}`, {result.at:%Y-%m-%d %H:%M}: {told}.{notes}"
+    command = "plan" if result.benchmark == MEASUREMENT else f"bench {result.benchmark}"
+    return f"`aios {command}`, {result.at:%Y-%m-%d %H:%M}: {told}.{notes}"
 
 
 def _plain(value: object) -> str:

@@ -10,14 +10,21 @@ import orjson
 from hdrh.histogram import HdrHistogram
 
 from aios.capacity.comparison import Better, read_result
+from aios.capacity.confidence import confidence
+from aios.capacity.fitting import fitted
 from aios.capacity.load import BUSY_FRACTION
-from aios.capacity.measurement import SAME, Measurement
+from aios.capacity.measurement import Measurement
 from aios.cli.benching import CATALOGUE
 from aios.errors import UsageError
 from benchmarks.figures import Goal, Round, Spread
+from benchmarks.results import UNFINISHED
 
 BUSY_WITH_OTHERS = 0.5
 """Of all cores: with more than that taken by others, figures are theirs too."""
+
+
+MEASUREMENT = "measurement"
+"""In the place of a benchmark's name: what `rt.measure` or `aios plan` saved."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,9 @@ class Reading:
     @property
     def place(self) -> tuple[Any, ...]:
         """What newer results of the same make this one out of date."""
-        return (self.benchmark, *(self.machine.get(name) for name in SAME), self.run.get("device"))
+        kind = (self.machine.get("cpu"), self.machine.get("cores"))
+        memory_gib = round(self.machine.get("memory_gib") or 0.0)
+        return (self.benchmark, *kind, memory_gib, self.run.get("device"))
 
     @property
     def doubts(self) -> list[str]:
@@ -99,6 +108,8 @@ def read(path: Path) -> Reading:
     Raises:
         UsageError: it cannot be read, or is something else; names the line.
     """
+    if path.name.endswith(UNFINISHED):
+        raise UsageError(f"{path} is no result: its benchmark was broken off")
     if path.suffix == ".json":
         return _of_a_measurement(path)
     result = read_result(path)
@@ -165,14 +176,22 @@ def _of_a_measurement(path: Path) -> Reading:
     measured = Measurement.read(path)
     return Reading(
         path=path,
-        benchmark="measurement",
+        benchmark=MEASUREMENT,
         at=datetime.fromtimestamp(measured.at_s).astimezone(),
         run={"seed": measured.seed, "seconds": measured.seconds, "requests": measured.requests},
         machine=measured.machine,
         figures={},
         measurements=(measured,),
         held_back=tuple(_held_back([], [measured])),
+        notes=tuple(_unlike(measured)),
     )
+
+
+def _unlike(measured: Measurement) -> Iterator[str]:
+    """Why a plan by this measurement is not to be trusted, beside what the figures show."""
+    judged = confidence(measured, fitted(measured), measured.full_per_s, measured.p99_s)
+    for doubt in (*judged.doubts, *judged.because):
+        yield f"{doubt[:1].upper()}{doubt[1:]}."
 
 
 def _of(lines: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import orjson
 
+from aios.errors import UsageError
 from benchmarks.figures import Goal
 
 SUITE_VARIABLE = "_AIOS_BENCHMARK_SUITE"
@@ -37,14 +38,27 @@ class ResultFile:
     """By this process."""
 
     def __init__(self, folder: Path, benchmark: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"results go to {folder}, which is no folder: {error.strerror}"
+            ) from None
         self._benchmark = benchmark
         self.path = folder / f"{benchmark}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+        try:
+            self.path.touch(exist_ok=False)
+        except FileExistsError:
+            raise UsageError(f"{self.path} is written by another run, begun this second") from None
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be written: {error.strerror}") from None
         self.made.append(self)
 
     def give_up(self) -> None:
         """Keep what there is under a name that nobody takes for a result."""
-        if self.path.exists():
+        if self.path.exists() and not self.path.stat().st_size:
+            self.path.unlink()
+        elif self.path.exists():
             self.path.rename(self.path.with_name(self.path.name + UNFINISHED))
 
     def run(self, **facts: Any) -> None:

@@ -248,7 +248,10 @@ def run(arguments: argparse.Namespace, file: ResultFile) -> None:
             served.scale(replicas)
             most = served.most_per_s(replicas)
             share = most * fit.service_s / replicas
-            print(f"{replicas} replicas: at most {most:,.0f}/s, {share:.2f} of as many times one")
+            print(
+                f"{replicas} replicas: at most {most:,.0f}/s, {share:.2f} of what their service "
+                "time allows"
+            )
             figure = {"name": f"most requests/s, {replicas} replicas", "value": most}
             file.add("figure", {**figure, "better": "higher", "round": 0})
             for case in cases(served, measured, fit, replicas, arguments.utilisations):

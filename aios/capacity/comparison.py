@@ -14,14 +14,18 @@ from aios.errors import UsageError
 from aios.presentation import Rows, Shown
 
 Better = Literal["higher", "lower"]
-Verdict = Literal["better", "worse", "no difference", "too few rounds"]
+Verdict = Literal["better", "worse", "no difference", "cannot tell", "too few rounds"]
 ROUND_FIGURES: dict[str, Better] = {
     "requests_per_s": "higher",
     "p50_ms": "lower",
     "p99_ms": "lower",
     "cpu_s_per_1000": "lower",
+    "failed": "lower",
 }
 """Of a line of kind `round`, as `benchmarks.endpoint` writes them."""
+
+
+UNSURE = ("cannot tell", "too few rounds")
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A figure of the second result over that of the first, with its 95 % confidence interval."""
+    """A figure of the second result over that of the first, with its 95 % confidence interval;
+    None without one. `zeros`: some round of either has a 0, so that the means are compared."""
 
     figure: str
     better: Better
@@ -44,37 +49,47 @@ class Ratio:
     low: float | None
     high: float | None
     rounds: tuple[int, int]
+    zeros: bool = False
 
     def verdict(self, tolerance: float) -> Verdict:
         """What the interval as a whole says; differences up to `tolerance` are none."""
-        if self.low is None or self.high is None:
+        least, most = 1 / (1 + tolerance), 1 + tolerance
+        low, high = (self.middle, self.middle) if self.zeros else (self.low, self.high)
+        if low is None or high is None:
             return "too few rounds"
-        above, below = self.low > 1 + tolerance, self.high < 1 / (1 + tolerance)
+        above, below = low > most, high < least
         if not (above or below):
-            return "no difference"
+            return "no difference" if least <= low and high <= most else "cannot tell"
         return "better" if above == (self.better == "higher") else "worse"
 
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Shown):
-    """All figures that both results have."""
+    """All figures that both results have; `missing` has the names of those that only the first one
+    has, `new` of those that only the second one has."""
 
     first: Result
     second: Result
     ratios: tuple[Ratio, ...]
+    missing: tuple[str, ...]
+    new: tuple[str, ...]
     tolerance: float
 
     @property
     def worse(self) -> list[str]:
-        """Figures that got worse beyond doubt and tolerance."""
-        return [one.figure for one in self.ratios if one.verdict(self.tolerance) == "worse"]
+        """Figures that got worse beyond doubt and tolerance, and those that are no longer there."""
+        found = [one.figure for one in self.ratios if one.verdict(self.tolerance) == "worse"]
+        return [*found, *self.missing]
 
     def _shown(self) -> tuple[str, Sequence[str], Rows]:
         title = (
             f"{self.second.path} over {self.first.path} ({self.first.benchmark}), "
             f"95 % confidence, differences up to {self.tolerance:.0%} are none"
         )
-        rows = [
+        unsure = [one for one in self.ratios if one.verdict(self.tolerance) in UNSURE]
+        if unsure:
+            title += f"\nof {len(unsure)} of {len(self.ratios)} figures only more rounds would tell"
+        rows: list[list[str]] = [
             [
                 one.figure,
                 f"{one.middle:.3f}",
@@ -85,6 +100,8 @@ class Comparison(Shown):
             ]
             for one in self.ratios
         ]
+        rows += [[one, "", "", "", "", "missing: worse"] for one in self.missing]
+        rows += [[one, "", "", "", "", "new"] for one in self.new]
         return title, ["figure", "ratio", "interval", "", "rounds", "verdict"], rows
 
 
@@ -109,18 +126,15 @@ def compare(first: Result, second: Result, *, tolerance: float, force: bool = Fa
             f"these are of different machines ({told[0]}; {told[1]}): their ratio says nothing "
             "about the code. With --force they are compared all the same"
         )
-    both = (_with_logarithms(first), _with_logarithms(second))
-    shared = [name for name in both[0] if name in both[1]]
+    shared = sorted(first.figures.keys() & second.figures.keys())
     if not shared:
         raise UsageError(f"{first.path} and {second.path} have no figure in common")
-    ratios = tuple(ratio(*name, both[0][name], both[1][name]) for name in sorted(shared))
-    return Comparison(first, second, ratios, tolerance)
-
-
-def _with_logarithms(result: Result) -> dict[tuple[str, Better], list[float]]:
-    """The rounds' values that have one; a 0 has no ratio."""
-    found = {name: [one for one in values if one > 0] for name, values in result.figures.items()}
-    return {name: values for name, values in found.items() if values}
+    ratios = tuple(ratio(*name, first.figures[name], second.figures[name]) for name in shared)
+    missing, new = (
+        tuple(sorted(name for name, _ in one.figures.keys() - other.figures.keys()))
+        for one, other in ((first, second), (second, first))
+    )
+    return Comparison(first, second, ratios, missing, new, tolerance)
 
 
 def ratio(figure: str, better: Better, first: Sequence[float], second: Sequence[float]) -> Ratio:
@@ -128,6 +142,10 @@ def ratio(figure: str, better: Better, first: Sequence[float], second: Sequence[
     of a busy machine differ by factors, not by amounts (B. L. Welch, Biometrika 34, 1947)."""
     from scipy.stats import t as student
 
+    if min(*first, *second) <= 0:  # which has no logarithm, as where nothing failed
+        before, after = float(np.mean(first)), float(np.mean(second))
+        times = 1.0 if before == after else math.inf if before <= 0 else max(0.0, after / before)
+        return Ratio(figure, better, times, None, None, (len(first), len(second)), zeros=True)
     logs = [np.log(np.asarray(values, dtype=np.float64)) for values in (first, second)]
     middle = float(logs[1].mean() - logs[0].mean())
     counts = (len(first), len(second))

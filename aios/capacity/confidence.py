@@ -26,6 +26,11 @@ class Confidence:
     doubts: tuple[str, ...]
 
 
+def is_checked(fit: Fitted) -> bool:
+    """Whether the formula agrees with what was seen, so that more can be read off it."""
+    return fit.usual_error_fraction is not None and fit.usual_error_fraction <= FAIR_ERROR
+
+
 def confidence(
     measured: Measurement,
     fit: Fitted,
@@ -43,7 +48,7 @@ def confidence(
 
 def _agreement(fit: Fitted) -> str:
     if fit.usual_error_fraction is None or fit.error_fraction is None:
-        return "too few points to check the formula with"
+        return ""
     return (
         f"p99s predicted from the other points are off by {fit.usual_error_fraction:.0%} (median), "
         f"{fit.error_fraction:.0%} at worst"
@@ -64,7 +69,12 @@ def _doubts(measured: Measurement, fit: Fitted) -> "list[str]":
             f"the load generator could not keep up: at {held[0].rate_per_s:,.0f}/s "
             f"{held[0].held_back}; the endpoint may do better than this"
         )
-    if fit.usual_error_fraction is not None and fit.usual_error_fraction > FAIR_ERROR:
+    if fit.usual_error_fraction is None:
+        found.append(
+            "nothing checks the formula: fewer than two of the rates that were tried can; measure "
+            "again with more --steps"
+        )
+    elif fit.usual_error_fraction > FAIR_ERROR:
         found.append(
             "the formula does not fit: p99s predicted from other points are off by "
             f"{fit.usual_error_fraction:.0%}"
@@ -86,7 +96,7 @@ def _cautions(measured: Measurement, fit: Fitted, rate_per_s: float, p99_s: floa
             f"the p99 at {decided.rate_per_s:,.0f}/s is {duration(low_s)} to "
             f"{duration(high_s) if high_s != float('inf') else 'more'}"
         )
-    if fit.usual_error_fraction is None or fit.usual_error_fraction > GOOD_ERROR:
+    if GOOD_ERROR < (fit.usual_error_fraction or 0.0) <= FAIR_ERROR:
         found.append("the formula fits roughly")
     if measured.same_machine:
         found.append("the load generator shared the machine with the endpoint")

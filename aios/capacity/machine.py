@@ -15,11 +15,12 @@ PACKAGES = (
 
 
 def describe() -> dict[str, Any]:
-    """CPU, cores, memory, load before the start, versions and git commit."""
+    """CPU, cores, memory, GPUs, load before the start, versions and git commit."""
     return {
         "cpu": _cpu_model(),
         "cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": _gpus(),
         "load_average_1min": round(psutil.getloadavg()[0], 2),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -36,6 +37,16 @@ def _cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    """Models of NVIDIA's, as their driver tells."""
+    return [
+        line.partition(":")[2].strip()
+        for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+        for line in file.read_text(errors="replace").splitlines()
+        if line.startswith("Model")
+    ]
 
 
 def _version(name: str) -> str | None:

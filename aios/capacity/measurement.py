@@ -19,6 +19,8 @@ _MOST_VALUES = 200
 _SURE = 1.96
 """Standard deviations on both sides that hold 95 %."""
 SAME = ("cpu", "cores", "memory_gib")
+MEMORY_OFF = 0.02
+"""What kernels take of the same machine's memory differs: 23.5 and 23.6 GiB are one kind."""
 
 
 class Point(Record):
@@ -30,8 +32,8 @@ class Point(Record):
 
     arrivals: Arrivals
     rate_per_s: float = Field(gt=0)
-    good: int
-    failed: int
+    good: int = Field(ge=0)
+    failed: int = Field(ge=0)
     good_per_s: float
     p50_s: float | None
     p95_s: float | None
@@ -158,8 +160,10 @@ class Measurement(Shown, Record):
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in fault["loc"]) or "the file"
+            beside = sorted(Path(path).parent.glob(f"{Path(path).stem}-*.json"))
+            hint = f"; its measurements lie beside it: {beside[0]}" if beside else ""
             raise UsageError(
-                f"{path} is no measurement of `aios plan`: {where}: {fault['msg']}"
+                f"{path} is no measurement of `aios plan`: {where}: {fault['msg']}{hint}"
             ) from None
 
     def judged_by(self, p99_s: float) -> Self:
@@ -213,4 +217,6 @@ class Measurement(Shown, Record):
 
 def same_machine(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two results come from machines of one kind: CPU, cores and memory."""
-    return all(one.get(name) == other.get(name) for name in SAME)
+    sizes = [found.get("memory_gib") or 0.0 for found in (one, other)]
+    alike = abs(sizes[0] - sizes[1]) <= MEMORY_OFF * max(sizes)
+    return alike and all(one.get(name) == other.get(name) for name in ("cpu", "cores"))

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from aios.capacity.confidence import Confidence, confidence
+from aios.capacity.confidence import Confidence, confidence, is_checked
 from aios.capacity.fitting import Fitted, expected_p99_s, fitted, rate_of_one_replica
 from aios.capacity.measurement import Measurement
 from aios.capacity.queueing import servers_needed
@@ -78,6 +78,11 @@ class Node:
     def doubts(self, measured: Measurement) -> "list[str]":
         """What speaks against so many replicas on one machine."""
         holds, cores, each = self.holds(measured), self._cores(measured), self.replicas_per_gpu or 1
+        if self.gpus and not measured.machine.get("gpus"):
+            return [
+                "no GPU was measured: the machine that measured has none, so that nothing tells "
+                "what a replica bears on one; measure on a node with GPUs"
+            ]
         if self.gpus and each > measured.replicas:
             return [
                 f"replicas that share a GPU were not measured: {each} on each were asked for and "
@@ -123,12 +128,16 @@ class Demand:
 
     def __post_init__(self) -> None:
         if not 0 < self.rate_per_s <= MOST_RATE:
+            nothing = ": nothing needs no machine" if self.rate_per_s == 0 else ""
             raise UsageError(
                 f"the rate is above 0 and at most {MOST_RATE:,.0f} requests/s, not "
-                f"{self.rate_per_s:g}: nothing needs no machine"
+                f"{self.rate_per_s:g}{nothing}"
             )
         if not 0 < self.p99_s <= LONGEST_S:
-            raise UsageError(f"the p99 is a time above 0 and at most an hour, not {self.p99_s:g} s")
+            raise UsageError(
+                "the p99 is a time above 0 and at most an hour (3,600,000 ms), not "
+                f"{1000 * self.p99_s:g} ms"
+            )
         if not 0 <= self.spare_nodes <= 100:
             raise UsageError(f"0 to 100 nodes may be lost, not {self.spare_nodes}")
         if self.ingresses < 1:
@@ -141,7 +150,8 @@ class Plan(Shown):
 
     Attributes:
         replicas: that keep the budget.
-        replicas_unbalanced: that keep it if each has a line of its own, as with many HAProxies.
+        replicas_unbalanced: that keep it if each has a line of its own, as with many HAProxies. It
+            is what is planned where the formula for one line does not agree with what was seen.
         running: replicas that run, so that after the loss of the spare nodes `replicas` are left.
         nodes, nodes_without_spare: machines.
         utilisation: share of the running replicas' time that is used.
@@ -186,7 +196,7 @@ class Plan(Shown):
         scale = self.autoscale
         currency = f" {self.node.currency}".rstrip()
         rows: list[tuple[str, str]] = [
-            ("one replica bears", f"{self.replica_rate_per_s:,.1f} requests/s"),
+            ("one replica bears", self._borne()),
             (
                 "replicas needed",
                 f"{self.replicas}"
@@ -195,8 +205,8 @@ class Plan(Shown):
             ("nodes", f"{self.nodes}, of {self.node.told(self.replicas_per_node)}"),
             (
                 "of them spare",
-                f"{spare}: without {_counted(spare, 'node')} {self.nodes_without_spare} keep the "
-                f"p99 at {duration(self.after_loss_p99_s)}"
+                f"{spare}: when {'it is' if spare == 1 else 'they are'} lost, the p99 is "
+                f"{duration(self.after_loss_p99_s)} on the other {self.nodes_without_spare}"
                 if spare
                 else "none: the loss of one node breaks the budget",
             ),
@@ -208,19 +218,36 @@ class Plan(Shown):
         if self.month_cost is not None and self.million_cost is not None:
             rows += [
                 ("cost by the month", f"{self.month_cost:,.2f}{currency}"),
-                ("cost of 1,000,000 requests", f"{self.million_cost:,.4f}{currency}"),
+                (
+                    "cost of 1,000,000 requests",
+                    f"{self.million_cost:,.4f}{currency}, if they come at this rate all the time",
+                ),
             ]
         else:
             rows.append(("cost", "not told: no price of a node was given"))
         rows += [
+            ("settings of the endpoint", f"replicas={self.running}, max_queued={self.max_queued}"),
             (
-                "settings of the endpoint",
+                "or as traffic comes",
                 f"replicas=aios.Autoscale({scale.min_replicas}, {scale.max_replicas}, "
-                f"ongoing_requests={scale.ongoing_requests:g}), max_queued={self.max_queued}",
+                f"ongoing_requests={scale.ongoing_requests:g}): Serve then counts every request, "
+                "which costs some; measure it so",
             ),
             ("confidence", f"{self.confidence.level}: {'; '.join(self.confidence.because)}"),
         ]
         return rows
+
+    def _borne(self) -> str:
+        """What one replica bears, and what that was read off."""
+        kept, broken = self.measured.bounds(self.demand.p99_s)
+        told = f"{self.replica_rate_per_s:,.1f} requests/s"
+        least = (kept or 0.0) / self.measured.replicas
+        if self.replica_rate_per_s <= least:
+            return told
+        tried = f"{least:,.1f} was tried and kept the p99"
+        if broken is not None:
+            tried += f", {broken / self.measured.replicas:,.1f} did not"
+        return f"{told} by the formula; {tried}"
 
     def _unbalanced(self) -> str:
         return f" ({self.replicas_unbalanced} if several HAProxies take the traffic in)"
@@ -242,7 +269,8 @@ def plan(measured: Measurement, demand: Demand, node: Node, fit: Fitted | None =
         judged = confidence(measured, fit, demand.rate_per_s, demand.p99_s)
         raise UsageError(_unreachable(measured, demand, judged))
     unbalanced = max(1, math.ceil(demand.rate_per_s / one_per_s - 1e-9))
-    replicas = unbalanced if demand.ingresses > 1 else min(unbalanced, _balanced(fit, demand))
+    together = demand.ingresses == 1 and is_checked(fit)
+    replicas = min(unbalanced, _balanced(fit, demand)) if together else unbalanced
     nodes_without_spare = math.ceil(replicas / holds)
     nodes = nodes_without_spare + demand.spare_nodes
     on_each = math.ceil(replicas / nodes_without_spare)

@@ -38,12 +38,17 @@ and are no part of the installed package: they need contestants, data and a plac
 ABOUT = {"all": "suite", "report": "report", "goals": "goals"}
 """What is done with all of them, or with their results: the same kind of modules."""
 COMPARE = "compare"
+HELP = "--help"
+"""Behind the name of a benchmark it is the benchmark's own, which knows its options."""
 WORSE, TROUBLE = 1, 2
 """How `compare` ends, as `diff` does: a gate must tell a worse figure from a file that is none."""
 commands = typer.Typer()
 
 
-@commands.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@commands.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def bench(
     context: typer.Context,
     name: Annotated[
@@ -62,11 +67,15 @@ def bench(
     """Run a benchmark: `aios bench latency --rounds 3`; what follows its name is its own.
 
     `aios bench all --short` runs a short version of each and writes a report. `aios bench report`
-    makes one page of the newest results, `aios bench goals` tells which goals they meet.
+    makes one page of the newest results, `aios bench goals` tells which goals they meet. `aios
+    bench NAME --help` has the options of one.
 
     `aios bench compare A B` tells the ratios of two results with 95 % confidence intervals, and
-    ends with 1 if a figure got worse, with 2 if they cannot be compared.
+    ends with 1 if a figure got worse or is missing, with 2 if they cannot be compared.
     """
+    if name == HELP or (name == COMPARE and HELP in context.args):
+        typer.echo(context.get_help())
+        return
     if name == COMPARE:
         raise typer.Exit(_compare(context.args, force=force, tolerance=tolerance))
     known = {**CATALOGUE, **ABOUT}

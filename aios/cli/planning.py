@@ -37,6 +37,9 @@ def plan(
     price: Annotated[
         float | None, typer.Option(help="Of a node by the hour; else what aios.toml says.", min=0)
     ] = None,
+    currency: Annotated[
+        str | None, typer.Option(help="Of the price; else what aios.toml says.", metavar="TEXT")
+    ] = None,
     node_type: Annotated[
         str | None, typer.Option(help="Whose price in aios.toml is meant.", metavar="TYPE")
     ] = None,
@@ -78,23 +81,26 @@ def plan(
 
     Puts load on the endpoint until it bears no more, or answers from what was measured before.
     """
+    if endpoint is None and measurement is None:
+        raise UsageError("name what to measure with --endpoint, or a file with --measurement")
     saved = None if measurement is None else _saved(measurement, endpoint)
     if p99_ms is None and saved is None:
         raise UsageError("say what 99 of 100 answers may take: --p99-ms 20")
     p99_s = saved.p99_s if p99_ms is None and saved is not None else (p99_ms or 0.0) / 1000
     demand = Demand(rate, p99_s, spare_nodes, ingresses)
-    hour_price, currency = _price(Settings.load(home=home).prices, price, node_type)
+    hour_price, known = _price(Settings.load(home=home).prices, price, node_type)
     node = Node(
         replicas=replicas_per_node,
         cores=cores,
         gpus=gpus_per_node,
         replicas_per_gpu=replicas_per_gpu,
         hour_price=hour_price,
-        currency=currency,
+        currency=known if currency is None else currency,
     )
     if saved is not None:
         found = saved
-    elif endpoint is not None:
+    else:
+        assert endpoint is not None
         found = _measured(
             endpoint,
             home,
@@ -110,8 +116,6 @@ def plan(
         path = save or Path(f"capacity-{endpoint}.json")
         found.save(path)
         typer.echo(f"saved as {path}; ask it again with --measurement {path}", err=True)
-    else:
-        raise UsageError("name what to measure with --endpoint, or a file with --measurement")
     show(found.judged_by(demand.p99_s), narrow=True)
     show(sized(found, demand, node), narrow=True)
 

@@ -135,7 +135,7 @@ class Measured:
             of = Endpoint(self._transport, endpoint)
             asked = asked_now(lambda: of.status()["requests"], lambda: time.sleep(QUIET_S))
             if asked:
-                why = f"users ask it now ({asked / QUIET_S:.0f} requests/s) and would have to wait"
+                why = f"it is asked now ({asked / QUIET_S:.0f} requests/s) and would have to wait"
         if why is not None:
             raise IllegalTransition(
                 f"endpoint {endpoint!r} is not measured: {why}. Measure the same version on a "

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from aios.capacity.generator import new_histogram
 from aios.capacity.measurement import Measurement
 from aios.errors import UsageError
 from benchmarks import plots, report
+from benchmarks.figures import Round, Spread, table_rows
+from benchmarks.markdown import about
 from benchmarks.reading import Curve, every, newest, read
 
 FREE = plots.Price()
@@ -288,3 +291,28 @@ def test_the_command_prints_the_table_and_says_what_it_wrote(tmp_path, latency, 
     assert said.out.strip() == (out / "report.md").read_text().strip()
     assert f"written: {out / 'report.html'}" in said.err
     assert orjson.loads((latency.with_name("measured.json")).read_bytes())["format"]
+
+
+def test_a_saved_measurement_is_told_with_its_command_and_doubts(tmp_path, latency) -> None:
+    told = about(read(next(latency.parent.glob("*.json"))))
+    assert told.startswith("`aios plan`, ")
+    assert "p99s predicted from the other points" in told or "Nothing checks" in told
+
+
+def test_what_was_broken_off_is_refused_and_what_was_measured_so_little_keeps_its_digits(
+    tmp_path,
+) -> None:
+    broken = result(tmp_path, "scaling", figure("cpu, s", 0.00158)).rename(
+        tmp_path / "s.unfinished"
+    )
+    with pytest.raises(UsageError, match="broken off"):
+        read(broken)
+    assert str(Spread.of([0.00158])) == "0.00158"
+
+
+def test_who_ran_in_two_groups_is_told_with_its_group() -> None:
+    known = {field.name for field in fields(Round)}
+    one = {name: value for name, value in round_("aios", 100).items() if name in known}
+    rounds = [Round(**{**one, "group": group}) for group in ("a", "b")]
+    assert [row[0] for row in table_rows(rounds)] == ["aios (a)", "aios (b)"]
+    assert [row[0] for row in table_rows(rounds[:1])] == ["aios"]

@@ -3,6 +3,7 @@
 import argparse
 import doctest
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -280,3 +281,16 @@ def test_ratios_are_above_one_where_ours_is_better():
     ours = {"flows_per_s": 90.0, "cpu_ms": 5.0, "step_ms": 8.0}
     found = flows.ratios(ours, {"flows_per_s": 100.0, "step_ms": 10.0})
     assert found == {"flows_per_s": pytest.approx(0.9), "step_ms": pytest.approx(1.25)}
+
+
+def test_results_of_one_second_or_in_no_folder_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is no folder"):
+        ResultFile(tmp_path / "file", "audit")
+    first = ResultFile(tmp_path, "audit")
+    first.path.rename(tmp_path / "kept")
+    for name in {time.strftime("%Y%m%d-%H%M%S", time.localtime(time.time() + s)) for s in range(5)}:
+        (tmp_path / f"audit-{name}.jsonl").touch()
+    with pytest.raises(UsageError, match="written by another run"):
+        ResultFile(tmp_path, "audit")
+    ResultFile.made.clear()

@@ -154,3 +154,29 @@ def test_the_price_is_that_of_the_type_of_node(capsys, file) -> None:
     code, _, beside = plan(capsys, *asking, "--node-type", "gpu.small")
     assert (code, beside.count("\n")) == (1, 1)
     assert "node_hours: gpu.large" in beside
+
+
+def test_a_price_has_its_currency(capsys, file) -> None:
+    told = plan(capsys, *asked(file), "--price", "0.10", "--currency", "EUR")[1]
+    assert " EUR" in next(line for line in told.splitlines() if "cost by the month" in line)
+
+
+def test_without_anything_to_ask_it_says_so_first(capsys) -> None:
+    code, _, beside = plan(capsys, "--rate", "100")
+    assert code == 1
+    assert "--endpoint" in beside
+    assert plan(capsys, "--rate", "100", "--p99-ms", "0", "--measurement", "x")[0] == 1
+
+
+def test_a_result_of_a_benchmark_points_to_its_measurements(capsys, file, tmp_path) -> None:
+    (tmp_path / "latency-1.jsonl").write_text("{}\n{}\n")
+    (tmp_path / "latency-1-0.json").write_bytes(file.read_bytes())
+    beside = plan(capsys, *asked(tmp_path / "latency-1.jsonl"))[2]
+    assert "its measurements lie beside it: " in beside
+    assert "latency-1-0.json" in beside
+
+
+def test_a_rate_that_is_none_is_told_without_a_saying(capsys, file) -> None:
+    for rate in ("nan", "1e12"):
+        assert "nothing needs no machine" not in plan(capsys, *asked(file, rate))[2]
+    assert "nothing needs no machine" in plan(capsys, *asked(file, "0"))[2]

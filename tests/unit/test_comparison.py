@@ -1,14 +1,16 @@
 """Two results side by side: ratios with intervals, and what is not compared."""
 
+import json
 import re
 import sys
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 import pytest
+from bench_results import result, round_
 from capacity_worlds import MACHINE, SimulatedEndpoint, measured
 
 from aios.capacity.comparison import Ratio, compare, ratio, read_result
@@ -58,8 +60,9 @@ def test_intervals_hold_what_they_promise() -> None:
         ("lower", 1.1, 1.2, "worse"),
         ("higher", 0.8, 0.9, "worse"),
         ("lower", 0.8, 0.9, "better"),
-        ("higher", 1.01, 1.2, "no difference"),
-        ("higher", 0.8, 1.2, "no difference"),
+        ("higher", 0.97, 1.04, "no difference"),
+        ("higher", 1.01, 1.2, "cannot tell"),
+        ("lower", 0.3, 45.0, "cannot tell"),
     ],
 )
 def test_a_verdict_needs_the_whole_interval(better, low, high, verdict) -> None:
@@ -112,15 +115,50 @@ def test_a_mistake_is_one_line(capsys, arguments: list[str], ends: int, words: s
     assert words in beside
 
 
-def test_a_value_of_zero_has_no_ratio(tmp_path) -> None:
-    one = read_result(written(tmp_path, "a", [100.0, 104.0]))
-    figure = ("requests/s", "higher")
-    other = replace(one, figures={**one.figures, figure: [0.0, 100.0]})
-    found = {one.figure: one for one in compare(one, other, tolerance=0.05).ratios}
-    assert found["requests/s"].rounds == (2, 1)
-    nothing = replace(one, figures={figure: [0.0]})
-    with pytest.raises(UsageError, match="no figure in common"):
-        compare(one, nothing, tolerance=0.05)
+@pytest.mark.parametrize(
+    ("better", "before", "after", "verdict"),
+    [
+        ("higher", [100.0, 104.0], [0.0, 0.0], "worse"),
+        ("higher", [100.0, 104.0], [0.0, 100.0], "worse"),
+        ("higher", [0.0, 0.0], [100.0, 104.0], "better"),
+        ("lower", [0.0, 0.0], [0.0, 1.0], "worse"),
+        ("lower", [3.0, 0.0], [0.0, 0.0], "better"),
+        ("lower", [0.0, 0.0], [0.0, 0.0], "no difference"),
+    ],
+)
+def test_a_figure_with_a_zero_is_judged_by_its_means(
+    better: Any, before: list[float], after: list[float], verdict: str
+) -> None:
+    assert ratio("failed", better, before, after).verdict(0.05) == verdict
+
+
+def test_what_is_missing_is_worse(capsys, tmp_path) -> None:
+    before = written(tmp_path, "a", [100, 104, 98])
+    lines = before.read_text().splitlines()
+    name = json.loads(next(line for line in lines if '"figure"' in line))["name"]
+    less = tmp_path / "less.jsonl"
+    kept = [line for line in lines if f'"{name}"' not in line]
+    less.write_text("\n".join(kept) + "\n")
+    code, said, _ = bench(capsys, "compare", str(before), str(less))
+    assert code == 1, "a gate must not pass since nothing is left to compare"
+    assert "missing: worse" in said
+    code, said, _ = bench(capsys, "compare", str(less), str(before))
+    assert (code, "new" in said) == (0, True)
+
+
+def test_requests_that_fail_are_a_figure(tmp_path) -> None:
+    paths = [
+        result(tmp_path / str(failed), "endpoint", *(round_("aios", 100, failed=failed),) * 2)
+        for failed in (0, 100)
+    ]
+    found = compare(*(read_result(path) for path in paths), tolerance=0.05)
+    assert found.worse == ["aios, 16 connections, side by side: failed"]
+
+
+def test_what_cannot_be_told_is_said_above(tmp_path) -> None:
+    one = read_result(written(tmp_path, "a", [100.0, 30.0]))
+    other = read_result(written(tmp_path, "b", [50.0, 90.0]))
+    assert "figures only more rounds would tell" in repr(compare(one, other, tolerance=0.05))
 
 
 @pytest.mark.parametrize("text", ["x", '{"kind": "figure"}', "[1]", ""])

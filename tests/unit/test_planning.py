@@ -1,6 +1,7 @@
 """From a measurement to machines: an endpoint whose queue is known, and numbers that follow."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -281,6 +282,9 @@ def test_more_replicas_than_cores_are_doubted(loan: Measurement) -> None:
 
 def test_a_node_with_gpus_holds_what_they_take(loan: Measurement) -> None:
     """One replica was measured, which had the GPU for itself."""
+    alone = plan(loan, Demand(5_000, BUDGET_S), Node(gpus=4))
+    assert "! no GPU was measured" in repr(alone)
+    loan = loan.model_copy(update={"machine": {**loan.machine, "gpus": ["of the tests"]}})
     found = plan(loan, Demand(5_000, BUDGET_S), Node(gpus=4, hour_price=8.0))
     assert found.replicas_per_node == 4
     assert not found.confidence.doubts
@@ -292,8 +296,49 @@ def test_a_node_with_gpus_holds_what_they_take(loan: Measurement) -> None:
 
 def test_replicas_that_share_a_gpu_must_be_measured_so(loan: Measurement) -> None:
     node = Node(gpus=2, replicas_per_gpu=2)
+    loan = loan.model_copy(update={"machine": {**loan.machine, "gpus": ["of the tests"]}})
     alone = plan(loan, Demand(5_000, BUDGET_S), node)
     assert alone.replicas_per_node == 4
     assert "! replicas that share a GPU were not measured" in repr(alone)
     together = loan.model_copy(update={"replicas": 2, "full_per_s": 2 * loan.full_per_s})
     assert not plan(together, Demand(5_000, BUDGET_S), node).confidence.doubts
+
+
+def test_a_formula_that_does_not_fit_saves_no_replica(loan: Measurement) -> None:
+    """Many at one HAProxy wait less than each alone; by how much, only the formula tells."""
+    demand = Demand(5_000, BUDGET_S)
+    assert plan(loan, demand, Node()).replicas < plan(loan, demand, Node()).replicas_unbalanced
+    for error in (None, 0.58):
+        fit = replace(fitted(loan), usual_error_fraction=error)
+        found = plan(loan, demand, Node(), fit)
+        assert found.replicas == found.replicas_unbalanced
+        assert found.replicas * found.replica_rate_per_s >= demand.rate_per_s
+        assert found.confidence.level == "weak"
+        assert "fits roughly" not in repr(found)
+
+
+def test_without_points_nothing_checks_the_formula(loan: Measurement) -> None:
+    bare = loan.model_copy(update={"points": loan.points[:1]})
+    found = plan(bare, Demand(100, BUDGET_S), Node())
+    assert found.confidence.level == "weak"
+    assert "! nothing checks the formula" in repr(found)
+
+
+def test_what_one_replica_bears_says_what_was_tried(loan: Measurement) -> None:
+    found = repr(plan(loan, Demand(5_000, BUDGET_S), Node()))
+    assert "requests/s by the formula; " in found
+    assert "was tried and kept the p99" in found
+
+
+def test_costs_and_settings_say_what_they_rest_on(loan: Measurement) -> None:
+    found = plan(loan, Demand(5_000, BUDGET_S), Node(hour_price=1.0, currency="EUR"))
+    assert "if they come at this rate all the time" in repr(found)
+    assert f"replicas={found.running}, max_queued=" in repr(found)
+    assert "replicas=aios.Autoscale(2," in repr(found)
+
+
+def test_a_machine_whose_kernel_takes_more_memory_is_of_the_same_kind() -> None:
+    here = {"cpu": "x", "cores": 2, "memory_gib": 23.6}
+    assert same_machine(here, {**here, "memory_gib": 23.5})
+    assert not same_machine(here, {**here, "memory_gib": 31.2})
+    assert not same_machine(here, {**here, "memory_gib": None})
