@@ -190,8 +190,9 @@ def _of_a_measurement(path: Path) -> Reading:
 def _unlike(measured: Measurement) -> Iterator[str]:
     """Why a plan by this measurement is not to be trusted, beside what the figures show."""
     judged = confidence(measured, fitted(measured), measured.full_per_s, measured.p99_s)
-    for doubt in (*judged.doubts, *judged.because):
-        yield f"{doubt[:1].upper()}{doubt[1:]}."
+    more = [one for one in judged.because if not any(d.startswith(one) for d in judged.doubts)]
+    for told in (*judged.doubts, *more):
+        yield f"{told[:1].upper()}{told[1:]}."
 
 
 def _of(lines: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:

@@ -296,7 +296,11 @@ def test_the_command_prints_the_table_and_says_what_it_wrote(tmp_path, latency, 
 def test_a_saved_measurement_is_told_with_its_command_and_doubts(tmp_path, latency) -> None:
     told = about(read(next(latency.parent.glob("*.json"))))
     assert told.startswith("`aios plan`, ")
-    assert "p99s predicted from the other points" in told or "Nothing checks" in told
+    assert "P99s predicted from the other points are off by" in told
+    [path] = latency.parent.glob("*.json")
+    bare = Measurement.read(path).model_copy(update={"points": ()})
+    bare.save(tmp_path / "bare.json")
+    assert about(read(tmp_path / "bare.json")).count("othing checks the formula") == 1
 
 
 def test_what_was_broken_off_is_refused_and_what_was_measured_so_little_keeps_its_digits(
