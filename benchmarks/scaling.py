@@ -38,6 +38,7 @@ import orjson
 
 import aios
 from aios.capacity import machine
+from aios.capacity.confidence import FEW
 from aios.capacity.fitting import Fitted, expected_p99_s, fitted
 from aios.capacity.load import Loop, Stream, Target, run_load
 from aios.capacity.measurement import Measurement, Point
@@ -75,6 +76,7 @@ class Case:
     expected_p99_s: float
     failed: int
     held_back: str | None
+    requests: int
 
     @property
     def off_by(self) -> float | None:
@@ -143,6 +145,7 @@ def cases(
             expected_p99_s=expected_p99_s(measured, fit, rate_per_s, replicas),
             failed=point.failed,
             held_back=point.held_back,
+            requests=point.good + point.failed,
         )
 
 
@@ -155,6 +158,19 @@ def goal(found: Sequence[Case]) -> Goal:
         ratio=Spread.of(case.factor for case in found),
         at_most=GOAL,
     )
+
+
+def judge(found: Sequence[Case], file: ResultFile) -> None:
+    """Write and print whether the goal is met, where the p99s can tell."""
+    few = sum(case.requests < FEW for case in found)
+    if few:
+        text = f"{few} of {len(found)} p99s rest on fewer than {FEW:,} requests: no goal is judged"
+        file.note(text)
+        print(text)
+        return
+    one = goal(found)
+    file.goal(one)
+    print(f"goal: {one.text}: {one.ratio}x, wanted <= {GOAL}x: {'met' if one.met else 'MISSED'}")
 
 
 def back_in_budget(
@@ -258,11 +274,7 @@ def run(arguments: argparse.Namespace, file: ResultFile) -> None:
                 found.append(case)
                 file.add("case", {**asdict(case), "off_by": case.off_by})
                 print(told(case), flush=True)
-        one = goal(found)
-        file.add("goal", {**asdict(one), "met": one.met})
-        print(
-            f"goal: {one.text}: {one.ratio}x, wanted <= {GOAL}x: {'met' if one.met else 'MISSED'}"
-        )
+        judge(found, file)
         if arguments.step:
             step = after_a_step(served, measured, max(arguments.replicas), arguments.step_seconds)
             file.add("step", step)

@@ -300,7 +300,7 @@ class Kernel:
         ]
         readers = [
             views.process("event reader", name, pid)
-            for name, found in self.events.readers.readers.items()
+            for name, found in list(self.events.readers.readers.items())
             for pid in found.pids
         ]
         return [*found, *self.flows.workers.processes(), *hosts, *readers]

@@ -9,7 +9,8 @@ import pytest
 
 from aios.models.synthetic import synthetic_batch
 from benchmarks import coldstart
-from benchmarks.scaling import CONTRACT, Case, back_in_budget, goal
+from benchmarks.results import ResultFile
+from benchmarks.scaling import CONTRACT, Case, back_in_budget, goal, judge
 from benchmarks.scaling_model import OUTPUT, Waits
 
 
@@ -52,8 +53,8 @@ def test_a_step_is_over_when_some_seconds_in_a_row_are_in_the_budget() -> None:
     assert back_in_budget([], 0.0, 1.0) is None
 
 
-def case(p99_s: float | None, expected_p99_s: float) -> Case:
-    return Case(2, 0.7, 70.0, p99_s, (0.1, 0.2), expected_p99_s, 0, None)
+def case(p99_s: float | None, expected_p99_s: float, requests: int = 1_000) -> Case:
+    return Case(2, 0.7, 70.0, p99_s, (0.1, 0.2), expected_p99_s, 0, None, requests)
 
 
 def test_too_high_and_too_low_are_as_far_off() -> None:
@@ -62,6 +63,16 @@ def test_too_high_and_too_low_are_as_far_off() -> None:
     assert case(None, 0.1).factor == math.inf
     assert goal([case(0.1, 0.12), case(0.12, 0.1), case(0.1, 0.4)]).met
     assert not goal([case(0.1, 0.13), case(None, 0.1)]).met
+
+
+def test_p99s_of_few_requests_judge_no_goal(tmp_path: Path) -> None:
+    few, enough = ResultFile(tmp_path / "a", "scaling"), ResultFile(tmp_path / "b", "scaling")
+    judge([case(0.1, 0.1), case(0.1, 0.1, requests=999)], few)
+    judge([case(0.1, 0.1)], enough)
+    assert '"goal"' not in few.path.read_text()
+    assert "1 of 2 p99s rest on fewer than 1,000 requests" in few.path.read_text()
+    assert '"met":true' in enough.path.read_text()
+    ResultFile.made.clear()
 
 
 def test_the_model_waits_as_long_as_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
