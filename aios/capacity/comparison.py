@@ -23,8 +23,6 @@ ROUND_FIGURES: dict[str, Better] = {
     "failed": "lower",
 }
 """Of a line of kind `round`, as `benchmarks.endpoint` writes them."""
-
-
 UNSURE = ("cannot tell", "too few rounds")
 
 

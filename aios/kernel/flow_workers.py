@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from aios.flows.client import FlowClient
 from aios.flows.leases import TAKE_S
+from aios.kernel.views import process
 
 LOOK_S = 0.5
 START_S = 120.0
@@ -151,20 +152,11 @@ class FlowWorkers:
         found = self._client.leases.processes()
         rows = []
         for worker_id in sorted(self._watched.workers):
-            process = found.get(worker_id)
-            rows.append(
-                {
-                    "role": "flow worker",
-                    "name": worker_id,
-                    "version": None,
-                    "pid": None if process is None else process.pid,
-                    "node": None if process is None else process.host,
-                    "state": "STARTING" if process is None else "RUNNING",
-                    "started_s": None if process is None else process.started_s,
-                    "in_flight": None,
-                    "revision": None,
-                }
-            )
+            lease = found.get(worker_id)
+            row = process("flow worker", worker_id, None if lease is None else lease.pid)
+            if lease is not None:
+                row |= {"node": lease.host, "started_s": lease.started_s}
+            rows.append(row)
         return rows
 
     def _keep(self) -> None:
