@@ -226,6 +226,8 @@ class TestQuestions:
         form = sample.Decision.model_json_schema() | {"additionalProperties": True}
         put(asked, id="a-1/9", form=form)
         asked.ask(APPROVER, "answer", id="a-1/9", answer={"approve": True, "by": "phone"})
+        told = asked.kernel.flows.asked_by_worker("answers", ["a-1/9"])
+        assert told["a-1/9"]["answer"] == {"approve": True, "by": "phone"}
 
     def test_an_answer_that_the_flow_refuses_is_asked_for_again(self, asked: World) -> None:
         asked.ask(APPROVER, "answer", id="a-1/1", answer={"approve": True, "note": "NO"})
