@@ -95,10 +95,12 @@ def make_topic(address: str, topic: str, partitions: int) -> None:
 
 
 class Rabbit:
-    """A RabbitMQ of one node. `restart` ends it by SIGKILL and starts it on the same folder."""
+    """A RabbitMQ of one node, with one user. `restart` ends it by SIGKILL and starts it on the same
+    folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, user: str = "guest", password: str = "guest") -> None:
         self._folder = folder
+        self.user, self.password = user, password
         self.port, self._dist, self._epmd = _free_port(), _free_port(), _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"amqp://127.0.0.1:{self.port}/"
@@ -107,7 +109,12 @@ class Rabbit:
         program = rabbitmq_server()
         log = (self._folder / "rabbit.log").open("ab")
         config = self._folder / "rabbitmq.conf"
-        config.write_text(f"listeners.tcp.1 = 127.0.0.1:{self.port}\n")
+        settings = {
+            "listeners.tcp.1": f"127.0.0.1:{self.port}",
+            "default_user": self.user,
+            "default_pass": self.password,
+        }
+        config.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
         environment = {
             **os.environ,
             "HOME": str(self._folder),
@@ -169,7 +176,7 @@ def rabbitmq_server() -> str:
 
 
 @contextmanager
-def running_rabbitmq() -> Iterator[Rabbit]:
+def running_rabbitmq(user: str = "guest", password: str = "guest") -> Iterator[Rabbit]:
     """A new RabbitMQ with no queues.
 
     Raises:
@@ -177,7 +184,7 @@ def running_rabbitmq() -> Iterator[Rabbit]:
     """
     folder = Path(tempfile.mkdtemp(prefix="aios-rabbit-", dir="/tmp"))
     folder.chmod(0o755)
-    rabbit = Rabbit(folder)
+    rabbit = Rabbit(folder, user, password)
     try:
         rabbit.start()
         yield rabbit

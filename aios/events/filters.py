@@ -7,20 +7,24 @@ event.type = "order.created"                    the envelope: id, source, type, 
 refund missing                                  also `exists`
 amount != null
 
-A comparison of what is missing, or of two different kinds of value, does not hold.
+A comparison of what is missing, or of two different kinds of value, does not hold; a text that is
+a decimal number, as exact columns of databases are, compares with a number as one.
 """
 
 import json
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice
 from typing import Any, NoReturn
 
 from aios.errors import UsageError
 
 ENVELOPE = ("id", "source", "type", "subject")
 LONGEST = 500
+MOST_TOLD = 12
 _EXAMPLE = "'amount > 100 and country = \"DE\"'"
 _TOKEN = re.compile(
     r"\s*(?:(?P<text>\"(?:[^\"\\]|\\.)*\")"
@@ -28,6 +32,7 @@ _TOKEN = re.compile(
     r"|(?P<sign><=|>=|!=|=|<|>)"
     r"|(?P<word>[A-Za-z_][\w-]*(?:\.[\w-]+)*))"
 )
+_DECIMAL = re.compile(r"-?\d{1,1000}(?:\.\d{1,1000})?")
 _PATH = re.compile(r"[A-Za-z_][\w-]*(?:\.[\w-]+)*")
 _WORDS = {"true": True, "false": False, "null": None}
 _ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -54,6 +59,10 @@ class Comparison:
             return (found is _MISSING) == (self.sign == "missing")
         if found is _MISSING:
             return False
+        if isinstance(found, str) and _is_number(self.value) and _DECIMAL.fullmatch(found):
+            found = Decimal(found)
+        elif isinstance(found, float) and isinstance(self.value, Decimal):
+            found = Decimal(repr(found))
         if self.sign in ("=", "!="):
             return _same(found, self.value) == (self.sign == "=")
         comparable = _is_number(found) and _is_number(self.value)
@@ -132,8 +141,20 @@ def key_of(event: Mapping[str, Any], path: str | None) -> str | None:
         return json.dumps(found)
     if not isinstance(found, str) or not found:
         told = "missing" if found is _MISSING else f"{found!r:.60}"
-        raise UsageError(f"the key {path} of the event is {told}; it is a text or a number")
+        there = ", ".join(islice(_paths(event.get("data")), MOST_TOLD)) or "no fields"
+        raise UsageError(
+            f"the key {path} of the event is {told}; it is a text or a number. Its data has {there}"
+        )
     return found[:500]
+
+
+def _paths(data: Any, above: str = "") -> Iterator[str]:
+    """Where the data has a value, in its own order."""
+    for name, value in data.items() if isinstance(data, Mapping) else ():
+        if isinstance(value, Mapping) and value:
+            yield from _paths(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"[:100]
 
 
 def _looked_up(event: Mapping[str, Any], path: str) -> Any:
@@ -174,7 +195,7 @@ def _comparison(text: str, tokens: list[tuple[str, str]]) -> Comparison:
     kind, written = tokens.pop(0) if tokens else ("", "")
     if kind in ("text", "number"):
         try:
-            value = json.loads(written)
+            value = json.loads(written, parse_float=Decimal)
         except ValueError:
             _refuse(text, f"{written:.40} is no value")
     elif written in _WORDS:
@@ -193,7 +214,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
 def _refuse(text: str, why: str) -> NoReturn:

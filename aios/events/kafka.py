@@ -10,6 +10,7 @@ from aios.records.events import Kafka
 
 REQUEST_S = 10.0
 FLUSH_S = 30.0
+ANSWER_S = 5.0
 
 
 def settings_of(kafka: Kafka, password: str | None) -> dict[str, Any]:
@@ -172,7 +173,7 @@ class KafkaSender:
 
     def __init__(self, kafka: Kafka, password: str | None = None) -> None:
         library = _library()
-        self._topic = kafka.topic
+        self._topic, self._servers = kafka.topic, kafka.servers
         self._error = library.KafkaException
         settings = settings_of(kafka, password) | {
             "acks": "all",
@@ -181,6 +182,13 @@ class KafkaSender:
             "linger.ms": 5,
         }
         self._producer = library.Producer(settings)
+        try:
+            # Said at once: a producer itself waits until its messages are too old.
+            self._producer.list_topics(self._topic, timeout=ANSWER_S)
+        except self._error as error:
+            raise TemporaryError(
+                f"no broker of {self._servers} answers: {error.args[0].str()}"
+            ) from None
 
     def send(self, events: list[tuple[str, str | None, bytes]]) -> None:
         """Write (id, key, event) each; all have arrived when this returns.
@@ -217,6 +225,7 @@ class KafkaSender:
 def _refused(error: Any) -> Exception:
     found = error.args[0] if isinstance(error, Exception) and error.args else error
     name = found.name() if hasattr(found, "name") else ""
+    told = found.str() if hasattr(found, "str") else found or "no answer"
     if name in ("MSG_SIZE_TOO_LARGE", "_INVALID_ARG", "INVALID_MSG"):
-        return UsageError(f"Kafka does not take it: {found}")
-    return TemporaryError(f"Kafka did not take it: {found or 'no answer'}")
+        return UsageError(f"Kafka does not take it: {told}")
+    return TemporaryError(f"Kafka did not take it: {told}")

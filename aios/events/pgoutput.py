@@ -4,15 +4,18 @@ https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 """
 
 import json
+import math
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 EPOCH_S = 946_684_800
 """PostgreSQL counts microseconds from 2000-01-01."""
 _INTEGERS, _FLOATS, _NUMERIC, _BOOLEAN, _JSON = (20, 21, 23, 26), (700, 701), 1700, 16, (114, 3802)
+_TEXT, _DIGITS = 25, 15
+"""So many digits a JSON number holds, whatever they are: `numeric` of more, or of any number of
+them, is text, all of a column alike."""
 _OPERATIONS = {"I": "insert", "U": "update", "D": "delete", "T": "truncate"}
 
 
@@ -74,8 +77,9 @@ class Decoder:
         columns = []
         for _ in range(data.integer("H")):
             flags, column, kind = data.integer("B"), data.text(), data.integer("I")
-            data.integer("i")
-            columns.append((column, kind, bool(flags & 1)))
+            modifier = data.integer("i")
+            exact = kind == _NUMERIC and not 0 < (modifier - 4) >> 16 <= _DIGITS
+            columns.append((column, _TEXT if exact else kind, bool(flags & 1)))
         self._relations[number] = _Relation(f"{schema}.{name}", columns)
 
     def _change(self, kind: str, data: "_Bytes") -> None:
@@ -156,7 +160,7 @@ class _Bytes:
 
 
 def _value(kind: int, text: str) -> Any:
-    """A column's text as JSON has it. A number that a JSON number would not hold stays text."""
+    """A column's text as JSON has it. What a JSON number does not hold, such as NaN, stays text."""
     try:
         if kind in _INTEGERS:
             return int(text)
@@ -165,10 +169,9 @@ def _value(kind: int, text: str) -> Any:
         if kind in _JSON:
             return json.loads(text)
         if kind in _FLOATS or kind == _NUMERIC:
-            exact, near = Decimal(text), float(text)
-            same = exact.is_finite() and (kind in _FLOATS or Decimal(repr(near)) == exact)
-            return near if same else text
-    except (ValueError, InvalidOperation):
+            number = float(text)
+            return number if math.isfinite(number) else text
+    except ValueError:
         return text
     return text
 

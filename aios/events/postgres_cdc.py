@@ -20,6 +20,7 @@ from aios.records.events import PostgresCDC
 CONNECT_S = 10
 MADE = "aios: the slot {slot} was made"
 """Comment of the publication, by which a lost slot is told from one that never was."""
+NONE = "no publication"
 
 
 class PostgresConsumer:
@@ -96,7 +97,7 @@ class PostgresConsumer:
         self._connection.close()
 
     def _prepare(self) -> None:
-        """Make publication and slot where there are none."""
+        """Make publication and slot where there are none; publish the tables asked for."""
         sql, name = self._library.sql, self._library.sql.Identifier(self.slot)
         [(level,)] = self._rows("SHOW wal_level")
         if level != "logical":
@@ -104,17 +105,10 @@ class PostgresConsumer:
                 f"PostgreSQL's wal_level is {level}; logical replication needs wal_level = logical "
                 "and a restart of it"
             )
-        known = "SELECT oid FROM pg_publication WHERE pubname = %s"
-        if not self._rows(known, (self.slot,)):
-            tables = [sql.Identifier(*one.split(".")) for one in self._postgres.tables]
-            self._connection.execute(
-                sql.SQL("CREATE PUBLICATION {} FOR TABLE {}").format(
-                    name, sql.SQL(", ").join(tables)
-                )
-            )
         made = MADE.format(slot=self.slot)
-        comment = "SELECT obj_description(oid, 'pg_publication') FROM pg_publication "
-        [(noted,)] = self._rows(f"{comment} WHERE pubname = %s", (self.slot,))
+        known = "SELECT obj_description(oid, 'pg_publication') FROM pg_publication"
+        [(noted,)] = self._rows(f"{known} WHERE pubname = %s", (self.slot,)) or [(NONE,)]
+        self._publish(there=noted != NONE, ours=noted == made)
         if noted != made and not self._slot():
             self._rows("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (self.slot,))
         if noted != made:
@@ -122,6 +116,47 @@ class PostgresConsumer:
                 sql.SQL("COMMENT ON PUBLICATION {} IS {}").format(name, sql.Literal(made))
             )
         self._guard()
+
+    def _publish(self, *, there: bool, ours: bool) -> None:
+        """Make the publication one of the wanted tables."""
+        sql = self._library.sql
+        tables = [sql.Identifier(*one.split(".")) for one in self._postgres.tables]
+        wanted = {self._published(one) for one in tables}
+        query = "SELECT prrelid FROM pg_publication_rel JOIN pg_publication p ON p.oid = prpubid"
+        found = {oid for (oid,) in self._rows(f"{query} WHERE p.pubname = %s", (self.slot,))}
+        if found == wanted:
+            return
+        if there and not ours:
+            raise UsageError(
+                f"{self._postgres.shown}: there is a publication {self.slot} of other tables than "
+                f"{', '.join(self._postgres.tables)}; give another slot=, or drop it"
+            )
+        change = (
+            "ALTER PUBLICATION {} SET TABLE {}" if there else "CREATE PUBLICATION {} FOR TABLE {}"
+        )
+        name, listed = sql.Identifier(self.slot), sql.SQL(", ").join(tables)
+        self._connection.execute(sql.SQL(change).format(name, listed))
+
+    def _published(self, table: Any) -> int:
+        """The oid of a table whose changes can be published.
+
+        Raises:
+            UsageError: nothing names its rows: published, it could be added to, and no more.
+        """
+        name = table.as_string(self._connection)
+        [(oid, named)] = self._rows(
+            "SELECT c.oid, c.relreplident IN ('f', 'i') OR c.relreplident = 'd' AND EXISTS "
+            "(SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) "
+            "FROM pg_class c WHERE c.oid = %s::regclass",
+            (name,),
+        )
+        if not named:
+            raise UsageError(
+                f"{self._postgres.shown}: the table {name} has no primary key, and PostgreSQL "
+                "would refuse each UPDATE and DELETE of it once its changes are published. Give it one, "
+                f"or: ALTER TABLE {name} REPLICA IDENTITY FULL"
+            )
+        return int(oid)
 
     def _slot(self) -> list[Any]:
         return self._rows(

@@ -59,15 +59,25 @@ class _Connection:
             raise TemporaryError(f"{self.rabbit.shown}: {told[:300]}") from None
 
     async def connect(self) -> None:
-        rabbit = self.rabbit
-        scheme, _, rest = rabbit.url.partition("://")
-        self.connection = await self.library.connect(
-            f"{scheme}://{rest}",
-            login=rabbit.user or "guest",
-            password=self._password or "guest",
-            timeout=CONNECT_S,
-        )
-        self.channel = await self.connection.channel(publisher_confirms=True)
+        from yarl import URL
+
+        url = URL(self.rabbit.url)
+        if self.rabbit.user is not None:  # without, the library is guest
+            url = url.with_user(self.rabbit.user).with_password(self._password)
+        try:
+            self.connection = await self.library.connect(url, timeout=CONNECT_S)
+        except self.library.exceptions.AMQPError as error:
+            if "Connection.OpenOk" not in str(error):
+                raise
+            # It says why, and the library does not pass it on.
+            vhost = url.path.removeprefix("/") or "/"
+            told = f"{self.rabbit.shown}: no virtual host {vhost!r}, or none for this user"
+            raise TemporaryError(told) from None
+        self.channel = await self.opened()
+
+    async def opened(self) -> Any:
+        """A channel on which the broker confirms what it keeps, and returns what no queue takes."""
+        return await self.connection.channel(publisher_confirms=True, on_return_raises=True)
 
     def close(self) -> None:
         try:
@@ -198,8 +208,7 @@ class RabbitSender:
             try:
                 await _queue(channel, rabbit)
             except exceptions.ChannelPreconditionFailed:
-                channel = await self._connection.connection.channel(publisher_confirms=True)
-                self._connection.channel = channel
+                channel = self._connection.channel = await self._connection.opened()
             self._exchange = channel.default_exchange
         else:
             self._exchange = await channel.get_exchange(rabbit.exchange)
@@ -215,21 +224,27 @@ class RabbitSender:
     async def _published(self, events: list[tuple[str, str | None, bytes]]) -> None:
         library, rabbit = self._connection.library, self._rabbit
         route = rabbit.routing_key or rabbit.queue or ""
-        await asyncio.gather(
-            *(
-                self._exchange.publish(
-                    library.Message(
-                        event,
-                        message_id=event_id,
-                        content_type=STRUCTURED,
-                        delivery_mode=library.DeliveryMode.PERSISTENT,
-                    ),
-                    routing_key=route,
-                    mandatory=True,
+        try:
+            await asyncio.gather(
+                *(
+                    self._exchange.publish(
+                        library.Message(
+                            event,
+                            message_id=event_id,
+                            content_type=STRUCTURED,
+                            delivery_mode=library.DeliveryMode.PERSISTENT,
+                        ),
+                        routing_key=route,
+                        mandatory=True,
+                    )
+                    for event_id, _, event in events
                 )
-                for event_id, _, event in events
             )
-        )
+        except library.exceptions.PublishError:
+            raise TemporaryError(
+                f"{rabbit.shown}: no queue takes the routing key {route!r}; bind one to the "
+                "exchange, and what waits is sent"
+            ) from None
 
     def close(self) -> None:
         self._connection.close()

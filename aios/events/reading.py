@@ -69,12 +69,11 @@ class Reader:
             if self._filter is not None and not self._filter.holds(told):
                 self.filtered += 1
                 return None
-            key = key_of(told, self.spec.key)
-            return Incoming(
-                coordinates=_clean(coordinates),
-                event=orjson.dumps(told).decode(),
-                key=None if key is None else _clean(key),
-            )
+            kept = {"coordinates": _clean(coordinates), "event": orjson.dumps(told).decode()}
+            try:
+                return Incoming(**kept, key=kept_key(told, self.spec.key))
+            except UsageError as error:
+                return Incoming(**kept, reason=_clean(error.message)[:1000])
         except (UsageError, ValueError, RecursionError) as error:
             raw = None if message.body is None else message.body[: 4 * RAW_CHARACTERS]
             text = None if raw is None else raw.decode("utf-8", "replace")[:RAW_CHARACTERS]
@@ -83,6 +82,12 @@ class Reader:
                 reason=_clean(f"{error}")[:1000],
                 raw=None if text is None else _clean(text),
             )
+
+
+def kept_key(event: Mapping[str, Any], path: str | None) -> str | None:
+    """By what an event keeps its order, as it is stored; see `key_of`."""
+    key = key_of(event, path)
+    return None if key is None else _clean(key)
 
 
 def _event(message: Message) -> tuple[CloudEvent, str]:

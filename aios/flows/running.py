@@ -440,14 +440,13 @@ class DurableRun:
             if "failed" in outcome:
                 raise rebuilt(outcome["failed"], self._module)
             return outcome
-        if step.asynchronous:
-            made = step.function(*args, **kwargs)
-        else:
-            made = asyncio.to_thread(to_its_end, step.function, args, kwargs)
         try:
             async with asyncio.timeout(options.timeout_s) as bound:
                 with exits_told():
-                    result = await made
+                    if step.asynchronous:
+                        result = await step.function(*args, **kwargs)
+                    else:
+                        result = await asyncio.to_thread(to_its_end, step.function, args, kwargs)
                     if inspect.isawaitable(result):
                         result = await result
         except TimeoutError:

@@ -92,6 +92,7 @@ class FlowWorker:
         self._modules: dict[str, Any] = {}
         self._texts: dict[str, tuple[CodeSource, Any]] = {}
         self._leaving = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._questions = Waiting(self._answers, ASK_S)
         self._children = Waiting(self._ends, LOOK_S)
         self._dbos = DBOS
@@ -135,6 +136,10 @@ class FlowWorker:
     def _sweep(self) -> None:
         idle: set[str] = set()
         while not self._leaving.wait(SWEEP_S):
+            if self._loop is not None and self._loop.is_closed():
+                logger.error("the event loop of this worker's flows has ended, and so does it")
+                self._lost()
+                return
             try:
                 idle = self.put_back(idle)
             except Exception as error:  # noqa: BLE001 - the next look finds the same
@@ -181,7 +186,7 @@ class FlowWorker:
     async def _carry_out(
         self, ref: str, path: str | None, call: dict[str, Any], by: str
     ) -> Outcome:
-        flow_id = str(self._dbos.workflow_id)
+        flow_id, self._loop = str(self._dbos.workflow_id), asyncio.get_running_loop()
         version = version_of_fork(flow_id)
         if version is not None:
             ref = f"{ref.partition(':')[0]}:{version}"

@@ -9,6 +9,7 @@ from aios.clock import Clock
 from aios.config import Settings
 from aios.errors import IllegalTransition, UnknownName, UsageError
 from aios.events.filters import check_key, parse_filter
+from aios.events.reading import kept_key
 from aios.events.secrets import key_of_webhook, secret
 from aios.kernel.commands import Asked, Commands, Queries
 from aios.kernel.dispatcher import Starter, Teller
@@ -137,9 +138,19 @@ class EventCommands:
         with asked.change(self._registry, "replay", "dead letters", **told) as change:
             if change.done is not None:
                 return change.done
-            count = change.replay(request.ids)
+            count = change.replay(request.ids, self._key)
             change.remember({"replayed": count})
         return {"replayed": count}
+
+    def _key(self, event: dict[str, Any], subscription: str) -> str | None:
+        path = self._registry.subscription(subscription).spec.key
+        try:
+            return kept_key(event, path)
+        except UsageError as error:
+            raise IllegalTransition(
+                f"{error.message}. Take subscription {subscription!r} off, and on again with "
+                "another key="
+            ) from None
 
     def _emit(self, request: Emit, asked: Asked) -> dict[str, Any]:
         check_sink(request.sink)

@@ -57,12 +57,15 @@ def code_of(found: Any, kind: str) -> CodeSource:
         begin = sent.path.partition(":")[0]
         return sent.model_copy(update={"path": f"{begin}:{found.__name__}"})
     if module == "__main__":
-        text = _needed(found.__name__, list(_written_in_main(found)), kind)
+        statements = list(_written_in_main(found))
+        _refuse_earlier(found, statements)
+        text = _needed(found.__name__, statements, kind)
         script = getattr(sys.modules["__main__"], "__file__", None)
         folder = str(Path(script).resolve().parent) if script else folder
     else:
         path = _file_of(found)
         text = path.read_text("utf-8")
+        _refuse_earlier(found, ast.parse(text).body)
         # The folder from which `module` is imported lies above one folder for each dot in it.
         folder = str(path.parents[module.count(".")])
     return CodeSource(
@@ -109,17 +112,21 @@ def exits_told() -> Iterator[None]:
     """Around a call of sent code: it may end itself, never what runs it.
 
     Raises:
-        PermanentError: it called `sys.exit()`, for which asyncio would stop its loop, or raised
-            CancelledError without having been cancelled, which would pass for our own doing.
+        PermanentError: it called `sys.exit()` or raised KeyboardInterrupt, for which asyncio would
+            stop its loop, or CancelledError or GeneratorExit without having been cancelled or
+            closed, which would pass for our own doing.
     """
     try:
         yield
     except SystemExit as error:
         raise PermanentError(f"it called sys.exit({error.code!r:.200})") from error
-    except asyncio.CancelledError as error:
-        if _is_cancelled():
+    except KeyboardInterrupt as error:
+        raise PermanentError("it raised KeyboardInterrupt") from error
+    except (asyncio.CancelledError, GeneratorExit) as error:
+        if _is_ended_by_us(error):
             raise
-        raise PermanentError("it raised asyncio.CancelledError") from error
+        name = f"{'asyncio.' * isinstance(error, asyncio.CancelledError)}{type(error).__name__}"
+        raise PermanentError(f"it raised {name}") from error
 
 
 def to_its_end(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -128,11 +135,14 @@ def to_its_end(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappin
         return function(*args, **kwargs)
 
 
-def _is_cancelled() -> bool:
+def _is_ended_by_us(error: BaseException) -> bool:
+    """Whether the task was cancelled, or its coroutine closed, which no running task's is."""
     try:
         task = asyncio.current_task()
     except RuntimeError:  # a thread without a loop
         return False
+    if isinstance(error, GeneratorExit):
+        return task is None
     return task is not None and task.cancelling() > 0
 
 
@@ -194,6 +204,22 @@ def _written_in_main(found: Any) -> Iterator[ast.stmt]:
             yield from ast.parse(text).body
         except SyntaxError:
             continue  # a cell that never ran
+
+
+def _refuse_earlier(found: Any, statements: list[ast.stmt]) -> None:
+    """Of two definitions of a name the text gives the later.
+
+    Raises:
+        UsageError: this is the earlier.
+    """
+    there = vars(sys.modules[found.__module__]).get(found.__name__)
+    if there is found or not isinstance(there, type(found)):
+        return
+    if sum(found.__name__ in _bound(one) for one in statements) > 1:
+        raise UsageError(
+            f"{found.__name__} is defined more than once in {found.__module__}, and this is not "
+            "the last of them, which is what would run: give each a name of its own"
+        )
 
 
 def _needed(name: str, statements: list[ast.stmt], kind: str) -> str:

@@ -1,5 +1,6 @@
 """What every record is: frozen, and refusing what it does not know."""
 
+from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -34,5 +35,9 @@ class Given(Record):
             fault = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in fault["loc"]) or "its values"
             told = fault["msg"].removeprefix("Value error, ")
+            if fault["type"] == "extra_forbidden":
+                known = list(type(self).model_fields)
+                [near] = get_close_matches(where, known, n=1) or [""]
+                told = f"is no argument; {f'did you mean {near}?' if near else f'see {known}'}"
             got = f" (got {fault['input']!r:.80})" if self.repeats_input else ""
             raise UsageError(f"{type(self).__name__}: {where}: {told}{got}", field=where) from None

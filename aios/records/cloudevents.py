@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from aios.errors import UsageError
 from aios.records.base import Record
@@ -25,6 +25,8 @@ LONGEST = 500
 
 class CloudEvent(Record):
     """One event. `source` and `id` together name it; `time_s` is when it happened."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # seen by who checks, not made null
 
     id: str = Field(min_length=1, max_length=LONGEST)
     source: str = Field(min_length=1, max_length=LONGEST)

@@ -23,6 +23,7 @@ _SECRET = re.compile(r"env:EVENTS_[A-Za-z0-9_]+|file:[A-Za-z0-9_][A-Za-z0-9_.-]*
 they hold."""
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:@/-]*")
 _SERVER = re.compile(r"[A-Za-z0-9._-]+:[0-9]{1,5}")
+_SLOT = re.compile(r"[a-z0-9_]{1,63}")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
 
 
@@ -192,13 +193,24 @@ class PostgresCDC(_Place):
     """Rows that are inserted, updated and deleted in tables of PostgreSQL, in the order in which
     transactions commit, by logical replication (pgoutput). It needs `wal_level=logical`.
 
-    The slot and the publication are made where there are none. While nobody reads, the slot keeps
-    PostgreSQL's log on its disk; a slot that is lost means changes that are lost, and is an error
-    that a person must answer, never begun anew silently.
+    The data of an event are `{"op": "insert", "table": "public.orders", "key": {"id": 7}, "row":
+    {...}, "old": None}`; `op` may be update, delete and truncate too. So keys and filters begin
+    with `row.`: `key="row.customer"`. `row` is what the row is now; of a deleted one what names it,
+    and of an updated one without columns that PostgreSQL keeps apart (large texts) and that did
+    not change. `numeric` columns of up to 15 digits, such as `numeric(12, 2)`, are numbers, and all
+    others exact text, which filters compare as numbers too. `lag` is in bytes of PostgreSQL's log.
+
+    Slot and publication, both `aios_<id of the subscription>` or `slot`, are made where there are
+    none. While nobody reads, also while the subscription is off, the slot keeps PostgreSQL's log on
+    its disk. To end it for good: `SELECT pg_drop_replication_slot('...')` and `DROP PUBLICATION`.
+    A slot that is lost means changes that are lost, and is an error that a person must answer,
+    never begun anew silently.
 
     Args:
         url: `postgresql://host:5432/database`, without user and password.
-        tables: such as `("orders", "crm.customers")`.
+        tables: such as `("orders", "crm.customers")`. Each needs a primary key, or a replica
+            identity (`ALTER TABLE orders REPLICA IDENTITY FULL`), without which PostgreSQL would
+            refuse to update its rows.
         slot: its name; default: made of the subscription's id.
         user, password: the password is a reference. The user needs REPLICATION.
     """
@@ -206,7 +218,7 @@ class PostgresCDC(_Place):
     kind: Literal["postgres_cdc"] = "postgres_cdc"
     url: str = Field(max_length=2000)
     tables: tuple[str, ...] = Field(min_length=1, max_length=100)
-    slot: str | None = Field(default=None, pattern=r"^[a-z0-9_]{1,63}$")
+    slot: str | None = None
     user: str | None = Field(default=None, min_length=1, max_length=200)
     password: Secret | None = None
 
@@ -222,11 +234,19 @@ class PostgresCDC(_Place):
             raise ValueError("names no database; give postgresql://localhost:5432/shop")
         return found
 
-    @field_validator("tables")
+    @field_validator("tables", mode="before")
     @classmethod
-    def _are_tables(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(_TABLE.fullmatch(one) for one in given):
+    def _are_tables(cls, given: Any) -> Any:
+        listed = isinstance(given, list | tuple)
+        if not listed or not all(isinstance(one, str) and _TABLE.fullmatch(one) for one in given):
             raise ValueError('are names of tables, such as ("orders", "crm.customers")')
+        return given
+
+    @field_validator("slot")
+    @classmethod
+    def _is_slot(cls, given: str | None) -> str | None:
+        if given is not None and _SLOT.fullmatch(given) is None:
+            raise ValueError("is 1 to 63 small letters, digits and _")
         return given
 
     @property
@@ -395,13 +415,13 @@ class Subscription(Record):
 
 
 class Incoming(Record):
-    """One message of a source, read: an event as JSON, or why it cannot be one.
+    """One message of a source, read: an event as JSON, or why it cannot be acted on.
 
     Args:
         coordinates: what names it at its source, wherever and however often it is delivered.
         event: the CloudEvent in its JSON format; None if it cannot be read.
         key: events of one key keep their order; None has no order.
-        reason: why it cannot be read.
+        reason: why it cannot be read, or has not the key that its subscription names.
         raw: how it began, for people, of one that cannot be read.
     """
 

@@ -19,7 +19,7 @@ from aios.records import Record
 from aios.records.cloudevents import CloudEvent, as_json
 from aios.records.events import DeadLetter, Incoming, Sink, Subscription
 from aios.registry.base import record
-from aios.registry.subscriptions import OUTBOX, read_subscription
+from aios.registry.subscriptions import OUTBOX, TAKE, inbox_row, read_subscription
 from aios.store import event_tables as t
 from aios.store.canonical import canonical
 from aios.store.database import Database
@@ -29,16 +29,12 @@ LONGEST_PAUSE_S = 60.0
 KEPT_S = 7 * 86_400.0
 """How long it is known that an event was taken, after it was acted on."""
 _WAITING = text("state = 'waiting'")
-_TAKE = text(
-    "INSERT INTO inbox (subscription, coordinates, key, event, state, attempts, due_s, taken_s)"
-    " VALUES (:subscription, :coordinates, :key, :event, 'waiting', 0, 0, :taken_s)"
-    " ON CONFLICT (subscription, coordinates) DO NOTHING"
-)
 _SET_ASIDE = text(
     "INSERT INTO dead_letters"
     " (subscription, coordinates, event, raw, reason, trace, attempts, at_s)"
     " VALUES (:subscription, :coordinates, :event, :raw, :reason, :trace, :attempts, :at_s)"
     " ON CONFLICT (subscription, coordinates) DO UPDATE SET reason = excluded.reason,"
+    " event = COALESCE(excluded.event, dead_letters.event), raw = excluded.raw,"
     " trace = excluded.trace, attempts = excluded.attempts, at_s = excluded.at_s,"
     " replayed_s = NULL"
 )
@@ -135,12 +131,19 @@ class EventStore:
             position: how far its reader is, kept with the batch.
         """
         now_s, told = self._clock.now_s(), Taken()
-        readable = [one for one in batch if one.event is not None]
-        rows = [_inbox_row(subscription, one, now_s) for one in readable]
-        aside = [_aside_row(subscription, one, now_s) for one in batch if one.event is None]
+        rows = [
+            inbox_row(subscription, one.coordinates, one.key, one.event, now_s)
+            for one in batch
+            if one.event is not None and one.reason is None
+        ]
+        aside = [
+            _aside_row(subscription, one, now_s)
+            for one in batch
+            if one.event is None or one.reason is not None
+        ]
         with self._database.transaction() as connection:
             if rows:
-                told.stored = connection.execute(_TAKE, rows).rowcount
+                told.stored = connection.execute(TAKE, rows).rowcount
             if aside:
                 connection.execute(_SET_ASIDE, aside)
             if position is not None:
@@ -352,21 +355,11 @@ def sink_key(sink: Sink) -> str:
     return hashlib.sha256(canonical(sink.model_dump(mode="json")).encode()).hexdigest()[:16]
 
 
-def _inbox_row(subscription: str, one: Incoming, now_s: float) -> dict[str, Any]:
-    return {
-        "subscription": subscription,
-        "coordinates": one.coordinates,
-        "key": one.key,
-        "event": one.event,
-        "taken_s": now_s,
-    }
-
-
 def _aside_row(subscription: str, one: Incoming, now_s: float) -> dict[str, Any]:
     return {
         "subscription": subscription,
         "coordinates": one.coordinates,
-        "event": None,
+        "event": one.event,
         "raw": one.raw,
         "reason": one.reason or "it cannot be read",
         "trace": "",

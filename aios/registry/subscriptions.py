@@ -1,9 +1,10 @@
 """Subscriptions: which events are acted on, changed only inside an audited change."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+import orjson
+from sqlalchemy import Row, insert, select, text, update
 
 from aios.errors import IllegalTransition, UnknownName
 from aios.records.events import Subscription, SubscriptionSpec
@@ -12,6 +13,14 @@ from aios.store import event_tables as t
 
 OUTBOX = "outbox"
 """As the subscription of a dead letter: an event that could not be sent."""
+TAKE = text(
+    "INSERT INTO inbox (subscription, coordinates, key, event, state, attempts, due_s, taken_s)"
+    " VALUES (:subscription, :coordinates, :key, :event, 'waiting', 0, 0, :taken_s)"
+    " ON CONFLICT (subscription, coordinates) DO NOTHING"
+)
+"""Puts an event into the inbox, unless it is there."""
+Event = dict[str, Any]
+"""A CloudEvent in its JSON format."""
 
 
 class SubscriptionReads(Reading):
@@ -63,8 +72,12 @@ class SubscriptionWrites(Writing, SubscriptionReads):
         self._open().execute(update(t.subscriptions).where(mine).values(active=False))
         return found
 
-    def replay(self, letter_ids: Iterable[int]) -> int:
+    def replay(self, letter_ids: Iterable[int], key_of: Callable[[Event, str], str | None]) -> int:
         """Let events be acted on again that were set aside.
+
+        Args:
+            key_of: of an event that had not the key that a subscription named, the key by what
+                that subscription, given by its id, names now.
 
         Raises:
             UnknownName: there is no such dead letter.
@@ -84,11 +97,27 @@ class SubscriptionWrites(Writing, SubscriptionReads):
             else:
                 mine = (i.subscription == row.subscription) & (i.state == "dead")
                 mine &= i.coordinates == row.coordinates
-                connection.execute(update(t.inbox).where(mine).values(**again))
+                if not connection.execute(update(t.inbox).where(mine).values(**again)).rowcount:
+                    key = key_of(orjson.loads(row.event), row.subscription)
+                    names = (row.subscription, row.coordinates, key, row.event)
+                    connection.execute(TAKE, inbox_row(*names, self.at_s))
             done = update(t.dead_letters).where(d.id == letter_id)
             connection.execute(done.values(replayed_s=self.at_s))
             count += 1
         return count
+
+
+def inbox_row(
+    subscription: str, coordinates: str, key: str | None, event: str, now_s: float
+) -> dict[str, Any]:
+    """The values of `TAKE`."""
+    return {
+        "subscription": subscription,
+        "coordinates": coordinates,
+        "key": key,
+        "event": event,
+        "taken_s": now_s,
+    }
 
 
 def read_subscription(row: Row[*tuple[Any, ...]]) -> Subscription:

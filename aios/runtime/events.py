@@ -25,6 +25,7 @@ from aios.runtime.agents import define_agent
 from aios.runtime.flows import define_flow, no_flow
 from aios.runtime.tables import Look, Table
 from aios.runtime.transport import Transport
+from aios.store.canonical import plain
 
 _EACH = 1_000
 """Dead letters of one call of `replay`."""
@@ -342,6 +343,7 @@ class Eventful:
             told = as_json(event)
         except PydanticSerializationError as error:
             raise UsageError(f"emit: data is not JSON: {error}"[:300]) from None
+        plain(told.get("data"), "emit: data")
         body = {"sink": to.model_dump(mode="json"), "event": told, "key": key}
         return str(self._transport.change("POST", "/api/v1/events", body)["id"])
 

@@ -14,9 +14,10 @@ import httpx
 import pytest
 
 import aios
-from aios.errors import PermanentError
-from aios.events.kafka import KafkaConsumer
+from aios.errors import PermanentError, TemporaryError, UsageError
+from aios.events.kafka import KafkaConsumer, KafkaSender
 from aios.events.postgres_cdc import PostgresConsumer
+from aios.events.rabbitmq import RabbitSender
 from aios.events.reading import Reader
 from aios.records.events import SubscriptionSpec
 from aios.security.webhooks import webhook_headers
@@ -33,6 +34,7 @@ def home(rt: aios.Runtime) -> Path:
     folder: Path = rt.home  # type: ignore[attr-defined]
     (folder / "secrets").mkdir(exist_ok=True)
     (folder / "secrets" / "hook").write_text("whsec_" + base64.b64encode(SECRET).decode())
+    (folder / "secrets" / "rabbit").write_text("s3/cr@t")
     return folder
 
 
@@ -52,7 +54,7 @@ def kafka() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def rabbit() -> Iterator[Rabbit]:
-    with running_rabbitmq() as broker:
+    with running_rabbitmq("shop", "s3/cr@t") as broker:
         yield broker
 
 
@@ -209,7 +211,10 @@ def test_a_broker_that_crashes_and_readers_that_are_killed_lose_nothing(
     rt: aios.Runtime, home: Path, scoring: str, rabbit: Rabbit
 ) -> None:
     count = 600
-    source, to = aios.RabbitMQ(rabbit.url, queue="in"), aios.RabbitMQ(rabbit.url, queue="out")
+    source, to = (
+        aios.RabbitMQ(rabbit.url, queue=queue, user=rabbit.user, password="file:rabbit")
+        for queue in ("in", "out")
+    )
     rt.on(source, endpoint=scoring, to=to, key="id", consumers=2)
     until(lambda: rt.subscriptions()["scoring-rabbitmq"].lag == 0)
     publish(rabbit, "in", 0, count)
@@ -228,9 +233,31 @@ def test_a_broker_that_crashes_and_readers_that_are_killed_lose_nothing(
     rt.off("scoring-rabbitmq")
 
 
+def test_a_broker_that_refuses_or_has_no_queue_for_an_event_says_so(rabbit: Rabbit) -> None:
+    def sender(url: str = rabbit.url, password: str = rabbit.password) -> RabbitSender:
+        return RabbitSender(aios.RabbitMQ(url, **told, password="file:rabbit"), password)
+
+    told = {"exchange": "amq.direct", "routing_key": "nowhere", "user": rabbit.user}
+    with pytest.raises(TemporaryError, match="ACCESS_REFUSED"):
+        sender(password="wrong")
+    with pytest.raises(TemporaryError, match="no virtual host 'elsewhere'"):
+        sender(f"{rabbit.url}elsewhere")
+    sending = sender()
+    with pytest.raises(TemporaryError, match="no queue takes the routing key 'nowhere'"):
+        sending.send([("e1", None, b"{}"), ("e2", None, b"{}")])
+    sending.close()
+
+
 def done(rt: aios.Runtime, name: str, count: int) -> Any:
     status = rt.subscriptions()[name]
     return status if status.counts["done"] == count and not status.waiting else None
+
+
+async def connected(rabbit: Rabbit) -> Any:
+    import aio_pika
+
+    login = {"login": rabbit.user, "password": rabbit.password}
+    return await aio_pika.connect(host="127.0.0.1", port=rabbit.port, **login)
 
 
 def publish(rabbit: Rabbit, queue: str, first: int, count: int) -> None:
@@ -239,7 +266,7 @@ def publish(rabbit: Rabbit, queue: str, first: int, count: int) -> None:
     import aio_pika
 
     async def work() -> None:
-        async with await aio_pika.connect(rabbit.url) as connection:
+        async with await connected(rabbit) as connection:
             channel = await connection.channel(publisher_confirms=True)
             for n in range(first, first + count):
                 message = aio_pika.Message(
@@ -255,11 +282,9 @@ def publish(rabbit: Rabbit, queue: str, first: int, count: int) -> None:
 def drained(rabbit: Rabbit, queue: str, enough: int) -> list[Any]:
     import asyncio
 
-    import aio_pika
-
     async def work() -> list[Any]:
         found: list[Any] = []
-        async with await aio_pika.connect(rabbit.url) as connection:
+        async with await connected(rabbit) as connection:
             channel = await connection.channel()
             queued = await channel.get_queue(queue)
             while (one := await queued.get(no_ack=True, fail=False)) is not None:
@@ -281,17 +306,21 @@ def test_changes_of_rows_come_in_order_until_they_are_let_go_of_and_a_lost_slot_
         running_postgres("wal_level=logical", "max_replication_slots=4") as url,
         psycopg.connect(f"{url}/postgres", autocommit=True) as database,
     ):
-        database.execute("CREATE TABLE orders (id int PRIMARY KEY, total numeric, note text)")
-        database.execute("CREATE TABLE others (id int)")
-        source = aios.PostgresCDC(
-            f"{url.replace('aios@', '')}/postgres", tables=("orders",), user="aios"
-        )
-        reader = PostgresConsumer(source, "orders-cdc", None)
+        database.execute("CREATE TABLE orders (id int PRIMARY KEY, total numeric(9, 2), note text)")
+        database.execute("CREATE TABLE others (id int PRIMARY KEY, exact numeric)")
+        database.execute("CREATE TABLE nameless (id int)")
+
+        def reading(*tables: str) -> PostgresConsumer:
+            place = f"{url.replace('aios@', '')}/postgres"
+            source = aios.PostgresCDC(place, tables=tables, user="aios")
+            return PostgresConsumer(source, "orders-cdc", None)
+
+        reader = reading("orders")
         assert reader.poll(100, 0.0).messages == []
         with database.transaction():
-            database.execute("INSERT INTO orders VALUES (1, 9.5, 'a'), (2, 1e30, NULL)")
+            database.execute("INSERT INTO orders VALUES (1, 9.5, 'a'), (2, 1e6, NULL)")
             database.execute("UPDATE orders SET total = 10 WHERE id = 1")
-        database.execute("INSERT INTO others VALUES (1)")
+        database.execute("INSERT INTO others VALUES (1, 1)")
         database.execute("DELETE FROM orders WHERE id = 2")
         first = reader.poll(100, 0.0)
         again = reader.poll(100, 0.0)
@@ -299,7 +328,7 @@ def test_changes_of_rows_come_in_order_until_they_are_let_go_of_and_a_lost_slot_
         told = [(one.kind, json.loads(one.body or b"")["row"]) for one in first.messages]
         assert told == [
             ("row.insert", {"id": 1, "total": 9.5, "note": "a"}),
-            ("row.insert", {"id": 2, "total": 1e30, "note": None}),
+            ("row.insert", {"id": 2, "total": 1e6, "note": None}),
             ("row.update", {"id": 1, "total": 10.0, "note": "a"}),
             ("row.delete", {"id": 2}),
         ]
@@ -307,16 +336,30 @@ def test_changes_of_rows_come_in_order_until_they_are_let_go_of_and_a_lost_slot_
         assert len({one.coordinates for one in first.messages}) == 4
         reader.ack(first)
         reader.close()
-        reader = PostgresConsumer(source, "orders-cdc", None)
+        reader = reading("orders")
         assert reader.poll(100, 0.0).messages == [], "what was let go of does not come again"
         database.execute("TRUNCATE orders")
         [cut] = reader.poll(100, 0.0).messages
         assert cut.kind == "row.truncate"
         assert (reader.lag() or 0) > 0
         reader.close()
+
+        with pytest.raises(
+            UsageError, match=r'"nameless" has no primary key.*REPLICA IDENTITY FULL'
+        ):
+            reading("orders", "nameless")
+        database.execute("UPDATE nameless SET id = 2")  # its owner is in nobody's way
+        reader = reading("others")
+        database.execute("INSERT INTO orders VALUES (3, 1, 'of another table now')")
+        database.execute("INSERT INTO others VALUES (7, 5), (8, 12345678901234567890.12)")
+        *_, five, many = [
+            json.loads(one.body or b"")["row"] for one in reader.poll(9, 0.0).messages
+        ]
+        assert (five, many["exact"]) == ({"id": 7, "exact": "5"}, "12345678901234567890.12")
+        reader.close()
         database.execute("SELECT pg_drop_replication_slot('aios_orders_cdc')")
         with pytest.raises(PermanentError, match="is gone: changes since then are lost"):
-            PostgresConsumer(source, "orders-cdc", None)
+            reading("orders")
 
 
 # -- what the broker above has not: headers, transactions -----------------------------
@@ -405,3 +448,10 @@ def test_a_held_reader_stays_in_its_group_and_loses_nothing(mock: tuple[Any, str
         )
     assert all(places == sorted(places) for places in by_partition.values())
     reader.close()
+
+
+def test_a_sink_of_kafka_that_nobody_is_at_is_told_at_once() -> None:
+    begin_s = time.monotonic()
+    with pytest.raises(TemporaryError, match=r"no broker of 127\.0\.0\.1:1 answers"):
+        KafkaSender(aios.Kafka("127.0.0.1:1", topic="t"))
+    assert time.monotonic() - begin_s < 15

@@ -128,6 +128,8 @@ class Clerk:
             sys.exit("enough")
         if message["how"] == "cancel":
             raise asyncio.CancelledError
+        if message["how"] == "interrupt":
+            raise KeyboardInterrupt
         if message["how"] == "tool":
             await ctx.call("leave")
         if message["how"] == "state":

@@ -88,6 +88,11 @@ class EventWorld:
         self.store = self.events.store
         self.events.changed()
 
+    def replay(self, letter_id: int) -> None:
+        """As the command does, by what subscriptions name as their keys now."""
+        with self.registry.change(actor="ann", action="replay", subject="x") as change:
+            assert change.replay([letter_id], self.commands._key) == 1
+
     def subscribe(self, **fields: Any) -> SubscriptionSpec:
         told = {"id": "orders", "source": KAFKA, "flow": "refund", **fields}
         if told.get("endpoint") or told.get("agent"):

@@ -57,6 +57,8 @@ def leave(ledger: str, kind: str) -> None:
         sys.exit("enough")
     if kind == "cancelled":
         raise asyncio.CancelledError
+    if kind == "interrupt":
+        raise KeyboardInterrupt
     if kind == "permanent":
         raise aios.PermanentError("nothing will mend this")
     raise Overdrawn(kind, 3)
@@ -72,12 +74,22 @@ async def give_up() -> None:
     raise asyncio.CancelledError
 
 
+@aios.step
+async def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 @aios.flow
 async def leaving(ledger: str, kind: str) -> str:
     if kind == "flow":
         sys.exit(4)
+    if kind == "flow's interrupt":
+        raise KeyboardInterrupt
+    if kind == "flow's end":
+        raise GeneratorExit
     try:
-        other = {"async": leave_async, "given up": give_up}.get(kind)
+        others = {"async": leave_async, "given up": give_up, "async interrupt": interrupt}
+        other = others.get(kind)
         await (leave(ledger, kind) if other is None else other())
     except Overdrawn as error:
         return str(error)

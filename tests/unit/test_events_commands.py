@@ -248,8 +248,7 @@ def test_an_event_that_its_sink_never_takes_is_set_aside_and_those_behind_it_go(
     assert letter.event["id"] == "b"
     assert letter.reason == "too large"
     assert sending.counts["dead"] == 1
-    with world.registry.change(actor="ann", action="replay", subject="x") as change:
-        change.replay([letter.id])
+    world.replay(letter.id)
     sink.refuses = set()
     sent(world, sink, 3)
     assert sink.got[-1] == "b"

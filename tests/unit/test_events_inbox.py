@@ -123,20 +123,36 @@ def test_a_dead_letter_is_acted_on_when_it_is_replayed(world):
     drained(world)
     [letter] = world.store.dead_letters()
     world.starts.fails.clear()
-    with world.registry.change(actor="ann", action="replay", subject="x") as change:
-        assert change.replay([letter.id]) == 1
+    world.replay(letter.id)
     drained(world)
     assert world.starts.data == [{"n": "bad"}]
     assert world.store.dead_letters() == []
     with pytest.raises(IllegalTransition, match="replayed already"):
-        replay(world, letter.id)
+        world.replay(letter.id)
     with pytest.raises(UnknownName, match="no dead letter 99"):
-        replay(world, 99)
+        world.replay(99)
 
 
-def replay(world, letter_id):
-    with world.registry.change(actor="ann", action="replay", subject="x") as change:
-        change.replay([letter_id])
+def test_an_event_without_its_key_is_acted_on_once_its_subscription_names_a_right_one(world):
+    spec = world.subscribe(key="customer")
+    log = Log([b'{"row": {"customer": "c1", "n": 1}}', b'{"row": {"n": 2}}'])
+    Pump(spec, log.read, partial(world.events.take, "orders")).step()
+    one, two = world.store.dead_letters()
+    assert one.reason == (
+        "the key customer of the event is missing; it is a text or a number. Its data has "
+        "row.customer, row.n"
+    )
+    with pytest.raises(IllegalTransition, match="Take subscription 'orders' off, and on again"):
+        world.replay(one.id)
+    world.subscribe(key="row.customer")
+    world.replay(one.id)
+    [row] = world.store.due("orders", 10)
+    assert (row.key, row.content["data"]["row"]["n"]) == ("c1", 1)
+    drained(world)
+    assert world.starts.data == [{"row": {"customer": "c1", "n": 1}}]
+    assert [letter.id for letter in world.store.dead_letters()] == [two.id]
+    with pytest.raises(IllegalTransition, match=r"the key row\.customer of the event is missing"):
+        world.replay(two.id)
 
 
 def test_one_that_fails_again_after_a_replay_is_a_dead_letter_again(world):
@@ -144,7 +160,7 @@ def test_one_that_fails_again_after_a_replay_is_a_dead_letter_again(world):
     world.take({"n": "bad"})
     drained(world)
     [letter] = world.store.dead_letters()
-    replay(world, letter.id)
+    world.replay(letter.id)
     drained(world)
     assert [one.id for one in world.store.dead_letters()] == [letter.id]
 
@@ -327,7 +343,7 @@ def test_what_cannot_be_read_is_set_aside_at_once_and_the_rest_goes_on(world):
     assert "specversion is '2.0'" in reasons[1]
     assert world.store.dead_letters()[0].raw.endswith("not json")
     with pytest.raises(IllegalTransition, match="could not be read"):
-        replay(world, world.store.dead_letters()[0].id)
+        world.replay(world.store.dead_letters()[0].id)
 
 
 def test_what_was_acted_on_long_ago_is_forgotten_and_what_waits_is_not(world):

@@ -19,7 +19,16 @@ from aios.records.events import SubscriptionSpec, check_sink, check_source
 from aios.security.webhooks import verified_id, webhook_headers
 
 KEY = b"k" * 32
-EVENT = {"type": "order.created", "data": {"amount": 120, "to": {"country": "DE"}, "note": None}}
+EVENT = {
+    "type": "order.created",
+    "data": {
+        "amount": 120,
+        "to": {"country": "DE"},
+        "note": None,
+        "total": "12345678901234567890.12",
+        "rate": 0.1,
+    },
+}
 
 
 # -- records --------------------------------------------------------------------------
@@ -38,6 +47,9 @@ EVENT = {"type": "order.created", "data": {"amount": 120, "to": {"country": "DE"
         (lambda: aios.Kafka("h:1", topic="t", user="u"), "go together"),
         (lambda: aios.RabbitMQ("amqp://u:p@h/", queue="q"), "holds a user or a password"),
         (lambda: aios.RabbitMQ("amqp://h/"), "queue is missing"),
+        (lambda: aios.RabbitMQ("amqp://h/", qeue="q"), "qeue: is no argument; did you mean queue"),
+        (lambda: aios.PostgresCDC("postgresql://h/d", tables="orders"), "are names of tables"),
+        (lambda: aios.PostgresCDC("postgresql://h/d", tables=("t",), slot="A"), "small letters"),
         (lambda: aios.RabbitMQ("http://h/", queue="q"), "amqp://"),
         (lambda: aios.PostgresCDC("postgresql://h:5432", tables=("a",)), "names no database"),
         (lambda: aios.PostgresCDC("postgresql://h/d", tables=("a; drop",)), "names of tables"),
@@ -97,6 +109,11 @@ def test_a_relative_folder_is_one_of_who_names_it(monkeypatch, tmp_path):
         ("refund != 5", False),
         ("amount >= 1.2e2", True),
         ("note > 0", False),
+        ("total > 100 and total < 1e30", True),
+        ("total = 12345678901234567890.12", True),
+        ("total = 12345678901234567890.13", False),
+        ("rate = 0.1 and rate < 0.10001", True),
+        ("to.country > 0", False),
     ],
 )
 def test_a_filter_says_which_events(text, holds):

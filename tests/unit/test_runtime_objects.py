@@ -1,6 +1,7 @@
 """What the runtime returns: its looks in a terminal, a notebook and a log."""
 
 import copy
+import math
 import pickle
 import re
 from html.parser import HTMLParser
@@ -349,6 +350,7 @@ def no_flow() -> None:
     ("ask", "told"),
     [
         (lambda rt: rt.emit("t", lambda: 1, to=aios.Files("/tmp/x")), "emit: data is not JSON"),
+        (lambda rt: rt.emit("t", [math.nan], to=aios.Files("/tmp/x")), "emit: data is not JSON"),
         (lambda rt: rt.replay("x"), "'x' is no dead letter"),
         (lambda rt: rt.start("refund", attributes=3), "attributes are names with values, not 3"),
         (lambda rt: rt.start("refund", id=5), "id=5 must be text: id=.5."),

@@ -1,5 +1,6 @@
 """Recipes travel as text and come back the same; what cannot travel is told at once."""
 
+import importlib
 import math
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import aios
 from aios.errors import ArtifactRejected, UsageError
+from aios.packaging import code_of
 from aios.records import CodeSource
 from aios.training import (
     Recipe,
@@ -75,6 +77,23 @@ def test_a_recipe_of_a_file_travels_with_the_whole_file_and_comes_back() -> None
 def test_what_is_no_good_recipe_is_told_before_it_is_sent(made: Any, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         recipe_source(made)
+
+
+def test_of_two_definitions_of_a_name_the_earlier_is_not_taken_for_the_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = "@aios.flow\ndef twice():\n    return {}\n"
+    text = "import aios\n" + flow.format(1) + "first = twice\n" + flow.format(2)
+    (tmp_path / "doubled.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    doubled = importlib.import_module("doubled")
+    with pytest.raises(UsageError, match="twice is defined more than once in doubled, and this"):
+        code_of(doubled.first, "flow")
+    assert "return 2" in code_of(doubled.twice, "flow").text
+    (tmp_path / "doubled.py").write_text("import aios\n" + flow.format(3))
+    before = doubled.twice
+    importlib.reload(doubled)  # as a notebook does by itself: its text is what is meant
+    assert "return 3" in code_of(before, "flow").text
 
 
 def test_state_of_an_instance_does_not_get_lost_silently() -> None:

@@ -77,6 +77,10 @@ class TestRunning:
             ("flow", "sys.exit(4)"),
             ("cancelled", "CancelledError"),
             ("given up", "CancelledError"),
+            ("interrupt", "it raised KeyboardInterrupt"),
+            ("async interrupt", "it raised KeyboardInterrupt"),
+            ("flow's interrupt", "it raised KeyboardInterrupt"),
+            ("flow's end", "it raised GeneratorExit"),
         ],
     )
     def test_code_that_exits_fails_and_its_worker_goes_on(
@@ -306,6 +310,17 @@ class TestRunning:
             2,
             1,
         )
+
+    def test_a_worker_whose_loop_has_ended_ends(
+        self, worker: FlowWorker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loop, ended = asyncio.new_event_loop(), threading.Event()
+        loop.close()
+        monkeypatch.setattr("aios.flows.worker.SWEEP_S", 0.01)
+        monkeypatch.setattr(worker, "_lost", ended.set)
+        monkeypatch.setattr(worker, "_loop", loop)
+        worker._sweep()
+        assert ended.is_set()
 
     def test_what_was_claimed_and_could_not_be_begun_is_begun_later(
         self, world: FlowWorld, worker: FlowWorker, monkeypatch: pytest.MonkeyPatch
