@@ -21,7 +21,7 @@ from aios.errors import (
     UsageError,
     from_problem,
 )
-from aios.flows.writing import Flow
+from aios.flows.writing import OPERATION, Flow
 from aios.packaging import code_of, exits_told, to_its_end
 from aios.records.agents import CallEnd, Delivery, Entry, Letter
 from aios.records.base import Given, Record
@@ -417,6 +417,7 @@ class Context:
         self, tool: Tool, key: str, plain: dict[str, Any], read: dict[str, Any]
     ) -> Any:
         given = {**read, "idempotency_key": key} if tool.wants_key else read
+        token = OPERATION.set(key)
         try:
             if inspect.iscoroutinefunction(tool.function):
                 with exits_told():
@@ -427,6 +428,8 @@ class Context:
         except Exception as error:
             self._note(tool.facts.name, plain, problem=_said(error))
             raise
+        finally:
+            OPERATION.reset(token)
         self._note(tool.facts.name, plain, result=result)
         return result
 

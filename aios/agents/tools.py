@@ -65,7 +65,9 @@ def tool(
 ) -> Any:
     """Mark a function as a tool that not every agent may call: `@aios.tool(scopes="refunds")`.
 
-    A plain function with annotations is a tool too, one that needs no scope.
+    A plain function with annotations is a tool too, one that needs no scope. A call may be made
+    again after a crash: a parameter `idempotency_key: str = ""` gets what is the same each time, as
+    `aios.operation_id()` tells it; agents do not give it.
 
     Args:
         scopes: all of which an agent must have been spawned with.

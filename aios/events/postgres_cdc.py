@@ -153,8 +153,8 @@ class PostgresConsumer:
         if not named:
             raise UsageError(
                 f"{self._postgres.shown}: the table {name} has no primary key, and PostgreSQL "
-                "would refuse each UPDATE and DELETE of it once its changes are published. Give it one, "
-                f"or: ALTER TABLE {name} REPLICA IDENTITY FULL"
+                "would refuse each UPDATE and DELETE of it once its changes are published. Give it "
+                f"one, or: ALTER TABLE {name} REPLICA IDENTITY FULL"
             )
         return int(oid)
 

@@ -202,7 +202,8 @@ def step(function: Any = None, /, **options: Any) -> Any:
         retries: how often it is begun again when it raises, after the first time.
         backoff: seconds before the first of them; each next pause is twice as long, up to 60 s.
         timeout_s: of one attempt, after which it counts as failed (DeadlineExceeded). A function
-            that is not async runs in a process of its own then, which is ended.
+            that is not async runs in a process of its own then, which is ended. Without it, a step
+            that never ends holds up the failing and undoing of its flow too.
         num_cpus, num_gpus: what to reserve; above 0 it runs as a Ray task, anywhere.
         undo: what takes it back when a later part of the flow fails: called with what the step
             gave, then with the step's own arguments. Undoing goes backwards and is tried 6 times.
@@ -324,15 +325,15 @@ def own(value: Any) -> Any:
 
 
 def operation_id() -> str:
-    """What tells this step's effect from every other: the same each time the step is tried, also
-    after a crash. Give it to whatever takes an idempotency key.
+    """What tells the effect of this step, or of this call of an agent's tool, from every other: the
+    same each time it is tried, also after a crash. Give it to whatever takes an idempotency key.
 
     Raises:
-        UsageError: no step runs here.
+        UsageError: neither runs here.
     """
     found = OPERATION.get()
     if found is None:
-        raise UsageError("aios.operation_id() is for steps of a running flow")
+        raise UsageError("aios.operation_id() is for steps of a running flow, and tools of agents")
     return found
 
 

@@ -192,7 +192,8 @@ class Eventful:
                 The event is a message to the agent whose id is the event's key, as a flow gets it;
                 one that is not there yet is spawned, without scopes.
             key: path in the event's data, such as `order.customer`; events of one key are acted on
-                one after the other. Default: the envelope's subject (of Kafka the message's key).
+                one after the other; of flows, begun so. Default: the envelope's subject (of Kafka
+                the message's key).
             filter: such as `amount > 100 and event.type = "order.created"`; others are passed over.
             id: default: what acts and the kind of the source, `triage-kafka`.
             consumers: how many processes read, or `aios.Autoscale(1, 4)` by the source's lag.

@@ -32,6 +32,7 @@ def refund(order: str, idempotency_key: str = "") -> str:
 @aios.tool(scopes="refunds", approval="support", dry="dry")
 def big_refund(order: str, idempotency_key: str = "") -> str:
     """Give much money back."""
+    assert aios.operation_id() == idempotency_key
     CALLS.append((order, idempotency_key))
     return f"refunded much of {order}"
 
