@@ -333,7 +333,7 @@ def _autoscale(
     """
     kept = [point for point in (measured.light, *measured.points) if point.within(p99_s)]
     nearest = max(kept, key=lambda point: point.rate_per_s)
-    open_requests = one_per_s * nearest.times().mean_s
+    open_requests = one_per_s * nearest.mean_s
     least = min(2, nodes, running)
     return Autoscale(least, running, ongoing_requests=max(0.1, round(open_requests, 1)))
 

@@ -15,9 +15,9 @@ from aios.registry import Registry
 from aios.store.database import Database
 from tests.integration import run_kill_child
 
-KILLS = int(os.environ.get("CHAOS_RUN_KILLS", "8"))
+KILLS = int(os.environ.get("CHAOS_RUN_KILLS", "5"))
 """At random moments; `make chaos` does 28."""
-EVERY = int(os.environ.get("CHAOS_RUN_WRITES", "3"))
+EVERY = int(os.environ.get("CHAOS_RUN_WRITES", "5"))
 """Which write is the next to die at; `make chaos` takes each."""
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.integration.run_kill_child"])

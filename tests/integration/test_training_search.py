@@ -145,15 +145,16 @@ def bench(tmp_path: Path, cluster: None, request: pytest.FixtureRequest) -> Iter
 
 UNRULY = {
     "search": {"does": choice(["hangs", "raises", "crashes", "well", "good", "fine"])},
-    "trials": 9,
+    "trials": 6,
     "trial_time_limit_s": 20.0,  # of which a busy machine may need half to import
+    "seed": 445,  # one of each; some of them wherever Tune begins
 }
 
 
 @pytest.mark.parametrize("bench", [(Unruly, UNRULY)], indirect=True)
 def test_trials_that_hang_raise_or_crash_leave_the_search_alone(bench: Bench) -> None:
     found = bench.run(*PREPARED, "search")
-    assert len(found["trials"]) == 9
+    assert len(found["trials"]) == 6
     assert found["config"]["does"] in ("well", "good", "fine")
     expected = {"hangs": "timed_out", "raises": "failed", "crashes": "failed"}
     states = bench.states()
@@ -261,7 +262,7 @@ def test_nothing_is_begun_for_a_run_that_was_cancelled_before(bench: Bench) -> N
 
 @pytest.mark.parametrize("bench", [(Network, {})], indirect=True)
 def test_a_torch_recipe_trains_on_two_workers(bench: Bench) -> None:
-    bench.run(*PREPARED, "search", "refit", "assess")
+    bench.run(*PREPARED, "search", "refit")
     assert bench.results["refit"]["metrics"]["auc"] > 0.9
     assert bench.results["refit"]["conversion"]["engine"] == "onnx"
     checkpoints = Path(bench.workbench.workspace("r1").path("checkpoints/refit/torch"))
@@ -269,6 +270,7 @@ def test_a_torch_recipe_trains_on_two_workers(bench: Bench) -> None:
     assert len(kept) == 2, "of the last two epochs"
     artifact = bench.results["refit"]["artifact"]
     assert bench.run("refit")["artifact"] == artifact, "it goes on after the last epoch"
+    assert bench.run("assess")["digest"]
 
 
 @pytest.mark.parametrize("bench", [(Logistic, {"gpus": 1.0})], indirect=True)
