@@ -1,13 +1,25 @@
-"""For all tests: Ctrl-C works in processes that they start, also where it is ignored here, and of
-two workers one takes all files that share a runtime."""
+"""For all tests: Ctrl-C works in processes that they start, also where it is ignored here; of two
+workers one takes all files that share a runtime; new stores are copies of one; and no example of
+hypothesis has a time limit."""
 
+import os
+import shutil
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+from aios.store.database import Database
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A machine that is busy for a moment is no fault of what is tested.
+settings.register_profile("aios", settings(deadline=None))
+settings.load_profile("aios")
 
 SHARING = (
     "test_http_surface.py",
@@ -43,3 +55,26 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "runtime" if shares(path) else path
 
     return Files(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def new_stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """To make the tables of a store takes 0.15 s of CPU: that is done once here, but where it is
+    what is tested. A store that is there is brought up to date as ever."""
+    made = tmp_path_factory.mktemp("store") / "aios.db"
+    upgrade = Database.upgrade
+    first = Database(f"sqlite:///{made}")
+    upgrade(first)
+    first.close()
+
+    def copied(self: Database) -> None:
+        there = self.kind == "postgresql" or Path(str(self.place)).exists()
+        if there or "test_store" in os.environ.get("PYTEST_CURRENT_TEST", ""):
+            return upgrade(self)
+        shutil.copyfile(made, str(self.place))
+        Path(str(self.place)).chmod(0o600)
+        return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Database, "upgrade", copied)
+        yield
