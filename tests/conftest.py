@@ -22,6 +22,7 @@ settings.register_profile("aios", settings(deadline=None))
 settings.load_profile("aios")
 
 SHARING = (
+    "test_predictive_maintenance.py",
     "test_http_surface.py",
     "test_measure.py",
     "test_retrain.py",
@@ -35,7 +36,8 @@ SHARING = (
 )
 """Of `tests/integration`, those with the fixture `rt`, in the order in which they run: those that
 leave hosts, readers and workers behind come last: two idle flow workers alone cost a fifth of a
-core on a slow machine."""
+core on a slow machine. The first has a runtime of its own; its broker is one of which there can
+be one on a machine, and `test_events` would wait for it."""
 
 
 def shares(path: str) -> bool:

@@ -57,15 +57,14 @@ def code_of(found: Any, kind: str) -> CodeSource:
         begin = sent.path.partition(":")[0]
         return sent.model_copy(update={"path": f"{begin}:{found.__name__}"})
     if module == "__main__":
-        statements = list(_written_in_main(found))
-        _refuse_earlier(found, statements)
-        text = _needed(found.__name__, statements, kind)
+        text = _needed(found.__name__, _not_earlier(found, list(_written_in_main(found))), kind)
         script = getattr(sys.modules["__main__"], "__file__", None)
         folder = str(Path(script).resolve().parent) if script else folder
     else:
         path = _file_of(found)
         text = path.read_text("utf-8")
-        _refuse_earlier(found, ast.parse(text).body)
+        if vars(sys.modules[module]).get(found.__name__) is not found:
+            _not_earlier(found, ast.parse(text).body)
         # The folder from which `module` is imported lies above one folder for each dot in it.
         folder = str(path.parents[module.count(".")])
     return CodeSource(
@@ -206,20 +205,20 @@ def _written_in_main(found: Any) -> Iterator[ast.stmt]:
             continue  # a cell that never ran
 
 
-def _refuse_earlier(found: Any, statements: list[ast.stmt]) -> None:
-    """Of two definitions of a name the text gives the later.
+def _not_earlier(found: Any, statements: list[ast.stmt]) -> list[ast.stmt]:
+    """The statements, which define this. Of two definitions of a name a text gives the later.
 
     Raises:
         UsageError: this is the earlier.
     """
     there = vars(sys.modules[found.__module__]).get(found.__name__)
-    if there is found or not isinstance(there, type(found)):
-        return
-    if sum(found.__name__ in _bound(one) for one in statements) > 1:
+    other = there is not found and isinstance(there, type(found))
+    if other and sum(found.__name__ in _bound(one) for one in statements) > 1:
         raise UsageError(
             f"{found.__name__} is defined more than once in {found.__module__}, and this is not "
             "the last of them, which is what would run: give each a name of its own"
         )
+    return statements
 
 
 def _needed(name: str, statements: list[ast.stmt], kind: str) -> str:

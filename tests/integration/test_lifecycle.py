@@ -50,8 +50,9 @@ class Shell:
         assert "Traceback" not in done.stdout
         return done.returncode, done.stdout
 
-    def up(self) -> str:
+    def up(self, **settings: str) -> str:
         """Start; returns the API key that was printed."""
+        self._environment |= settings
         code, said = self("up", "--port", str(self.port))
         assert code == 0, said
         assert f"aios is up at http://127.0.0.1:{self.port}" in said
@@ -108,7 +109,7 @@ def test_a_lasting_runtime_comes_goes_and_comes_back(
     assert shell("down") == (0, f"no runtime was up at {shell.home}\n")
     assert shell("ps") == (1, said_of_nothing(shell))
 
-    assert shell.up() == key
+    assert shell.up(AIOS_SPARE_WORKERS="0") == key
     with aios.connect(home=shell.home) as rt:
         assert [version.ref for version in rt.models.list()] == ["toy:1"]
         after = rt.endpoint("toy").wait(60).predict([{"a": 1.0, "b": None, "id": "x"}])
