@@ -8,6 +8,7 @@ from aios.cli.terminal import Address, Home, show
 from aios.errors import UsageError
 from aios.records.events import DeadLetter
 from aios.runtime import lifecycle
+from aios.runtime.runtime import Runtime
 
 commands = typer.Typer()
 _Subscription = Annotated[
@@ -50,24 +51,45 @@ def dead_letters(
     typer.echo(one.trace)
 
 
+_Letters = Annotated[
+    list[int] | None, typer.Argument(help="Ids of `aios dead-letters`.", metavar="ID...")
+]
+_All = Annotated[str | None, typer.Option(help="All of this one.", metavar="SUBSCRIPTION")]
+
+
 @commands.command()
 def replay(
-    letters: Annotated[
-        list[int] | None, typer.Argument(help="Ids of `aios dead-letters`.", metavar="ID...")
-    ] = None,
-    subscription: Annotated[
-        str | None, typer.Option(help="All of this one.", metavar="SUBSCRIPTION")
-    ] = None,
+    letters: _Letters = None,
+    subscription: _All = None,
     home: Home = None,
     address: Address = None,
 ) -> None:
     """Act again on events that were set aside; what could not be read is left out."""
+    with lifecycle.connect(address, home=home) as runtime:
+        count = runtime.replay(_chosen(runtime, letters, subscription))
+    typer.echo(f"{count} acted on again")
+
+
+@commands.command()
+def discard(
+    letters: _Letters = None,
+    subscription: _All = None,
+    home: Home = None,
+    address: Address = None,
+) -> None:
+    """Forget events that were set aside, for good."""
+    with lifecycle.connect(address, home=home) as runtime:
+        count = runtime.discard(_chosen(runtime, letters, subscription))
+    typer.echo(f"{count} discarded")
+
+
+def _chosen(
+    runtime: Runtime, letters: list[int] | None, subscription: str | None
+) -> list[int | DeadLetter]:
     if not letters and subscription is None:
         raise UsageError("name dead letters by their ids, or all of one with --subscription")
-    with lifecycle.connect(address, home=home) as runtime:
-        chosen: list[int | DeadLetter] = list(letters or ())
-        if subscription is not None:
-            found = runtime.dead_letters(subscription, limit=10_000)
-            chosen += [one for one in found if one.id not in chosen]
-        count = runtime.replay(chosen)
-    typer.echo(f"{count} events are acted on again")
+    chosen: list[int | DeadLetter] = list(letters or ())
+    if subscription is not None:
+        found = runtime.dead_letters(subscription, limit=10_000)
+        chosen += [one for one in found if one.id not in chosen]
+    return chosen

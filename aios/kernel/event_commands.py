@@ -49,10 +49,16 @@ class Emit(Record):
     key: str | None = Field(default=None, max_length=500)
 
 
-class Replay(Record):
-    """Dead letters to act on again."""
+class Letters(Record):
+    """Dead letters to act on again, or to forget."""
 
     ids: list[int] = Field(min_length=1, max_length=MOST_REPLAYED)
+
+
+class GiveUp(Record):
+    """A sink for which nothing is to wait any more."""
+
+    sink: Sink
 
 
 class WebhookMessage(Record):
@@ -97,7 +103,9 @@ class EventCommands:
         self.commands: Commands = {
             "subscribe": (Subscribe, self._subscribe),
             "unsubscribe": (OfId, self._unsubscribe),
-            "replay": (Replay, self._replay),
+            "replay": (Letters, self._replay),
+            "discard": (Letters, self._discard),
+            "give_up": (GiveUp, self._give_up),
             "emit": (Emit, self._emit),
             "take_webhook": (WebhookMessage, self._take_webhook),
         }
@@ -133,7 +141,7 @@ class EventCommands:
         self.events.changed()
         return {"id": request.id}
 
-    def _replay(self, request: Replay, asked: Asked) -> dict[str, Any]:
+    def _replay(self, request: Letters, asked: Asked) -> dict[str, Any]:
         told = {"count": len(request.ids), "first": request.ids[0]}
         with asked.change(self._registry, "replay", "dead letters", **told) as change:
             if change.done is not None:
@@ -141,6 +149,23 @@ class EventCommands:
             count = change.replay(request.ids, self._key)
             change.remember({"replayed": count})
         return {"replayed": count}
+
+    def _discard(self, request: Letters, asked: Asked) -> dict[str, Any]:
+        told = {"count": len(request.ids), "first": request.ids[0]}
+        with asked.change(self._registry, "discard", "dead letters", **told) as change:
+            if change.done is not None:
+                return change.done
+            count = change.discard(request.ids)
+            change.remember({"discarded": count})
+        return {"discarded": count}
+
+    def _give_up(self, request: GiveUp, asked: Asked) -> dict[str, Any]:
+        with asked.change(self._registry, "give_up", request.sink.shown) as change:
+            if change.done is not None:
+                return change.done
+            count = change.give_up(request.sink, f"{asked.actor} gave its sink up")
+            change.remember({"set_aside": count})
+        return {"set_aside": count}
 
     def _key(self, event: dict[str, Any], subscription: str) -> str | None:
         path = self._registry.subscription(subscription).spec.key

@@ -40,10 +40,16 @@ class EmitBody(Body):
     key: str | None = None
 
 
-class ReplayBody(Body):
+class LettersBody(Body):
     """Ids of dead letters."""
 
     ids: list[int]
+
+
+class GiveUpBody(Body):
+    """The sink that is given up."""
+
+    sink: dict[str, Any]
 
 
 @router.post("/v1/events/{subscription}")
@@ -84,8 +90,18 @@ async def outbox(request: Request) -> Any:
 
 
 @router.post(f"{PREFIX}/dead-letters/replay")
-async def replay(request: Request, body: ReplayBody) -> Any:
+async def replay(request: Request, body: LettersBody) -> Any:
     return await call(request, "replay", ids=body.ids)
+
+
+@router.post(f"{PREFIX}/dead-letters/discard")
+async def discard(request: Request, body: LettersBody) -> Any:
+    return await call(request, "discard", ids=body.ids)
+
+
+@router.post(f"{PREFIX}/outbox/give-up")
+async def give_up(request: Request, body: GiveUpBody) -> Any:
+    return await call(request, "give_up", sink=body.sink)
 
 
 @router.post(f"{PREFIX}/events", status_code=201)

@@ -6,7 +6,6 @@ of one key are handed out in the order in which they came: one that is put off h
 its key behind it, and no others.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,14 @@ from aios.records import Record
 from aios.records.cloudevents import CloudEvent, as_json
 from aios.records.events import DeadLetter, Incoming, Sink, Subscription
 from aios.registry.base import record
-from aios.registry.subscriptions import OUTBOX, TAKE, inbox_row, read_subscription
+from aios.registry.subscriptions import (
+    SET_ASIDE,
+    TAKE,
+    inbox_row,
+    read_subscription,
+    sink_key,
+    unsent_row,
+)
 from aios.store import event_tables as t
 from aios.store.canonical import canonical
 from aios.store.database import Database
@@ -29,15 +35,6 @@ LONGEST_PAUSE_S = 60.0
 KEPT_S = 7 * 86_400.0
 """How long it is known that an event was taken, after it was acted on."""
 _WAITING = text("state = 'waiting'")
-_SET_ASIDE = text(
-    "INSERT INTO dead_letters"
-    " (subscription, coordinates, event, raw, reason, trace, attempts, at_s)"
-    " VALUES (:subscription, :coordinates, :event, :raw, :reason, :trace, :attempts, :at_s)"
-    " ON CONFLICT (subscription, coordinates) DO UPDATE SET reason = excluded.reason,"
-    " event = COALESCE(excluded.event, dead_letters.event), raw = excluded.raw,"
-    " trace = excluded.trace, attempts = excluded.attempts, at_s = excluded.at_s,"
-    " replayed_s = NULL"
-)
 _SEND = text(
     "INSERT INTO outbox (sink_key, sink, event_source, event_id, key, event, state, attempts,"
     " due_s, created_s) VALUES (:sink_key, :sink, :event_source, :event_id, :key, :event,"
@@ -145,7 +142,7 @@ class EventStore:
             if rows:
                 told.stored = connection.execute(TAKE, rows).rowcount
             if aside:
-                connection.execute(_SET_ASIDE, aside)
+                connection.execute(SET_ASIDE, aside)
             if position is not None:
                 mine = t.subscriptions.c.id == subscription
                 values = {"position": position}
@@ -226,7 +223,7 @@ class EventStore:
                     "attempts": attempts,
                     "at_s": now_s,
                 }
-                connection.execute(_SET_ASIDE, aside)
+                connection.execute(SET_ASIDE, aside)
             _send(connection, outcome.sends, now_s)
 
     def forget(self) -> int:
@@ -317,20 +314,11 @@ class EventStore:
         """Set one aside that its sink does not take."""
         now_s = self._clock.now_s()
         values = {"attempts": attempts, "problem": reason, "state": "dead", "ended_s": now_s}
-        aside = {
-            "subscription": OUTBOX,
-            "coordinates": str(row.seq),
-            "event": row.event,
-            "raw": None,
-            "reason": reason,
-            "trace": trace,
-            "attempts": attempts,
-            "at_s": now_s,
-        }
         with self._database.transaction() as connection:
             mine = t.outbox.c.seq == row.seq
             connection.execute(update(t.outbox).where(mine).values(**values))
-            connection.execute(_SET_ASIDE, aside)
+            aside = unsent_row(row.seq, row.event, attempts, reason, trace, now_s)
+            connection.execute(SET_ASIDE, aside)
 
     def outgoing(self) -> dict[str, tuple[int, float]]:
         """By sink, as JSON: how many events wait, and since when the oldest does."""
@@ -348,11 +336,6 @@ class EventStore:
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return {canonical(row[0]): (int(row[1]), row[2]) for row in rows}
-
-
-def sink_key(sink: Sink) -> str:
-    """What tells one sink from another."""
-    return hashlib.sha256(canonical(sink.model_dump(mode="json")).encode()).hexdigest()[:16]
 
 
 def _aside_row(subscription: str, one: Incoming, now_s: float) -> dict[str, Any]:

@@ -157,6 +157,22 @@ class DeadLetters(Shown):
         return f"dead letters{'' if rows else ': none'}", headings, rows
 
 
+Letters = int | DeadLetter | Iterable[int | DeadLetter]
+
+
+def _every(letters: Letters) -> list[int | DeadLetter]:
+    """The dead letters, or their ids.
+
+    Raises:
+        UsageError: one of them is neither.
+    """
+    every = [letters] if isinstance(letters, int | DeadLetter) else list(letters)
+    for one in every:
+        if not isinstance(one, int | DeadLetter):
+            raise UsageError(f"{one!r:.60} is no dead letter; give rows of rt.dead_letters()")
+    return every
+
+
 class Eventful:
     """What comes in is acted on; what goes out is sent."""
 
@@ -272,35 +288,52 @@ class Eventful:
         path = "/api/v1/dead-letters"
         return DeadLetters(self._transport.get(path, subscription=subscription, limit=limit))
 
-    def replay(self, letters: int | DeadLetter | Iterable[int | DeadLetter]) -> int:
-        """Act again on events that were set aside, one or many; returns how many.
+    def replay(self, letters: Letters) -> int:
+        """Act again on events that were set aside, one or many; returns how many. One that had not
+        the key which its subscription named has that which it names by now.
 
         Args:
             letters: dead letters, or their ids. Of rows, those that could not be read are left out,
                 as nothing that is done here makes them readable: their source has to send them
-                again, or its subscription was wrong about them, with its `key=` for example.
+                again.
 
         Raises:
             UnknownName: there is no such dead letter.
             IllegalTransition: one of them could not be read, or was replayed already; of the
                 thousand that it is in none is replayed.
         """
-        every = [letters] if isinstance(letters, int | DeadLetter) else list(letters)
-        strange = [one for one in every if not isinstance(one, int | DeadLetter)]
-        if strange:
-            raise UsageError(
-                f"{strange[0]!r:.60} is no dead letter; give rows of rt.dead_letters()"
-            )
-        if isinstance(letters, DeadLetter):
-            ids = [letters.id]
-        else:
-            rows = (one for one in every if isinstance(one, int) or one.event is not None)
-            ids = [one if isinstance(one, int) else one.id for one in rows]
-        count = 0
+        every = _every(letters)
+        if not isinstance(letters, DeadLetter):
+            every = [one for one in every if isinstance(one, int) or one.event is not None]
+        return self._by_thousands("replay", "replayed", every)
+
+    def discard(self, letters: Letters) -> int:
+        """Forget events that were set aside, one or many, for good; returns how many. What was told
+        of them stays in the audit log by its number alone.
+
+        Args:
+            letters: dead letters, or their ids.
+
+        Raises:
+            UnknownName: there is no such dead letter.
+            IllegalTransition: one of them was replayed; of the thousand that it is in none goes.
+        """
+        return self._by_thousands("discard", "discarded", _every(letters))
+
+    def give_up(self, to: Sink) -> int:
+        """Let nothing wait for a sink any more: what does is set aside, as dead letters of
+        `"outbox"`, to be replayed once the sink is there, or discarded. What is being sent just now
+        may still arrive. Returns how many.
+        """
+        check_sink(to)
+        body = {"sink": to.model_dump(mode="json")}
+        return int(self._transport.change("POST", "/api/v1/outbox/give-up", body)["set_aside"])
+
+    def _by_thousands(self, what: str, done: str, letters: list[int | DeadLetter]) -> int:
+        ids, count = [one if isinstance(one, int) else one.id for one in letters], 0
         for place in range(0, len(ids), _EACH):
             body = {"ids": ids[place : place + _EACH]}
-            found = self._transport.change("POST", "/api/v1/dead-letters/replay", body)
-            count += int(found["replayed"])
+            count += int(self._transport.change("POST", f"/api/v1/dead-letters/{what}", body)[done])
         return count
 
     def emit(

@@ -93,6 +93,10 @@ class EventWorld:
         with self.registry.change(actor="ann", action="replay", subject="x") as change:
             assert change.replay([letter_id], self.commands._key) == 1
 
+    def discard(self, letter_id: int) -> None:
+        with self.registry.change(actor="ann", action="discard", subject="x") as change:
+            assert change.discard([letter_id]) == 1
+
     def subscribe(self, **fields: Any) -> SubscriptionSpec:
         told = {"id": "orders", "source": KAFKA, "flow": "refund", **fields}
         if told.get("endpoint") or told.get("agent"):

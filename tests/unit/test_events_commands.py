@@ -12,7 +12,14 @@ from event_worlds import KEY, SECRET, EventWorld
 from kernel_fakes import World, make_template, make_world
 
 import aios
-from aios.errors import Overloaded, TemporaryError, Unauthenticated, UnknownName, UsageError
+from aios.errors import (
+    IllegalTransition,
+    Overloaded,
+    TemporaryError,
+    Unauthenticated,
+    UnknownName,
+    UsageError,
+)
 from aios.events.consumer import Pump, Taking
 from aios.events.files import FilesConsumer
 from aios.events.kafka import KafkaConsumer
@@ -252,6 +259,26 @@ def test_an_event_that_its_sink_never_takes_is_set_aside_and_those_behind_it_go(
     sink.refuses = set()
     sent(world, sink, 3)
     assert sink.got[-1] == "b"
+
+
+def test_a_sink_that_is_given_up_holds_up_nothing_and_its_events_may_still_go(world):
+    sink, other = Sink(), aios.Files("/tmp/other")
+    emitted(world, *"abc")
+    world.store.send([Outgoing(other, CloudEvent(id="d", source="s", type="t"), None)])
+    with world.registry.change(actor="ann", action="give_up", subject="x") as change:
+        assert change.give_up(TO, "ann gave it up") == 3
+    assert [one.sink["url"] for rows in world.store.leaving(9).values() for one in rows] == [
+        other.url
+    ]
+    a, b, c = world.store.dead_letters("outbox")
+    assert (a.event["id"], a.reason) == ("a", "ann gave it up")
+    world.discard(a.id)
+    world.replay(b.id)
+    sent(world, sink, 3)
+    assert sorted(sink.got) == ["b", "d"]
+    assert [one.id for one in world.store.dead_letters()] == [c.id]
+    with pytest.raises(IllegalTransition, match="replayed already"):
+        world.discard(b.id)
 
 
 def test_a_missing_secret_of_a_sink_is_no_fault_of_the_events(world):

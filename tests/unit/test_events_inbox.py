@@ -155,6 +155,23 @@ def test_an_event_without_its_key_is_acted_on_once_its_subscription_names_a_righ
         world.replay(two.id)
 
 
+def test_a_dead_letter_that_is_discarded_is_gone_and_its_repeat_changes_nothing(world):
+    world.starts.fails["bad"] = ContractViolation("bad")
+    world.take({"n": "bad"}, {"n": 1})
+    drained(world)
+    [letter] = world.store.dead_letters()
+    world.discard(letter.id)
+    assert world.store.dead_letters(replayed=True) == []
+    world.starts.fails.clear()
+    world.take({"n": "bad"})
+    drained(world)
+    assert world.starts.data == [{"n": 1}]
+    with pytest.raises(UnknownName, match=f"no dead letter {letter.id}"):
+        world.discard(letter.id)
+    world.clock.advance(KEPT_S + 1)
+    assert world.store.forget() == 2, "it is remembered as long as one that was acted on"
+
+
 def test_one_that_fails_again_after_a_replay_is_a_dead_letter_again(world):
     world.starts.fails["bad"] = ContractViolation("bad")
     world.take({"n": "bad"})
