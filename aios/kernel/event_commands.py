@@ -168,13 +168,14 @@ class EventCommands:
         return {"set_aside": count}
 
     def _key(self, event: dict[str, Any], subscription: str) -> str | None:
+        """The key of a dead letter that had not the one its subscription named."""
         path = self._registry.subscription(subscription).spec.key
         try:
             return kept_key(event, path)
         except UsageError as error:
             raise IllegalTransition(
-                f"{error.message}. Take subscription {subscription!r} off, and on again with "
-                "another key="
+                f"event {event['id']!r:.80}: {error.message}. Take subscription {subscription!r} "
+                "off, and on again with another key=, or leave this one out"
             ) from None
 
     def _emit(self, request: Emit, asked: Asked) -> dict[str, Any]:

@@ -30,6 +30,8 @@ _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 CODE_MODULE = "aios_code_"
 """How the names of the modules begin in which sent texts are run."""
+_SIGNALLING = ("aios", "dbos")
+"""Packages whose exceptions that are no `Exception` say that a flow is to be left as it is."""
 _SENT = "__aios_sent__"
 """Where such a module holds what was sent."""
 
@@ -111,31 +113,47 @@ def exits_told() -> Iterator[None]:
     """Around a call of sent code: it may end itself, never what runs it.
 
     Raises:
-        PermanentError: it called `sys.exit()` or raised KeyboardInterrupt, for which asyncio would
-            stop its loop, or CancelledError or GeneratorExit without having been cancelled or
-            closed, which would pass for our own doing.
+        PermanentError: it raised what is no `Exception`: `sys.exit()` and KeyboardInterrupt, for
+            which asyncio would stop its loop; CancelledError and GeneratorExit without having been
+            cancelled or closed; and all others but our own signals, for which it would pass.
     """
     try:
         yield
+    except Exception:
+        raise
     except SystemExit as error:
         raise PermanentError(f"it called sys.exit({error.code!r:.200})") from error
-    except KeyboardInterrupt as error:
-        raise PermanentError("it raised KeyboardInterrupt") from error
-    except (asyncio.CancelledError, GeneratorExit) as error:
-        if _is_ended_by_us(error):
-            raise
+    except BaseException as error:
+        signal = _signal(error)
+        if signal is not None:
+            raise signal from None
         name = f"{'asyncio.' * isinstance(error, asyncio.CancelledError)}{type(error).__name__}"
-        raise PermanentError(f"it raised {name}") from error
+        text = f": {error!s:.200}" if str(error) else ""
+        raise PermanentError(f"it raised {name}{text}") from error
 
 
 def to_its_end(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """A call of sent code in a thread; what `sys.exit()` raises must not come to an event loop."""
+    """A call of sent code in a thread; what `sys.exit()` raises must not come to an event loop, and
+    a StopIteration cannot: who waits for it would wait for ever."""
     with exits_told():
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except StopIteration as error:
+            raise RuntimeError("it raised StopIteration, as next() does at an end") from error
+
+
+def _signal(error: BaseException) -> BaseException | None:
+    """What ends sent code from outside: the task was cancelled, its coroutine closed (no running
+    task's is), or its flow is to be left, also where a task group wraps that."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for one in error.exceptions if (found := _signal(one))), None)
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return error if _is_ended_by_us(error) else None
+    package = type(error).__module__.partition(".")[0]
+    return error if package in _SIGNALLING and not isinstance(error, Exception) else None
 
 
 def _is_ended_by_us(error: BaseException) -> bool:
-    """Whether the task was cancelled, or its coroutine closed, which no running task's is."""
     try:
         task = asyncio.current_task()
     except RuntimeError:  # a thread without a loop
@@ -213,7 +231,15 @@ def _not_earlier(found: Any, statements: list[ast.stmt]) -> list[ast.stmt]:
     """
     there = vars(sys.modules[found.__module__]).get(found.__name__)
     other = there is not found and isinstance(there, type(found))
-    if other and sum(found.__name__ in _bound(one) for one in statements) > 1:
+    places = [one for one in statements if found.__name__ in _bound(one)]
+    # What stands under an `if` or a `with` is not looked for where texts are taken from.
+    below = found.__module__ == "__main__" and any(
+        isinstance(part, _SCOPES) and part.name == found.__name__
+        for one in statements
+        if not isinstance(one, _SCOPES)
+        for part in ast.walk(one)
+    )
+    if (other and len(places) > 1) or (below and places):
         raise UsageError(
             f"{found.__name__} is defined more than once in {found.__module__}, and this is not "
             "the last of them, which is what would run: give each a name of its own"

@@ -131,6 +131,8 @@ class Clerk:
             raise asyncio.CancelledError
         if message["how"] == "interrupt":
             raise KeyboardInterrupt
+        if message["how"] == "panic":
+            raise BaseException("a panic")
         if message["how"] == "tool":
             await ctx.call("leave")
         if message["how"] == "state":

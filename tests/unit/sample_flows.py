@@ -50,6 +50,10 @@ def cannot_give_back(receipt: str, ledger: str, order: str) -> None:
     raise Declined(f"no way back from {receipt}")
 
 
+class Panic(BaseException):
+    """What is no Exception, and nobody's signal."""
+
+
 @aios.step(retries=3, backoff=0.0)
 def leave(ledger: str, kind: str) -> None:
     write(ledger, f"leave-{kind}")
@@ -59,6 +63,10 @@ def leave(ledger: str, kind: str) -> None:
         raise asyncio.CancelledError
     if kind == "interrupt":
         raise KeyboardInterrupt
+    if kind == "panic":
+        raise Panic("a library written in Rust has it")
+    if kind == "at the end":
+        next(iter(()))
     if kind == "permanent":
         raise aios.PermanentError("nothing will mend this")
     raise Overdrawn(kind, 3)
@@ -87,6 +95,8 @@ async def leaving(ledger: str, kind: str) -> str:
         raise KeyboardInterrupt
     if kind == "flow's end":
         raise GeneratorExit
+    if kind == "flow's group":
+        raise BaseExceptionGroup("two", [KeyboardInterrupt(), ValueError()])
     try:
         others = {"async": leave_async, "given up": give_up, "async interrupt": interrupt}
         other = others.get(kind)

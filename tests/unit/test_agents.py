@@ -371,6 +371,7 @@ def test_what_the_caller_did_wrong_is_not_tried_again(world: AgentWorld, clerk: 
         ("tool", "it called sys.exit(2)"),
         ("cancel", "it raised asyncio.CancelledError"),
         ("interrupt", "it raised KeyboardInterrupt"),
+        ("panic", "it raised BaseException: a panic"),
         ("state", "its state does not fit Memory: level: Input should be less than or equal to 3"),
         ("dict", "ctx.state is now a dict; change its fields, or set it to a Memory"),
         ("forgets", "ctx.call was called and not awaited: it never ran"),

@@ -96,6 +96,20 @@ def test_of_two_definitions_of_a_name_the_earlier_is_not_taken_for_the_later(
     assert "return 3" in code_of(before, "flow").text
 
 
+def test_of_a_script_no_other_definition_than_the_one_that_counts_is_taken(tmp_path: Path) -> None:
+    text = (
+        "import aios\nfrom aios.packaging import code_of\n\n"
+        "@aios.flow\ndef twice():\n    return 1\n\n"
+        "if True:\n    @aios.flow\n    def twice():\n        return 2\n\n"
+        "code_of(twice, 'flow')\n"
+    )
+    (tmp_path / "script.py").write_text(text)
+    ran = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=False
+    )
+    assert "twice is defined more than once in __main__" in ran.stderr
+
+
 def test_state_of_an_instance_does_not_get_lost_silently() -> None:
     recipe = Plain()
     recipe.depth = 3  # type: ignore[attr-defined]

@@ -81,6 +81,9 @@ class TestRunning:
             ("async interrupt", "it raised KeyboardInterrupt"),
             ("flow's interrupt", "it raised KeyboardInterrupt"),
             ("flow's end", "it raised GeneratorExit"),
+            ("flow's group", "it raised BaseExceptionGroup: two"),
+            ("panic", "it raised Panic: a library written in Rust has it"),
+            ("at the end", "it raised StopIteration"),
         ],
     )
     def test_code_that_exits_fails_and_its_worker_goes_on(
