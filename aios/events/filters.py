@@ -140,7 +140,7 @@ def key_of(event: Mapping[str, Any], path: str | None) -> str | None:
     if isinstance(found, bool | int | float):
         return json.dumps(found)
     if not isinstance(found, str) or not found:
-        told = "missing" if found is _MISSING else f"{found!r:.60}"
+        told = "missing" if found is _MISSING else f"{found!r:.60}" if found != "" else "empty"
         there = ", ".join(islice(_paths(event.get("data")), MOST_TOLD)) or "no fields"
         raise UsageError(
             f"the key {path} of the event is {told}; it is a text or a number. Its data has {there}"

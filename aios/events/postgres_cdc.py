@@ -19,7 +19,8 @@ from aios.records.events import PostgresCDC
 
 CONNECT_S = 10
 MADE = "aios: the slot {slot} was made"
-"""Comment of the publication, by which a lost slot is told from one that never was."""
+"""How the publication's comment begins, by which a lost slot is told from one that never was. It
+goes on with the tables, by which one that was dropped is told from one that is asked for now."""
 NONE = "no publication"
 
 
@@ -39,6 +40,7 @@ class PostgresConsumer:
             raise UsageError("PostgreSQL needs its client: pip install 'aios[postgres]'") from None
         self._library = psycopg
         self._postgres = postgres
+        self._tables: set[int] = set()
         self.slot = postgres.slot or f"aios_{subscription.replace('-', '_')}"
         parts = urlsplit(postgres.url)
         with self._told():
@@ -106,26 +108,28 @@ class PostgresConsumer:
                 "and a restart of it"
             )
         made = MADE.format(slot=self.slot)
+        comment = f"{made} for {', '.join(self._postgres.tables)}"
         known = "SELECT obj_description(oid, 'pg_publication') FROM pg_publication"
         [(noted,)] = self._rows(f"{known} WHERE pubname = %s", (self.slot,)) or [(NONE,)]
-        self._publish(there=noted != NONE, ours=noted == made)
-        if noted != made and not self._slot():
+        ours = str(noted).startswith(made)
+        self._publish(there=noted != NONE, ours=ours, same=noted == comment)
+        if not ours and not self._slot():
             self._rows("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (self.slot,))
-        if noted != made:
+        if noted != comment:
             self._connection.execute(
-                sql.SQL("COMMENT ON PUBLICATION {} IS {}").format(name, sql.Literal(made))
+                sql.SQL("COMMENT ON PUBLICATION {} IS {}").format(name, sql.Literal(comment))
             )
         self._guard()
 
-    def _publish(self, *, there: bool, ours: bool) -> None:
-        """Make the publication one of the wanted tables."""
+    def _publish(self, *, there: bool, ours: bool, same: bool) -> None:
+        """Make the publication one of the wanted tables; `same`: which it was made for."""
         sql = self._library.sql
         tables = [sql.Identifier(*one.split(".")) for one in self._postgres.tables]
-        wanted = {self._published(one) for one in tables}
-        query = "SELECT prrelid FROM pg_publication_rel JOIN pg_publication p ON p.oid = prpubid"
-        found = {oid for (oid,) in self._rows(f"{query} WHERE p.pubname = %s", (self.slot,))}
-        if found == wanted:
+        self._tables = {self._oid(one) for one in tables}
+        if self._published() == self._tables:
             return
+        if there and same:
+            raise self._lost("a table of it was dropped, or taken out of the publication")
         if there and not ours:
             raise UsageError(
                 f"{self._postgres.shown}: there is a publication {self.slot} of other tables than "
@@ -137,19 +141,31 @@ class PostgresConsumer:
         name, listed = sql.Identifier(self.slot), sql.SQL(", ").join(tables)
         self._connection.execute(sql.SQL(change).format(name, listed))
 
-    def _published(self, table: Any) -> int:
+    def _published(self) -> set[int]:
+        """The tables whose changes the publication tells."""
+        query = "SELECT prrelid FROM pg_publication_rel JOIN pg_publication p ON p.oid = prpubid"
+        return {oid for (oid,) in self._rows(f"{query} WHERE p.pubname = %s", (self.slot,))}
+
+    def _oid(self, table: Any) -> int:
         """The oid of a table whose changes can be published.
 
         Raises:
-            UsageError: nothing names its rows: published, it could be added to, and no more.
+            UsageError: it is not there, or nothing names its rows: published, it could be added to,
+                and no more.
         """
         name = table.as_string(self._connection)
-        [(oid, named)] = self._rows(
+        found = self._rows(
             "SELECT c.oid, c.relreplident IN ('f', 'i') OR c.relreplident = 'd' AND EXISTS "
             "(SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) "
-            "FROM pg_class c WHERE c.oid = %s::regclass",
+            "FROM pg_class c WHERE c.oid = to_regclass(%s)",
             (name,),
         )
+        if not found:
+            raise UsageError(
+                f"{self._postgres.shown}: there is no table {name} here; one of another schema "
+                'than the user\'s own is named with it, tables=("crm.orders",)'
+            )
+        [(oid, named)] = found
         if not named:
             raise UsageError(
                 f"{self._postgres.shown}: the table {name} has no primary key, and PostgreSQL "
@@ -165,11 +181,16 @@ class PostgresConsumer:
 
     def _guard(self) -> None:
         found = self._slot()
-        if found and found[0][0] != "lost":
-            return
-        what = "is gone" if not found else "was given up by PostgreSQL, which needed the room"
-        raise PermanentError(
-            f"the replication slot {self.slot} {what}: changes since then are lost. Bring what "
+        if not found:
+            raise self._lost("it is gone")
+        if found[0][0] == "lost":
+            raise self._lost("PostgreSQL gave it up, which needed the room")
+        if self._published() != self._tables:
+            raise self._lost("a table of it was dropped, or taken out of the publication")
+
+    def _lost(self, why: str) -> PermanentError:
+        return PermanentError(
+            f"the replication slot {self.slot}: {why}; changes since then are lost. Bring what "
             "acts on them up to date by hand, then begin anew: SELECT pg_drop_replication_slot("
             f"'{self.slot}') if it is there, and DROP PUBLICATION {self.slot}"
         )

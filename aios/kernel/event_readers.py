@@ -53,6 +53,7 @@ class Readers:
     problem: str | None = None
     restarts: int = 0
     pids: list[int] = field(default_factory=list)
+    password: str | None = field(default=None, repr=False)
 
 
 class EventReaders:
@@ -114,16 +115,26 @@ class EventReaders:
         found.handles = alive[:number]
         found.problem = problems[0] if problems else None
         try:
+            if problems or len(found.handles) < number:
+                self._use_password(found)
             while len(found.handles) < number:
-                found.handles.append(self._begin(subscription))
+                found.handles.append(self._begin(found))
         except AiosError as error:
             found.problem = error.message
 
-    def _begin(self, subscription: Subscription) -> Handle:
-        assert self.host is not None
-        reference = getattr(subscription.spec.source, "password", None)
+    def _use_password(self, found: Readers) -> None:
+        """The password as it is now: those that began with another one, and have come to nothing by
+        it, begin anew."""
+        reference = getattr(found.subscription.spec.source, "password", None)
         password = None if reference is None else secret(reference, self._home)
-        return self.host.read(subscription, password, subscription.position)
+        if password != found.password:
+            self._end(found.handles)
+            found.handles, found.password = [], password
+
+    def _begin(self, found: Readers) -> Handle:
+        assert self.host is not None
+        subscription = found.subscription
+        return self.host.read(subscription, found.password, subscription.position)
 
     def _bounds(self, subscription: Subscription) -> tuple[int, int]:
         if subscription.spec.source.kind in ALONE:

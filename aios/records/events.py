@@ -195,16 +195,17 @@ class PostgresCDC(_Place):
 
     The data of an event are `{"op": "insert", "table": "public.orders", "key": {"id": 7}, "row":
     {...}, "old": None}`; `op` may be update, delete and truncate too. So keys and filters begin
-    with `row.`: `key="row.customer"`. `row` is what the row is now; of a deleted one what names it,
-    and of an updated one without columns that PostgreSQL keeps apart (large texts) and that did
-    not change. `numeric` columns of up to 15 digits, such as `numeric(12, 2)`, are numbers, and all
-    others exact text, which filters compare as numbers too. `lag` is in bytes of PostgreSQL's log.
+    with `row.`: `key="row.id"`. `row` is what the row is now, of a deleted one what names it, of
+    a truncated table nothing: those lack other keys, and are dead letters unless a filter passes
+    them over (`op = "insert" or op = "update"`). Large texts that did not change are not told.
+    `numeric` columns of up to 15 digits, such as `numeric(12, 2)`, are numbers, and all others
+    exact text, which filters compare as numbers too. `lag` is in bytes of PostgreSQL's log.
 
     Slot and publication, both `aios_<id of the subscription>` or `slot`, are made where there are
     none. While nobody reads, also while the subscription is off, the slot keeps PostgreSQL's log on
     its disk. To end it for good: `SELECT pg_drop_replication_slot('...')` and `DROP PUBLICATION`.
-    A slot that is lost means changes that are lost, and is an error that a person must answer,
-    never begun anew silently.
+    A slot that is lost, or a table that is dropped, means changes that are lost, and is an error
+    that a person must answer, never begun anew silently.
 
     Args:
         url: `postgresql://host:5432/database`, without user and password.

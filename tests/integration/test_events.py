@@ -348,6 +348,8 @@ def test_changes_of_rows_come_in_order_until_they_are_let_go_of_and_a_lost_slot_
             UsageError, match=r'"nameless" has no primary key.*REPLICA IDENTITY FULL'
         ):
             reading("orders", "nameless")
+        with pytest.raises(UsageError, match='there is no table "absent" here'):
+            reading("orders", "absent")
         database.execute("UPDATE nameless SET id = 2")  # its owner is in nobody's way
         reader = reading("others")
         database.execute("INSERT INTO orders VALUES (3, 1, 'of another table now')")
@@ -356,9 +358,17 @@ def test_changes_of_rows_come_in_order_until_they_are_let_go_of_and_a_lost_slot_
             json.loads(one.body or b"")["row"] for one in reader.poll(9, 0.0).messages
         ]
         assert (five, many["exact"]) == ({"id": 7, "exact": "5"}, "12345678901234567890.12")
+        database.execute("DROP TABLE others")
+        dropped = "a table of it was dropped.*changes since then are lost"
+        with pytest.raises(PermanentError, match=dropped):
+            reader.poll(9, 0.0)
         reader.close()
+        database.execute("CREATE TABLE others (id int PRIMARY KEY)")
+        with pytest.raises(PermanentError, match=dropped):
+            reading("others")  # not silently from its successor's first row on
+        reading("orders").close()
         database.execute("SELECT pg_drop_replication_slot('aios_orders_cdc')")
-        with pytest.raises(PermanentError, match="is gone: changes since then are lost"):
+        with pytest.raises(PermanentError, match="it is gone; changes since then are lost"):
             reading("orders")
 
 

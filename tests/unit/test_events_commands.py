@@ -325,10 +325,11 @@ class Handle:
 
 class Host:
     def __init__(self):
-        self.made = []
+        self.made, self.passwords = [], []
 
     def read(self, subscription, password, position):
         self.made.append(Handle())
+        self.passwords.append(password)
         return self.made[-1]
 
 
@@ -360,6 +361,22 @@ def test_a_password_that_is_not_there_is_told_as_the_subscriptions_problem(world
     world.subscribe(source=source)
     readers.look(world.store.subscriptions())
     assert "none cannot be read" in readers.readers["orders"].problem
+
+
+def test_a_reader_that_is_refused_begins_anew_once_its_password_is_another_one(world, tmp_path):
+    readers, host = EventReaders(world.clock, tmp_path), Host()
+    readers.host = host
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "kafka").write_text("old")
+    world.subscribe(source=aios.Kafka("127.0.0.1:9", topic="t", user="u", password="file:kafka"))
+    readers.look(world.store.subscriptions())
+    (tmp_path / "secrets" / "kafka").write_text("new")
+    readers.look(world.store.subscriptions())
+    assert host.passwords == ["old"], "what reads well is left alone"
+    host.made[0].told = {"lag": None, "problem": "refused"}
+    for _ in range(2):
+        readers.look(world.store.subscriptions())
+    assert (host.passwords, host.made[0].ended) == (["old", "new"], True)
 
 
 # -- the real kernel and its API ------------------------------------------------------
