@@ -1,6 +1,6 @@
 """One private runtime for all tests that can share it: starting one takes 10 to 25 seconds, and one
 that idles a quarter of a core. So the files that use it come first, one worker takes them all
-(see `tests/conftest.py`), and it ends with the last of them."""
+(see `tests/conftest.py`), and it ends with the last file of them."""
 
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
@@ -27,9 +27,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
     yield
-    if item is item.config.stash[_LAST]:
+    last = item.config.stash[_LAST]
+    # Its file's own fixtures end with the file.
+    ends = nextitem is None or nextitem.path != item.path
+    if ends and last is not None and item.path == last.path:
         _SHARED.close()
 
 
