@@ -19,9 +19,8 @@ from aios.records.events import PostgresCDC
 
 CONNECT_S = 10
 MADE = "aios: the slot {slot} was made"
-"""How the publication's comment begins, by which a lost slot is told from one that never was. It
-goes on with the tables, by which one that was dropped is told from one that is asked for now."""
-NONE = "no publication"
+"""How the publication's comment begins: by it a lost slot is told from one that never was. The
+tables follow: by them a table that was dropped is told from a change of `tables=`."""
 
 
 class PostgresConsumer:
@@ -110,9 +109,10 @@ class PostgresConsumer:
         made = MADE.format(slot=self.slot)
         comment = f"{made} for {', '.join(self._postgres.tables)}"
         known = "SELECT obj_description(oid, 'pg_publication') FROM pg_publication"
-        [(noted,)] = self._rows(f"{known} WHERE pubname = %s", (self.slot,)) or [(NONE,)]
+        there = self._rows(f"{known} WHERE pubname = %s", (self.slot,))
+        noted = there[0][0] if there else None
         ours = str(noted).startswith(made)
-        self._publish(there=noted != NONE, ours=ours, same=noted == comment)
+        self._publish(there=bool(there), ours=ours, same=noted == comment)
         if not ours and not self._slot():
             self._rows("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (self.slot,))
         if noted != comment:
@@ -126,10 +126,8 @@ class PostgresConsumer:
         sql = self._library.sql
         tables = [sql.Identifier(*one.split(".")) for one in self._postgres.tables]
         self._tables = {self._oid(one) for one in tables}
-        if self._published() == self._tables:
-            return
-        if there and same:
-            raise self._lost("a table of it was dropped, or taken out of the publication")
+        if same or self._published() == self._tables:
+            return  # a table that is missing although it was there is a matter of `_guard`
         if there and not ours:
             raise UsageError(
                 f"{self._postgres.shown}: there is a publication {self.slot} of other tables than "

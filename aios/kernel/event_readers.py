@@ -123,8 +123,7 @@ class EventReaders:
             found.problem = error.message
 
     def _use_password(self, found: Readers) -> None:
-        """The password as it is now: those that began with another one, and have come to nothing by
-        it, begin anew."""
+        """Take the password as it is now; readers that began with another one begin anew."""
         reference = getattr(found.subscription.spec.source, "password", None)
         password = None if reference is None else secret(reference, self._home)
         if password != found.password:

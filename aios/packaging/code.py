@@ -65,7 +65,7 @@ def code_of(found: Any, kind: str) -> CodeSource:
     else:
         path = _file_of(found)
         text = path.read_text("utf-8")
-        if vars(sys.modules[module]).get(found.__name__) is not found:
+        if _there(found) is not found:
             _not_earlier(found, ast.parse(text).body)
         # The folder from which `module` is imported lies above one folder for each dot in it.
         folder = str(path.parents[module.count(".")])
@@ -224,12 +224,12 @@ def _written_in_main(found: Any) -> Iterator[ast.stmt]:
 
 
 def _not_earlier(found: Any, statements: list[ast.stmt]) -> list[ast.stmt]:
-    """The statements, which define this. Of two definitions of a name a text gives the later.
+    """The statements, if what they define under this name is this and nothing else.
 
     Raises:
-        UsageError: this is the earlier.
+        UsageError: it is defined more than once, and another one than this may be sent.
     """
-    there = vars(sys.modules[found.__module__]).get(found.__name__)
+    there = _there(found)
     other = there is not found and isinstance(there, type(found))
     places = [one for one in statements if found.__name__ in _bound(one)]
     # What stands under an `if` or a `with` is not looked for where texts are taken from.
@@ -241,10 +241,15 @@ def _not_earlier(found: Any, statements: list[ast.stmt]) -> list[ast.stmt]:
     )
     if (other and len(places) > 1) or (below and places):
         raise UsageError(
-            f"{found.__name__} is defined more than once in {found.__module__}, and this is not "
-            "the last of them, which is what would run: give each a name of its own"
+            f"{found.__name__} is defined more than once in {found.__module__}, and another of "
+            "them than this may run: give each a name of its own"
         )
     return statements
+
+
+def _there(found: Any) -> Any:
+    """What its module has under its name; None if that is not there, or no module that is known."""
+    return getattr(sys.modules.get(found.__module__), found.__name__, None)
 
 
 def _needed(name: str, statements: list[ast.stmt], kind: str) -> str:

@@ -120,7 +120,8 @@ class SubscriptionWrites(Writing, SubscriptionReads):
         return count
 
     def discard(self, letter_ids: Iterable[int]) -> int:
-        """Forget events that were set aside. A repeat of one that could be read changes nothing.
+        """Forget events that were set aside. A repeat of one changes nothing, unless it never came
+        into the inbox: it could not be read, or lacked its key.
 
         Raises:
             UnknownName: there is no such dead letter.

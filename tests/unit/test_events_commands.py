@@ -4,14 +4,17 @@ import json
 import os
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from alert_servers import http_receiver
 from api_fakes import Client, api_of, is_problem
 from event_worlds import KEY, SECRET, EventWorld
 from kernel_fakes import World, make_template, make_world
+from typer.testing import CliRunner
 
 import aios
+from aios.cli import app
 from aios.errors import (
     IllegalTransition,
     Overloaded,
@@ -556,3 +559,45 @@ def test_brokers_that_cannot_be_reached_are_told():
         assert consumer.lag() is None
     finally:
         consumer.close()
+
+
+def test_what_waits_for_a_sink_that_is_given_up_is_discarded(kernel):
+    sink = TO.model_dump(mode="json")
+    event = {"specversion": "1.0", "id": "e1", "source": "s", "type": "t"}
+    kernel.do("emit", sink=sink, event=event)
+    assert kernel.do("give_up", sink=sink) == {"set_aside": 1}
+    assert kernel.do("outbox") == []
+    [letter] = kernel.do("dead_letters", subscription="outbox")
+    assert letter["reason"] == "ann gave its sink up"
+    assert kernel.do("discard", ids=[letter["id"]]) == {"discarded": 1}
+    assert kernel.do("dead_letters") == []
+    assert [entry["action"] for entry in kernel.do("audit", limit=2)] == ["discard", "give_up"]
+
+
+def test_in_a_terminal_dead_letters_are_chosen_by_id_or_by_subscription(monkeypatch):
+    class Runtime:
+        def __init__(self):
+            self.told = []
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *ended):
+            pass
+
+        def dead_letters(self, subscription, limit):
+            return [SimpleNamespace(id=n) for n in (1, 2)]
+
+        def discard(self, chosen):
+            self.told = [getattr(one, "id", one) for one in chosen]
+            return len(chosen)
+
+        replay = discard
+
+    here = Runtime()
+    monkeypatch.setattr("aios.cli.events.lifecycle.connect", lambda *_, **__: here)
+    for command, said in (("discard", "3 discarded"), ("replay", "3 acted on again")):
+        done = CliRunner().invoke(app, [command, "1", "7", "--subscription", "orders"])
+        assert (done.output.strip(), here.told) == (said, [1, 7, 2])
+    refused = CliRunner().invoke(app, ["discard"])
+    assert isinstance(refused.exception, UsageError)

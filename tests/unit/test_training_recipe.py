@@ -87,7 +87,7 @@ def test_of_two_definitions_of_a_name_the_earlier_is_not_taken_for_the_later(
     (tmp_path / "doubled.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     doubled = importlib.import_module("doubled")
-    with pytest.raises(UsageError, match="twice is defined more than once in doubled, and this"):
+    with pytest.raises(UsageError, match="twice is defined more than once in doubled, and another"):
         code_of(doubled.first, "flow")
     assert "return 2" in code_of(doubled.twice, "flow").text
     (tmp_path / "doubled.py").write_text("import aios\n" + flow.format(3))
