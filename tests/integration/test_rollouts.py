@@ -50,6 +50,16 @@ def endpoint(rt, toy_model, toy_contract, toy_frame) -> Iterator[aios.Endpoint]:
     rt.remove("roll")
 
 
+@pytest.fixture(autouse=True)
+def ended(rt, endpoint) -> Iterator[None]:
+    """What a test that failed left running fails none of the next."""
+    yield
+    for row in rt.rollouts(endpoint.name):
+        if row["status"] == "running":
+            rt.get_rollout(row["id"]).abort("its test has ended")
+            rt.get_rollout(row["id"]).wait(30)
+
+
 @pytest.fixture
 def traffic(rt, endpoint) -> Iterator[Replay]:
     records = [{"id": f"k{n}", "a": (n % 100) / 50 - 1, "b": None} for n in range(2000)]
@@ -157,11 +167,13 @@ def test_the_split_is_fair_and_a_growing_weight_moves_no_key_back(rt, endpoint):
         return {key for key in keys if endpoint.predict({"a": 0.1}, key=key).version == new}
 
     wait_for_stage(rollout, "canary 10%")
+    endpoint.wait(30)  # the stage is written before the replicas hear of it
     first, again = moved(), moved()
     assert again == first
     assert_binomial(len(first), len(keys), 0.1)
     assert on_a_line(rt, endpoint.name)
     wait_for_stage(rollout, "canary 30%")
+    endpoint.wait(30)
     second = moved()
     assert rollout.status().stage == "canary 30%"
     assert first < second
