@@ -12,6 +12,7 @@ import argparse
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections import Counter as Counted
@@ -74,7 +75,11 @@ def run(rt: Any, kills: int, agents: int, random_: random.Random) -> dict[str, A
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        struck = Counted(_struck(rt, random_) for _ in range(kills))
+        struck: Counted[str] = Counted()
+        for _ in range(kills):
+            done = _struck(rt, random_)
+            struck[done] += 1
+            print(f"{struck.total()} of {kills}: {done}", file=sys.stderr, flush=True)
     finally:
         over.set()
         sender.join()
