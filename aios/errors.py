@@ -25,13 +25,16 @@ here: they live in one table at the edge (`aios.contracts.problems`).
 from collections.abc import Sequence
 from typing import Any
 
+MOST_TOLD = 3
+"""Of the errors in a group, how many are described."""
+
 
 class AiosError(Exception):
     """Base of all errors raised on purpose. `details` is JSON and travels with it."""
 
     def __init__(self, message: str, **details: Any) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = storable(str(message))
+        super().__init__(self.message)
         self.details = details
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -160,6 +163,30 @@ class FlowDiverged(PermanentError):
 
 class StoreCorrupt(PermanentError):
     """The store breaks one of its own invariants."""
+
+
+def storable(text: str) -> str:
+    """A text as JSON, HTTP and every database take it: half characters, as in the names of files
+    that are not UTF-8, and NULs are spelled out."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode(errors="backslashreplace").decode()
+    return text.replace("\x00", "\\x00")
+
+
+def describe(error: BaseException) -> str:
+    """What any error says, with its class where it is none of ours; of a group also the first few
+    that are in it. Never fails, though an error's own `__str__` may."""
+    if isinstance(error, AiosError):
+        return error.message
+    try:
+        text = str(error)
+    except Exception as fault:  # noqa: BLE001 - it is of the one who wrote the error
+        text = f"its text cannot be made, that raised {type(fault).__name__}"
+    if isinstance(error, BaseExceptionGroup):
+        text += f": {'; '.join(map(describe, error.exceptions[:MOST_TOLD]))}"
+    return storable(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 def _subclasses(root: type[AiosError]) -> dict[str, type[AiosError]]:

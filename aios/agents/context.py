@@ -13,13 +13,14 @@ from aios.agents.deciding import ByModel, ByRule, Layer, first_sure
 from aios.agents.plain import as_json
 from aios.agents.tools import Tool, scopes_of
 from aios.errors import (
-    AiosError,
     DeadlineExceeded,
     Forbidden,
     NotApproved,
     UnknownName,
     UsageError,
+    describe,
     from_problem,
+    storable,
 )
 from aios.flows.writing import OPERATION, Flow
 from aios.packaging import code_of, exits_told, to_its_end
@@ -408,7 +409,7 @@ class Context:
         try:
             result = await self._carried_out(tool, key, plain, read)
         except Exception as error:
-            self.ended.append(CallEnd(key=key, problem=_said(error)))
+            self.ended.append(CallEnd(key=key, problem=describe(error)))
             raise
         self.ended.append(CallEnd(key=key, result=as_json(result, f"the result of {name}")))
         return result
@@ -426,7 +427,7 @@ class Context:
                 # In a thread: what it waits for must not hold up the other agents here.
                 result = await asyncio.to_thread(to_its_end, tool.function, (), given)
         except Exception as error:
-            self._note(tool.facts.name, plain, problem=_said(error))
+            self._note(tool.facts.name, plain, problem=describe(error))
             raise
         finally:
             OPERATION.reset(token)
@@ -449,12 +450,8 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
 
 
-def _said(error: BaseException) -> str:
-    return error.message if isinstance(error, AiosError) else f"{type(error).__name__}: {error}"
-
-
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    text = storable(value) if isinstance(value, str) else repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 

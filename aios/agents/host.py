@@ -13,7 +13,14 @@ from aios.agents.budget import Meter
 from aios.agents.context import ChildFailed, Context, Kernel, Predict
 from aios.agents.plain import plain_reply, plain_state
 from aios.agents.watchdog import LoopBlocked
-from aios.errors import AiosError, BudgetExceeded, PermanentError, TemporaryError, UsageError
+from aios.errors import (
+    AiosError,
+    BudgetExceeded,
+    PermanentError,
+    TemporaryError,
+    UsageError,
+    describe,
+)
 from aios.packaging import exits_told, load_code, own_line
 from aios.records import CodeSource
 from aios.records.agents import Delivery, Spent, Turn
@@ -276,13 +283,14 @@ def _known(meter: Meter, context: Context | None) -> dict[str, Any]:
 
 def _problem(error: Exception, source: CodeSource | None) -> dict[str, Any]:
     """An error as a turn tells it: what a caller did wrong is not tried again."""
-    if isinstance(error, AiosError):
+    where = "" if source is None else own_line(error, source)
+    if isinstance(error, LoopBlocked):
+        told: AiosError = UsageError(str(error))
+    elif isinstance(error, AiosError) and type(error) is not PermanentError:
         told = error
-    elif isinstance(error, LoopBlocked):
-        told = UsageError(str(error))
     else:
-        where = "" if source is None else own_line(error, source)
-        told = PermanentError(f"{type(error).__name__}: {error}" + (f" ({where})" if where else ""))
+        details = error.details if isinstance(error, AiosError) else {}
+        told = PermanentError(describe(error) + (f" ({where})" if where else ""), **details)
     return {
         "problem": told.to_problem(),
         "retry": not isinstance(told, UsageError),

@@ -9,7 +9,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from aios.agents.tools import Tool, check_policy
-from aios.errors import DeadlineExceeded, PermanentError, TemporaryError, Unsupported, UsageError
+from aios.errors import (
+    DeadlineExceeded,
+    PermanentError,
+    TemporaryError,
+    Unsupported,
+    UsageError,
+    describe,
+)
 from aios.records.agents import ToolFacts
 
 CALL_S = 60.0
@@ -103,7 +110,7 @@ async def _called(
         cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
         if isinstance(cause, MCPError):
             raise UsageError(f"MCP tool {name}: {cause}") from None
-        reason = f"{type(cause).__name__}: {cause}"
+        reason = describe(cause)
         raise TemporaryError(f"the MCP server of {name} does not answer: {reason}") from error
     texts = [part.text for part in answer.content if part.type == "text"]
     if answer.is_error:

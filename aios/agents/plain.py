@@ -6,7 +6,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from aios.agents.agent import AgentClass
 from aios.errors import UsageError
-from aios.store.canonical import canonical
+from aios.store.canonical import canonical, plain
 
 MOST_STATE = 4 * 2**20
 """Characters of an agent's state as JSON, which is written with every message."""
@@ -19,11 +19,11 @@ def as_json(value: Any, what: str) -> Any:
         UsageError: it is not JSON.
     """
     try:
-        plain = to_jsonable_python(value, serialize_unknown=False, inf_nan_mode="constants")
-        canonical(plain)
-    except (PydanticSerializationError, UsageError, ValueError) as error:
+        found = to_jsonable_python(value, serialize_unknown=False, inf_nan_mode="constants")
+    except (PydanticSerializationError, ValueError) as error:
         raise UsageError(f"{what} is not JSON: {str(error)[:200]}; use plain values") from None
-    return plain
+    plain(found, what)
+    return found
 
 
 def plain_state(state: Any, made: AgentClass) -> dict[str, Any] | None:

@@ -7,7 +7,14 @@ from contextvars import Context
 from datetime import datetime
 from typing import Any, Protocol
 
-from aios.errors import AiosError, PermanentError, StoreUnavailable, UsageError, from_problem
+from aios.errors import (
+    AiosError,
+    PermanentError,
+    StoreUnavailable,
+    UsageError,
+    describe,
+    from_problem,
+)
 from aios.store.files import begin_file
 
 FlowFunction = Callable[..., Any]
@@ -186,6 +193,5 @@ def _moment(value: Any) -> str:
 
 
 def _problem(error: Exception) -> dict[str, Any]:
-    if isinstance(error, AiosError):
-        return error.to_problem()
-    return PermanentError(f"{type(error).__name__}: {error}").to_problem()
+    told = error if isinstance(error, AiosError) else PermanentError(describe(error))
+    return told.to_problem()

@@ -11,7 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aios.errors import AiosError, PermanentError, StoreCorrupt, StoreUnavailable
+from aios.errors import (
+    AiosError,
+    PermanentError,
+    StoreCorrupt,
+    StoreUnavailable,
+    UsageError,
+    describe,
+)
 from aios.errors import from_problem as error_of_problem
 from aios.packaging import own_line
 from aios.records import CodeSource
@@ -19,6 +26,8 @@ from aios.store.canonical import plain
 
 LARGE_BYTES = 256 * 1024
 """What is larger as JSON goes to a file beside the database, which holds its address."""
+LONGEST_TEXT = 2_000
+"""Of what an error says, in characters."""
 Outcome = dict[str, Any]
 """`{"value"}`, `{"file", "sha256", "bytes"}` or `{"failed"}`; see `Outcomes` and `told`."""
 
@@ -105,12 +114,12 @@ def told(error: Exception, source: CodeSource | None = None) -> dict[str, Any]:
     if isinstance(error, AiosError):
         return {"problem": error.to_problem(), "line": line}
     arguments = list(error.args)
+    says = describe(error)[:LONGEST_TEXT]
     try:
-        json.dumps(arguments, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        arguments = [str(error)]
-    name = type(error).__name__
-    return {"type": name, "args": arguments, "says": f"{name}: {error!s:.2000}", "line": line}
+        plain(arguments, "what an error was made of")
+    except UsageError:
+        arguments = [says.partition(": ")[2]]
+    return {"type": type(error).__name__, "args": arguments, "says": says, "line": line}
 
 
 def rebuilt(failed: dict[str, Any], module: ModuleType | None = None) -> Exception:

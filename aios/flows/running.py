@@ -14,13 +14,21 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from aios.errors import AiosError, DeadlineExceeded, FlowDiverged, PermanentError, UsageError
+from aios.errors import (
+    MOST_TOLD,
+    AiosError,
+    DeadlineExceeded,
+    FlowDiverged,
+    PermanentError,
+    UsageError,
+    describe,
+)
 from aios.flows.around import Around
 from aios.flows.durable import FlowInterrupted
 from aios.flows.outcomes import Outcome, rebuilt, says, told
 from aios.flows.views import UNDO
 from aios.flows.writing import NO_DEFAULT, OPERATION, RUNNING, Asking, Flow, Step, own
-from aios.packaging import exits_told, to_its_end
+from aios.packaging import exits_told, own_line, to_its_end
 from aios.records import CodeSource
 from aios.store.canonical import plain
 
@@ -120,9 +128,9 @@ class DurableRun:
         self._over.set()
         while self._steps_on:
             await asyncio.wait(self._steps_on)
-        while isinstance(error, ExceptionGroup):
-            error = error.exceptions[0]
-        failed = told(error, self._source)
+        first, *others = _single(error)
+        failed = told(first, self._source)
+        failed["line"] = failed["line"] or own_line(error, self._source)
         undone, kept = [], []
         for task, name in list(self._children_on.items()):
             task.cancel()
@@ -135,12 +143,13 @@ class DurableRun:
             except Exception as fault:  # noqa: BLE001 - told below, and the rest is undone
                 if self._diverged is not None:
                     return self._diverged
-                kept.append({"step": f"{step.name} ({number})", "error": str(fault)[:500]})
-        kind = type(error) if isinstance(error, AiosError) else PermanentError
-        details = dict(error.details) if isinstance(error, AiosError) else {}
+                kept.append({"step": f"{step.name} ({number})", "error": describe(fault)[:500]})
+        kind = type(first) if isinstance(first, AiosError) else PermanentError
+        details = dict(first.details) if isinstance(first, AiosError) else {}
         more = {"flow": self.flow_id, "failed": failed, "undone": undone, "not_undone": kept}
         where = f" ({failed['line']})" if kind is PermanentError and failed["line"] else ""
-        return kind(f"{says(failed)}{where}", **{**details, **more})
+        beside = "".join(f"; and {describe(one)}" for one in others[:MOST_TOLD])
+        return kind(f"{says(failed)}{where}{beside}", **{**details, **more})
 
     async def _refuse_rest(self) -> None:
         """A history that is longer than what the text does belongs to another text."""
@@ -458,6 +467,13 @@ class DurableRun:
         text = plain(result, f"what step {step.name!r} returns")
         small = outcomes.small(text)
         return small if small is not None else await asyncio.to_thread(outcomes.written, text)
+
+
+def _single(error: Exception) -> list[Exception]:
+    """The errors in a group, as a task group raises one; else the error alone."""
+    if not isinstance(error, ExceptionGroup):
+        return [error]
+    return [found for one in error.exceptions for found in _single(one)]
 
 
 def _unanswered(asking: Asking) -> str:

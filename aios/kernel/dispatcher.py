@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aios.clock import Clock
-from aios.errors import AiosError, UsageError
+from aios.errors import AiosError, UsageError, describe, storable
 from aios.events.asking import Asking
 from aios.events.dispatching import PutOff, SetAside, after_failure, fault_of
 from aios.records.cloudevents import CloudEvent
@@ -191,7 +191,7 @@ class Line:
                 continue
             last_s, tries = self._tried.get(row.seq, (mono_s, 0))
             fault, others = fault_of(result.error), self._good_s >= last_s
-            reason = _reason(result.error)
+            reason = describe(result.error)
             match after_failure(row.attempts, fault, others, tries, now_s):
                 case PutOff(attempts, due_s):
                     outcome.put_off.append((row.seq, attempts, due_s))
@@ -308,9 +308,5 @@ class Dispatcher:
         return [Outgoing(spec.to, told, row.key)]
 
 
-def _reason(error: BaseException) -> str:
-    return error.message if isinstance(error, AiosError) else f"{type(error).__name__}: {error}"
-
-
 def _trace(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))[-LONGEST_TRACE:]
+    return storable("".join(traceback.format_exception(error))[-LONGEST_TRACE:])

@@ -14,7 +14,7 @@ import orjson
 from pydantic import ValidationError
 
 from aios.clock import Clock
-from aios.errors import AiosError, StoreCorrupt, UsageError
+from aios.errors import AiosError, StoreCorrupt, UsageError, describe
 from aios.events.dispatching import MOST_ATTEMPTS, pause_after
 from aios.events.sinks import Sender, open_sender
 from aios.records.events import SINK, Sink
@@ -102,7 +102,7 @@ class Sending:
             self._send(name, rows[:1])
             return
         [row] = rows
-        self.problems[name] = told = _told(problem)
+        self.problems[name] = told = describe(problem)
         refused = isinstance(problem, UsageError) and self._connected(name)
         attempts = row.attempts + 1
         if refused and attempts >= MOST_ATTEMPTS:
@@ -157,7 +157,3 @@ def _read(row: Leaving) -> Sink:
 
 def _id(row: Leaving) -> str:
     return str(orjson.loads(row.event)["id"])
-
-
-def _told(error: Exception) -> str:
-    return error.message if isinstance(error, AiosError) else f"{type(error).__name__}: {error}"

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aios.errors import ArtifactRejected, PermanentError, UsageError
+from aios.errors import ArtifactRejected, PermanentError, UsageError, describe
 from aios.records import CodeSource
 
 _PURE_CALLS = {"bool", "dict", "float", "frozenset", "int", "len", "list", "max", "min", "range"}
@@ -127,9 +127,8 @@ def exits_told() -> Iterator[None]:
         signal = _signal(error)
         if signal is not None:
             raise signal from None
-        name = f"{'asyncio.' * isinstance(error, asyncio.CancelledError)}{type(error).__name__}"
-        text = f": {error!s:.200}" if str(error) else ""
-        raise PermanentError(f"it raised {name}{text}") from error
+        asyncs = isinstance(error, asyncio.CancelledError)
+        raise PermanentError(f"it raised {'asyncio.' * asyncs}{describe(error)[:300]}") from error
 
 
 def to_its_end(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -179,6 +178,8 @@ def own_line(error: BaseException, source: CodeSource) -> str:
     if isinstance(error, SyntaxError) and _is_of(error.filename or "", source):
         return f"line {error.lineno}: {(error.text or '').strip()}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_of(f.filename, source)]
+    if not frames and error.__cause__ is not None:
+        return own_line(error.__cause__, source)  # what `exits_told` made of it
     if not frames:
         return ""
     inside = "" if frames[-1].name == "<module>" else f", in {frames[-1].name}"
@@ -186,13 +187,13 @@ def own_line(error: BaseException, source: CodeSource) -> str:
 
 
 def _told(source: CodeSource, error: Exception, kind: str) -> str:
-    said = f"{type(error).__name__}: {error}"
     advice = "correct it and send it again"
     if isinstance(error, ImportError):
         advice = f"install it where it runs, or put it beside the {kind} in {source.folder}"
     elif isinstance(error, NameError):
         advice = f"import or define it in the {kind}'s own file or cells"
-    return f"the {kind} {source.path} cannot be loaded, {own_line(error, source)}: {said}; {advice}"
+    where = f"the {kind} {source.path} cannot be loaded, {own_line(error, source)}"
+    return f"{where}: {describe(error)}; {advice}"
 
 
 def _file_of(found: Any) -> Path:

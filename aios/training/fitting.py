@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aios.contracts import Contract
-from aios.errors import AiosError, UsageError
+from aios.errors import AiosError, UsageError, describe
 from aios.governance.candidate import Array, Kind, read_labels
 from aios.governance.measures import metrics
 from aios.governance.scoring import frame_batch, score_frame
@@ -99,7 +99,7 @@ def blamed_on(source: CodeSource, doing: str) -> Iterator[None]:
     except Exception as error:
         where = own_line(error, source)
         raise UsageError(
-            f"the recipe {source.path}: {doing} raised {type(error).__name__}: {error!s:.500}"
+            f"the recipe {source.path}: {doing} raised {describe(error)[:500]}"
             f"{f' ({where})' if where else ''}"
         ) from error
 

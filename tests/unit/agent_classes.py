@@ -48,6 +48,13 @@ def pay_back(order: str) -> str:
     return order
 
 
+class Speechless(Exception):
+    """Cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("in __str__")
+
+
 @aios.agent(
     state=Memory,
     tools=[note, refund, big_refund, leave],
@@ -131,6 +138,12 @@ class Clerk:
             raise asyncio.CancelledError
         if message["how"] == "interrupt":
             raise KeyboardInterrupt
+        if message["how"] == "speechless":
+            raise Speechless
+        if message["how"] == "half a character":
+            raise ValueError(f"cannot read bill-{chr(0xDCFF)}{chr(0)}")
+        if message["how"] == "half a reply":
+            return chr(0xD800)
         if message["how"] == "panic":
             raise BaseException("a panic")
         if message["how"] == "tool":
@@ -141,6 +154,7 @@ class Clerk:
             ctx.state = {"level": 1}
         if message["how"] == "forgets":
             ctx.call("note", text="never written")
+        return None
 
     async def _odd(self, ctx, message):
         return {1, 2, object()}

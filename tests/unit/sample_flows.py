@@ -25,6 +25,13 @@ class Overdrawn(Exception):
         super().__init__(f"{account} is overdrawn by {by}")
 
 
+class Speechless(Exception):
+    """Cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("in __str__")
+
+
 class Decision(BaseModel):
     approve: bool
     note: str = ""
@@ -69,6 +76,10 @@ def leave(ledger: str, kind: str) -> None:
         next(iter(()))
     if kind == "permanent":
         raise aios.PermanentError("nothing will mend this")
+    if kind == "speechless":
+        raise Speechless
+    if kind == "half a character":
+        raise ValueError(f"cannot read {os.fsdecode(b'bill-' + bytes([255]))}")
     raise Overdrawn(kind, 3)
 
 
@@ -97,6 +108,8 @@ async def leaving(ledger: str, kind: str) -> str:
         raise GeneratorExit
     if kind == "flow's group":
         raise BaseExceptionGroup("two", [KeyboardInterrupt(), ValueError()])
+    if kind == "flow's two":
+        raise ExceptionGroup("two", [ValueError("one"), LookupError("other")])
     try:
         others = {"async": leave_async, "given up": give_up, "async interrupt": interrupt}
         other = others.get(kind)

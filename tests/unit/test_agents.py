@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from agent_classes import Clerk
 from agent_notes import CALLS
@@ -370,7 +371,10 @@ def test_what_the_caller_did_wrong_is_not_tried_again(world: AgentWorld, clerk: 
         ("exit", "it called sys.exit('enough')"),
         ("tool", "it called sys.exit(2)"),
         ("cancel", "it raised asyncio.CancelledError"),
-        ("interrupt", "it raised KeyboardInterrupt"),
+        ("interrupt", "it raised KeyboardInterrupt (line "),
+        ("speechless", "Speechless: its text cannot be made, that raised RuntimeError (line "),
+        ("half a character", "ValueError: cannot read bill-\\udcff\\x00 (line "),
+        ("half a reply", "the reply is not JSON (str is not valid UTF-8"),
         ("panic", "it raised BaseException: a panic"),
         ("state", "its state does not fit Memory: level: Input should be less than or equal to 3"),
         ("dict", "ctx.state is now a dict; change its fields, or set it to a Memory"),
@@ -383,6 +387,7 @@ def test_what_would_end_or_spoil_an_agent_is_a_failed_message(
     seq = world.tell(clerk, {"do": "leave", "how": how})
     settle(world)
     assert told in problem(world, seq)["detail"]
+    assert orjson.dumps([world.do("agent", ref=clerk), world.do("dead_mail")])
     world.tell(clerk, {"text": "next"})
     settle(world)
     assert seen(world, clerk) == ["next"]

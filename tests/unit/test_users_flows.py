@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import sample_flows as sample
 from flow_worlds import DEFINITIONS, FlowWorld, Host
@@ -79,11 +80,16 @@ class TestRunning:
             ("given up", "CancelledError"),
             ("interrupt", "it raised KeyboardInterrupt"),
             ("async interrupt", "it raised KeyboardInterrupt"),
-            ("flow's interrupt", "it raised KeyboardInterrupt"),
+            ("flow's interrupt", "it raised KeyboardInterrupt (line "),
             ("flow's end", "it raised GeneratorExit"),
             ("flow's group", "it raised BaseExceptionGroup: two"),
             ("panic", "it raised Panic: a library written in Rust has it"),
             ("at the end", "it raised StopIteration"),
+            ("flow's two", "ValueError: one (line "),
+            ("flow's two", "in leaving: raise ExceptionGroup"),
+            ("flow's two", "; and LookupError: other"),
+            ("speechless", "Speechless: its text cannot be made, that raised RuntimeError"),
+            ("half a character", "ValueError: cannot read bill-\\udcff"),
         ],
     )
     def test_code_that_exits_fails_and_its_worker_goes_on(
@@ -91,6 +97,7 @@ class TestRunning:
     ) -> None:
         world.begin(sample.leaving, f"leaving-{kind}", world.ledger, kind)
         assert said in str(failure(world, f"leaving-{kind}"))
+        assert orjson.dumps([*world.client.flows(), world.client.steps(f"leaving-{kind}")])
         world.begin(sample.leaving_at_once, f"at-once-{kind}")
         assert "sys.exit(5)" in str(failure(world, f"at-once-{kind}"))
         world.begin(sample.order, f"after-{kind}", world.ledger, f"a-{kind}", 0.0)
@@ -185,7 +192,7 @@ class TestRunning:
         assert "in broken: " in str(error), "where it was"
         assert error.details["undone"] == ["charge (3)", "charge (1)"]
         assert error.details["not_undone"] == [
-            {"step": "book (2)", "error": "no way back from booked-b1-2"}
+            {"step": "book (2)", "error": "Declined: no way back from booked-b1-2"}
         ]
         given_back = [line.split()[0] for line in world.lines("give-back-receipt-b1")]
         assert given_back == ["give-back-receipt-b1-3", "give-back-receipt-b1-1"]
