@@ -93,9 +93,17 @@ def _got(fault: Any) -> str:
     return "" if fault["type"] == "missing" else f" (got {fault['input']!r:.80})"
 
 
-def scopes_of(given: str | Iterable[Any]) -> tuple[Any, ...]:
-    """One scope, which may come as a text alone, or several."""
-    return (given,) if isinstance(given, str) else tuple(given)
+def scopes_of(given: str | Iterable[Any]) -> tuple[str, ...]:
+    """One scope, which may come as a text alone, or several.
+
+    Raises:
+        UsageError: one is not spelled as one.
+    """
+    named = (given,) if isinstance(given, str) else tuple(given)
+    for scope in named:
+        if not isinstance(scope, str) or not _SCOPE.fullmatch(scope):
+            raise UsageError(f"{scope!r:.80} is no scope; one looks like `refunds` or `crm:write`")
+    return named
 
 
 def check_policy(scopes: Any, approval: Any) -> tuple[str, ...]:
@@ -105,9 +113,6 @@ def check_policy(scopes: Any, approval: Any) -> tuple[str, ...]:
         UsageError: one is not spelled as one, or `approval` names nobody.
     """
     named = scopes_of(scopes)
-    for scope in named:
-        if not isinstance(scope, str) or not _SCOPE.fullmatch(scope):
-            raise UsageError(f"{scope!r:.80} is no scope; one looks like `refunds` or `crm:write`")
     if approval is not None and not (isinstance(approval, str) and approval.strip()):
         raise UsageError("approval= names who must agree, such as approval='approver'")
     return named

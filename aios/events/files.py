@@ -9,7 +9,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
-from aios.errors import TemporaryError, UsageError
+from aios.errors import TemporaryError, UsageError, storable
 from aios.events.consumer import Batch
 from aios.events.reading import Message
 from aios.records.events import Files
@@ -70,7 +70,8 @@ class FilesConsumer:
         """What is skipped, or a folder that is missing on a disk; object stores have no empty
         ones."""
         if self._skipped:
-            told = [f"{path} ({why})" for path, why in sorted(self._skipped.items())[:SHOWN_FILES]]
+            first = sorted(self._skipped.items())[:SHOWN_FILES]
+            told = [f"{storable(path)} ({why})" for path, why in first]
             more = len(self._skipped) - len(told)
             return f"{self._files.shown}: skipped {', '.join(told)}" + (
                 f" and {more} more" if more else ""
@@ -84,8 +85,10 @@ class FilesConsumer:
         return "file" in self._system.protocol
 
     def _unfit(self, path: str, info: Mapping[str, Any]) -> str | None:
-        """Why a name on a disk is not taken: who writes into the folder must not have a flow read
-        what lies outside of it, nor wait for ever at a pipe."""
+        """Why a name is not taken: no event can tell it; or, on a disk, who writes into the folder
+        must not have a flow read what lies outside of it, nor wait for ever at a pipe."""
+        if storable(path) != path:
+            return "its name is not UTF-8"
         if not self._on_disk:
             return None
         if info.get("islink"):

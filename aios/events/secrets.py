@@ -8,6 +8,8 @@ from aios.security.webhooks import webhook_key
 
 FOLDER = "secrets"
 """In the runtime's home."""
+LEAST_KEY = 16
+"""Bytes; Standard Webhooks recommends 24 to 64."""
 
 
 def secret(reference: str, home: Path) -> str:
@@ -49,5 +51,10 @@ def key_of_webhook(reference: str, home: Path) -> bytes:
     if key is None:
         raise UsageError(
             f"what {reference} holds is no secret of a webhook, which is whsec_ and then base64"
+        )
+    if len(key) < LEAST_KEY:
+        raise UsageError(
+            f"what {reference} holds, if it is a key, has {len(key)} bytes and could be guessed: "
+            f"after whsec_ comes the base64 of {LEAST_KEY} to 64 random bytes"
         )
     return key

@@ -464,3 +464,5 @@ def check_id(flow_id: str) -> None:
             f"{flow_id!r:.60} is no id of a flow: 1 to {LONGEST_ID} printable characters, without "
             '/ and ~ and without blanks around it, such as "order-42"'
         )
+    if flow_id in (".", ".."):
+        raise UsageError(f"{flow_id!r} is no id of a flow: addresses have another use for it")

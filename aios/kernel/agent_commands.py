@@ -335,6 +335,8 @@ class AgentCommands:
             if change.done is not None:
                 return change.done
             agent = change.agent(request.ref)
+            if agent.status == "killed":
+                raise IllegalTransition(f"agent {agent.ref} was killed: {agent.problem}")
             now = agent.budget.model_dump(exclude_none=True)
             unbounded = sorted(set(more) - set(now))
             if unbounded:

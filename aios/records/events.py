@@ -241,6 +241,8 @@ class PostgresCDC(_Place):
         listed = isinstance(given, list | tuple)
         if not listed or not all(isinstance(one, str) and _TABLE.fullmatch(one) for one in given):
             raise ValueError('are names of tables, such as ("orders", "crm.customers")')
+        if len(set(given)) < len(given):
+            raise ValueError("name a table twice")
         return given
 
     @field_validator("slot")
@@ -324,6 +326,12 @@ class Files(_Place):
     def _holds_no_secret(cls, given: str) -> str:
         if not given.isprintable() or "@" in given.partition("://")[2].partition("/")[0]:
             raise ValueError("holds a user or a password, or characters that no address has")
+        protocol, remote, _ = given.partition("://")
+        if remote:
+            import fsspec
+
+            if protocol not in fsspec.available_protocols():
+                raise ValueError(f"has an unknown protocol, {protocol!r}; one is s3, gs or file")
         return given.rstrip("/")
 
     @property

@@ -167,6 +167,7 @@ class Agent(Live):
 
         Raises:
             UsageError: it has no bound on that.
+            IllegalTransition: it was killed.
         """
         body = {"budget": _budget(budget)}
         self._transport.change("POST", f"{self._path}/grant", body)
@@ -307,6 +308,11 @@ class Delegated:
         """
         name = agent
         if not isinstance(agent, str):
+            if version is not None:
+                raise UsageError(
+                    "a class is rolled out as the version that its text is; give version= with "
+                    'the name of an agent, such as "triage"'
+                )
             name, version = define_agent(self._transport, agent, anew=False)
         elif version is None:
             raise UsageError("a name needs the version that is to be rolled out")

@@ -166,9 +166,10 @@ def _every(letters: Letters) -> list[int | DeadLetter]:
     Raises:
         UsageError: one of them is neither.
     """
-    every = [letters] if isinstance(letters, int | DeadLetter) else list(letters)
+    several = isinstance(letters, Iterable) and not isinstance(letters, str | bytes | DeadLetter)
+    every: list[Any] = list(letters) if several else [letters]  # type: ignore[arg-type]
     for one in every:
-        if not isinstance(one, int | DeadLetter):
+        if not isinstance(one, int | DeadLetter) or isinstance(one, bool):
             raise UsageError(f"{one!r:.60} is no dead letter; give rows of rt.dead_letters()")
     return every
 

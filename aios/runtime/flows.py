@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import math
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from pydantic import BaseModel
@@ -14,6 +16,7 @@ from aios.flows.writing import Flow, Step
 from aios.packaging import code_of
 from aios.presentation import Shown, duration, moment
 from aios.records.acting import Waiting
+from aios.runtime.inbox import Inbox
 from aios.runtime.objects import Live
 from aios.runtime.tables import Look, Table
 from aios.runtime.transport import Transport
@@ -94,6 +97,19 @@ class Steps(Table):
         return f"{self.title}{'' if rows else ': none'}", headings, rows
 
 
+def _path(flow_id: str) -> str:
+    """Where a flow is served: its id may hold what addresses use otherwise."""
+    return f"/api/v1/flows/{quote(flow_id, safe='')}"
+
+
+def _refuse_nan(answer: Any) -> None:
+    """An answer is what somebody said; on the way NaN would become "nothing"."""
+    try:
+        json.dumps(answer, allow_nan=False, default=str)
+    except ValueError as error:
+        raise UsageError(f"the answer is not JSON: {error}; leave out what is not known") from None
+
+
 class FlowHandle(Live):
     """A flow that was begun. Holds only its id; every call asks the runtime.
 
@@ -103,14 +119,15 @@ class FlowHandle(Live):
     def __init__(self, transport: Transport, flow_id: str) -> None:
         self._transport = transport
         self.id = flow_id
+        self._path = _path(flow_id)
 
     def status(self) -> FlowStatus:
         """Where it is, and how it ended."""
-        return FlowStatus(self._transport.get(f"/api/v1/flows/{self.id}"))
+        return FlowStatus(self._transport.get(self._path))
 
     def steps(self) -> Steps:
         """What it has done so far."""
-        return Steps(self.id, self._transport.get(f"/api/v1/flows/{self.id}/steps"))
+        return Steps(self.id, self._transport.get(f"{self._path}/steps"))
 
     def result(self, timeout_s: float = 3600.0) -> Any:
         """What it returned; waits for it.
@@ -151,7 +168,7 @@ class FlowHandle(Live):
         Raises:
             IllegalTransition: it has ended.
         """
-        self._transport.change("POST", f"/api/v1/flows/{self.id}/cancel")
+        self._transport.change("POST", f"{self._path}/cancel")
 
     def fork(self, *, from_step: int, flow: Any = None) -> "FlowHandle":
         """A new flow that has done what this one did before `from_step`: its steps from there on
@@ -165,12 +182,12 @@ class FlowHandle(Live):
             UsageError: there is no such step; says which there are. Or it is another flow's text.
         """
         body = {"from_step": from_step, **({} if flow is None else _named(flow))}
-        path = f"/api/v1/flows/{self.id}/fork"
+        path = f"{self._path}/fork"
         made = _sent(self._transport, flow, "POST", path, body)
         return FlowHandle(self._transport, made["id"])
 
     def _outcome(self) -> dict[str, Any] | None:
-        found: dict[str, Any] = self._transport.get(f"/api/v1/flows/{self.id}/outcome")
+        found: dict[str, Any] = self._transport.get(f"{self._path}/outcome")
         return found if found["status"] in ("finished", "failed", "cancelled") else None
 
     def _told(self, found: dict[str, Any]) -> Any:
@@ -188,41 +205,6 @@ class FlowHandle(Live):
 
     def _now(self) -> Shown:
         return self.status()
-
-
-class Inbox(Shown):
-    """What waits for somebody's word, oldest first; see `Acting.inbox`."""
-
-    def __init__(self, waiting: list[Waiting]) -> None:
-        self.waiting = waiting
-
-    def __iter__(self) -> Iterator[Waiting]:
-        return iter(self.waiting)
-
-    def __len__(self) -> int:
-        return len(self.waiting)
-
-    def __getitem__(self, index: int) -> Waiting:
-        return self.waiting[index]
-
-    def _shown(self) -> Look:
-        rows = [
-            [
-                one.kind,
-                one.id,
-                one.text,
-                one.to,
-                ", ".join((one.form or {}).get("properties", {})) or "any value",
-                moment(one.asked_s),
-                moment(one.until_s),
-                one.unanswered,
-                one.problem,
-            ]
-            for one in self.waiting
-        ]
-        headings = ["kind", "id", "question", "for", "answer with"]
-        headings += ["asked", "until", "else", "problem"]
-        return f"inbox{'' if rows else ': nothing waits'}", headings, rows
 
 
 class Acting:
@@ -275,6 +257,9 @@ class Acting:
         if attributes is not None and not isinstance(attributes, Mapping):
             raise UsageError(f"attributes are names with values, not {attributes!r:.60}")
         options = {"priority": priority, "delay_s": delay_s, "debounce_s": debounce_s}
+        for name, number in options.items():
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UsageError(f"{name}={number}: give a finite number")
         if isinstance(flow, Flow):
             given = {**texts, **options, "attributes": attributes}
             flow.refuse_hidden(args, [one for one, value in given.items() if value is not None])
@@ -299,7 +284,7 @@ class Acting:
         """
         if not flow_id:
             raise UsageError("the id of a flow cannot be empty")
-        self._transport.get(f"/api/v1/flows/{flow_id}")
+        self._transport.get(_path(flow_id))
         return FlowHandle(self._transport, flow_id)
 
     def flows(
@@ -348,6 +333,7 @@ class Acting:
             IllegalTransition: it is answered or expired.
         """
         given = answer.model_dump(mode="json") if isinstance(answer, BaseModel) else answer
+        _refuse_nan(given)
         body = {"id": getattr(waiting, "id", waiting), "answer": given}
         self._transport.change("POST", "/api/v1/inbox", body)
 

@@ -89,6 +89,8 @@ class Runtime(Accounted, Watched, Acting, Delegated, Eventful, PredictionLog, Me
             UsageError: it asks for a GPU and there is none.
         """
         ref = version.ref if isinstance(version, ModelVersion) else version
+        if not isinstance(ref, str):
+            raise UsageError(f"the version is {version!r:.60}; give one such as {name}:1")
         scale = Autoscale(replicas, replicas) if isinstance(replicas, int) else replicas
         fields = {
             "deadline_s": deadline_s,
@@ -287,6 +289,9 @@ class Runtime(Accounted, Watched, Acting, Delegated, Eventful, PredictionLog, Me
         Raises:
             UsageError: the policy knows no such use, or prohibits it.
         """
+        for what, given in (("limits", limits), ("protected", protected)):
+            if isinstance(given, str):
+                raise UsageError(f"{what}={given!r:.60}: give several texts, in a list")
         body = {
             "use": use,
             "purpose": purpose,

@@ -64,6 +64,7 @@ dead_letters = Table(
     Column("at_s", Double, nullable=False),
     Column("replayed_s", Double),
     Index("dead_letters_once", "subscription", "coordinates", unique=True),
+    sqlite_autoincrement=True,  # who holds a number from before must not mean another letter
 )
 
 outbox = Table(
