@@ -164,6 +164,17 @@ def test_a_reader_that_begins_anew_tells_the_same_coordinates(tmp_path):
     assert len(set(found)) == 1
 
 
+def test_a_name_that_no_event_can_tell_holds_up_no_other(tmp_path):
+    (tmp_path / "a").write_text("x")
+    (tmp_path / os.fsdecode(b"bill-\xff")).write_text("x")
+    reader = FilesConsumer(aios.Files(tmp_path, every_s=0.1))
+    reader.poll(10, 0.0)
+    reader._due_s = 0.0
+    found = reader.poll(10, 0.0)
+    assert [json.loads(one.body)["path"] for one in found.messages] == [str(tmp_path / "a")]
+    assert f"skipped {tmp_path}/bill-\\udcff (its name is not UTF-8)" in found.problem
+
+
 def test_only_regular_files_of_the_folder_are_taken_and_the_rest_is_told(tmp_path):
     folder, outside = tmp_path / "in", tmp_path / "secret"
     folder.mkdir()
@@ -403,6 +414,20 @@ def spec(**fields):
     return {**told, "endpoint": "loan", **fields}
 
 
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        ("notbase", "if it is a key, has 5 bytes"),
+        ("whsec_not base64", "no secret of a webhook"),
+        ("whsec_" + "A" * 20, "has 15 bytes"),
+    ],
+)
+def test_a_secret_that_holds_no_key_is_refused_before_anybody_sends(kernel, tmp_path, held, told):
+    (tmp_path / "secrets" / "hook").write_text(held)
+    with pytest.raises(UsageError, match=told):
+        kernel.do("subscribe", spec=spec())
+
+
 def test_a_subscription_is_asked_for_shown_and_taken_off(kernel):
     assert kernel.do("subscribe", spec=spec()) == {"id": "loan-webhook"}
     assert kernel.do("subscribe", spec=spec()) == {"id": "loan-webhook"}, "the same again"
@@ -572,6 +597,9 @@ def test_what_waits_for_a_sink_that_is_given_up_is_discarded(kernel):
     assert kernel.do("discard", ids=[letter["id"]]) == {"discarded": 1}
     assert kernel.do("dead_letters") == []
     assert [entry["action"] for entry in kernel.do("audit", limit=2)] == ["discard", "give_up"]
+    kernel.do("emit", sink=sink, event={**event, "id": "e2"})
+    kernel.do("give_up", sink=sink)
+    assert [one["id"] > letter["id"] for one in kernel.do("dead_letters")] == [True], "a new number"
 
 
 def test_in_a_terminal_dead_letters_are_chosen_by_id_or_by_subscription(monkeypatch):

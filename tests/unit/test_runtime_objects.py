@@ -6,7 +6,9 @@ import pickle
 import re
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import unquote
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -352,6 +354,16 @@ def no_flow() -> None:
         (lambda rt: rt.emit("t", lambda: 1, to=aios.Files("/tmp/x")), "emit: data is not JSON"),
         (lambda rt: rt.emit("t", [math.nan], to=aios.Files("/tmp/x")), "emit: data is not JSON"),
         (lambda rt: rt.replay("x"), "'x' is no dead letter"),
+        (lambda rt: rt.replay(None), "None is no dead letter"),
+        (lambda rt: rt.discard([1, 1.5]), "1.5 is no dead letter"),
+        (lambda rt: rt.discard(True), "True is no dead letter"),
+        (lambda rt: rt.start("refund", delay_s=float("nan")), "delay_s=nan: give a finite number"),
+        (lambda rt: rt.start("refund", delay_s=float("inf")), "delay_s=inf: give a finite number"),
+        (lambda rt: rt.answer("f/1", {"n": float("nan")}), "the answer is not JSON"),
+        (lambda rt: rt.roll_out_agent(Agent, share=0.5, version=1), "a class is rolled out as"),
+        (lambda rt: rt.spawn("a", id="1", scopes="refunds crm"), "'refunds crm' is no scope"),
+        (lambda rt: rt.deploy("loan", None), "the version is None; give one such as loan:1"),
+        (lambda rt: rt.declare("m", use="u", limits="ab"), "limits='ab': give several texts"),
         (lambda rt: rt.start("refund", attributes=3), "attributes are names with values, not 3"),
         (lambda rt: rt.start("refund", id=5), "id=5 must be text: id=.5."),
         (lambda rt: FlowHandle(rt._transport, "f").result("x"), "0 or more, not 'x'"),
@@ -383,3 +395,19 @@ def no_flow() -> None:
 def test_what_cannot_be_asked_for_is_refused_before_anybody_is_asked(ask: Any, told: str) -> None:
     with pytest.raises(aios.UsageError, match=told):
         ask(Runtime("http://127.0.0.1:1", "key"))
+
+
+@pytest.mark.parametrize("flow_id", ["50%", "%56", "a?b#c", "ü b"])
+def test_a_flows_id_may_hold_what_addresses_use_otherwise(flow_id: str) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(unquote(request.url.raw_path.decode()))
+        return httpx.Response(200, json=[])
+
+    transport = Transport("http://127.0.0.1:1", "key")
+    transport._client = httpx.Client(
+        transport=httpx.MockTransport(answer), base_url="http://127.0.0.1:1"
+    )
+    FlowHandle(transport, flow_id).steps()
+    assert asked == [f"/api/v1/flows/{flow_id}/steps"]

@@ -412,7 +412,7 @@ class TestStarting:
         with pytest.raises(aios.UsageError, match="used already"):
             world.begin(sample.sized, "same-1", 1)
 
-    @pytest.mark.parametrize("flow_id", ["", " ", "a/b", "x" * 201, "a\nb", " x"])
+    @pytest.mark.parametrize("flow_id", ["", " ", "a/b", "x" * 201, "a\nb", " x", ".", ".."])
     def test_ids_that_cannot_be(self, world: FlowWorld, flow_id: str) -> None:
         with pytest.raises(aios.UsageError, match="is no id of a flow"):
             world.begin(sample.sized, flow_id, 1)
