@@ -75,7 +75,6 @@ mailbox = Table(
         sqlite_where=text("operation IS NOT NULL"),
         postgresql_where=text("operation IS NOT NULL"),
     ),
-    sqlite_autoincrement=True,  # a tool's idempotency key holds the number of its message
 )
 
 agent_log = Table(

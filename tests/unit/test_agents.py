@@ -21,7 +21,6 @@ from aios.errors import (
     UnknownName,
     UsageError,
 )
-from aios.kernel.post import KEEP_S, TIDY_S
 from aios.packaging import code_of
 from aios.records.agents import Budget, Turn
 from aios.runtime.agents import Delegated
@@ -453,14 +452,6 @@ def test_a_killed_agent_takes_its_children_and_messages_with_it(
             world.do("grant_agent", ref=ref, budget={"steps": 1})
     with pytest.raises(IllegalTransition, match="use another id"):
         world.spawn(Clerk, "c-1")
-
-
-def test_the_number_of_a_message_is_given_once(world: AgentWorld, clerk: str) -> None:
-    before = world.tell(clerk, {"text": "first"})
-    world.run()
-    world.clock.advance(KEEP_S + TIDY_S + 1)
-    world.post.tidy()
-    assert world.tell(clerk, {"text": "second"}) > before, "a tool would take it for the first"
 
 
 # -- limits -----------------------------------------------------------------------------
