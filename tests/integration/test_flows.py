@@ -344,15 +344,15 @@ class TestRuntime:
 
     def test_a_flow_from_start_to_result(self, rt: aios.Runtime, tmp_path: Path) -> None:
         ledger = str(tmp_path / "ledger")
-        told = {"attributes": {"region": "eu"}, "id": "story-1"}
+        told = {"attributes": {"region": "eu"}, "id": "story 1 of 50%20?#ü"}
         handle = rt.start(sample.order, ledger, "r1", **told)
         assert handle.result(timeout_s=120)[0] == "receipt-r1"
         assert rt.start(sample.order, ledger, "r1", **told).result() == handle.result()
         with pytest.raises(aios.UsageError, match="used already"):
-            rt.start(sample.order, ledger, "r2", id="story-1")
-        assert [row["id"] for row in rt.flows(attributes={"region": "eu"})] == ["story-1"]
+            rt.start(sample.order, ledger, "r2", id=told["id"])
+        assert [row["id"] for row in rt.flows(attributes={"region": "eu"})] == [told["id"]]
         assert "charge" in repr(handle.steps())
-        assert asyncio.run(awaited(handle)) == handle.result()
+        assert asyncio.run(awaited(rt.flow(told["id"]))) == handle.result()
         with pytest.raises(aios.PermanentError, match="Declined") as caught:
             rt.start(sample.broken, ledger, "r3").result(timeout_s=60)
         assert caught.value.details["undone"] == ["charge (3)", "charge (1)"]
