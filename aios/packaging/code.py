@@ -177,13 +177,17 @@ def own_line(error: BaseException, source: CodeSource) -> str:
     """Where in a sent text an error arose: `line 12, in fit: model.fit(frame)`; "" if nowhere."""
     if isinstance(error, SyntaxError) and _is_of(error.filename or "", source):
         return f"line {error.lineno}: {(error.text or '').strip()}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_of(f.filename, source)]
+    frames = _frames(error, source)
     if not frames and error.__cause__ is not None:
-        return own_line(error.__cause__, source)  # what `exits_told` made of it
+        frames = _frames(error.__cause__, source)  # what `exits_told` made of it
     if not frames:
         return ""
     inside = "" if frames[-1].name == "<module>" else f", in {frames[-1].name}"
     return f"line {frames[-1].lineno}{inside}: {frames[-1].line}"
+
+
+def _frames(error: BaseException, source: CodeSource) -> list[traceback.FrameSummary]:
+    return [f for f in traceback.extract_tb(error.__traceback__) if _is_of(f.filename, source)]
 
 
 def _told(source: CodeSource, error: Exception, kind: str) -> str:
