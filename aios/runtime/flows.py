@@ -99,7 +99,7 @@ class Steps(Table):
 
 def _path(flow_id: str) -> str:
     """Where a flow is served: its id may hold what addresses use otherwise."""
-    return f"/api/v1/flows/{quote(flow_id, safe='')}"
+    return f"/api/v1/flows/{quote(str(flow_id), safe='', errors='replace')}"
 
 
 def _refuse_nan(answer: Any) -> None:

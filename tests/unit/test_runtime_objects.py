@@ -397,7 +397,7 @@ def test_what_cannot_be_asked_for_is_refused_before_anybody_is_asked(ask: Any, t
         ask(Runtime("http://127.0.0.1:1", "key"))
 
 
-@pytest.mark.parametrize("flow_id", ["50%", "%56", "a?b#c", "ü b"])
+@pytest.mark.parametrize("flow_id", ["50%", "%56", "a?b#c", "ü b", 5])
 def test_a_flows_id_may_hold_what_addresses_use_otherwise(flow_id: str) -> None:
     asked: list[str] = []
 
