@@ -1,6 +1,6 @@
-"""For all tests: Ctrl-C works in processes that they start, also where it is ignored here; of two
-workers one takes all files that share a runtime; new stores are copies of one; and no example of
-hypothesis has a time limit."""
+"""For all tests: Ctrl-C works in processes that they start, also where it is ignored here; of the
+workers one takes all files that share a runtime; unit tests that take long begin first; new stores
+are copies of one; and no example of hypothesis has a time limit."""
 
 import os
 import shutil
@@ -38,6 +38,13 @@ SHARING = (
 leave hosts, readers and workers behind come last: two idle flow workers alone cost a fifth of a
 core on a slow machine. The first has a runtime of its own; its broker is one of which there can
 be one on a machine, and `test_events` would wait for it."""
+
+LONG = ("test_users_flows.py", "test_multivariate.py", "test_agents.py", "test_kernel_flows.py")
+"""Of `tests/unit`, those that begin first: one that takes long is not left alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.parent.name == "unit" and item.path.name not in LONG)
 
 
 def shares(path: str) -> bool:

@@ -5,6 +5,7 @@ import functools
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,38 @@ def sources(*folders: str) -> list[Path]:
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
+@dataclass(frozen=True)
+class Names:
+    """What a file imports, what of that inside a function, and what its text binds."""
+
+    imports: tuple[ast.Import | ast.ImportFrom, ...]
+    hidden: tuple[ast.ImportFrom, ...]
+    bound: frozenset[str]
+
+
+@functools.cache
+def names(path: Path) -> Names:
+    """Each file is parsed once: that is what takes long here."""
+    found = list(ast.walk(ast.parse(path.read_text(), str(path))))
+    functions = [one for one in found if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return Names(
+        tuple(one for one in found if isinstance(one, ast.Import | ast.ImportFrom)),
+        tuple(
+            node
+            for function in functions
+            for node in ast.walk(function)
+            if isinstance(node, ast.ImportFrom)
+        ),
+        frozenset(name for one in found for name in _bound(one)),
+    )
+
+
 def imports(path: Path) -> Iterator[str]:
     """Every module that a file imports, at its top or inside a function."""
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    for node in names(path).imports:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: imports are absolute here"
             yield node.module or ""
 
@@ -89,16 +116,12 @@ def test_aios_knows_nothing_of_examples_tests_and_benchmarks() -> None:
 def test_own_modules_are_imported_at_the_top() -> None:
     """Inside a function they hide a cycle. `aios demo` is an exception: it may be absent. So is the
     kernel's actor: who takes its handle must not import the kernel."""
-    hidden = []
-    for path in sources("aios"):
-        tree = ast.parse(path.read_text(), str(path))
-        for function in ast.walk(tree):
-            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                hidden += [
-                    f"{path.relative_to(ROOT)}: {node.module}"
-                    for node in ast.walk(function)
-                    if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("aios")
-                ]
+    hidden = [
+        f"{path.relative_to(ROOT)}: {node.module}"
+        for path in sources("aios")
+        for node in names(path).hidden
+        if (node.module or "").startswith("aios")
+    ]
     assert hidden == ["aios/kernel/actor.py: aios.kernel.on_ray"]
 
 
@@ -106,7 +129,7 @@ def test_names_that_are_imported_are_there() -> None:
     """A module of benchmarks or chaos may be run by nothing in the tests, but by its users."""
     missing = []
     for path in sources("apps", "benchmarks", "tests"):
-        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        for node in names(path).imports:
             module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
             if module.partition(".")[0] in ("aios", "apps", "benchmarks", "tests"):
                 there = _names(module)
@@ -118,16 +141,14 @@ def test_names_that_are_imported_are_there() -> None:
     assert missing == []
 
 
-@functools.cache
-def _names(module: str) -> set[str]:
+def _names(module: str) -> frozenset[str]:
     """What a module of ours has: what its text binds, and the modules below it."""
     folder = ROOT / module.replace(".", "/")
     file = folder.with_suffix(".py")
     if not file.exists():
         file = folder / "__init__.py"
-    below = {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
-    text = file.read_text() if file.exists() else ""
-    return below | {name for node in ast.walk(ast.parse(text)) for name in _bound(node)}
+    below = frozenset(path.stem for path in folder.iterdir()) if folder.is_dir() else frozenset()
+    return below | names(file).bound if file.exists() else below
 
 
 def _bound(node: ast.AST) -> list[str]:
