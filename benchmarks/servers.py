@@ -66,6 +66,8 @@ from benchmarks.workload import Workload, prepare
 
 CONNECTIONS = 16
 SEED = 7
+MOST_SHORT = 2
+"""Peers of the short version, which is one of fifteen in ten minutes."""
 NAMES = (*(peer.name for peer in PEERS), HAND_MADE)
 AT_LEAST = {peer.name: peer.at_least for peer in PEERS if peer.at_least is not None} | {
     HAND_MADE: HAND_MADE_AT_LEAST
@@ -165,13 +167,16 @@ def wanted_peers(only: Sequence[str], *, short: bool) -> tuple[list[Peer], dict[
     """The peers to start, and why others are not.
 
     Args:
-        short: only those that need no installing and no Ray of their own.
+        short: only those that need no installing and no Ray of their own, the first few.
     """
     chosen = [peer for peer in PEERS if peer.name in only]
     if not short:
         return chosen, {}
     missing = "its environment is not installed: run this with --install first"
     why = {peer.name: missing for peer in chosen if not is_installed(peer)}
+    there = [peer.name for peer in chosen if peer.name not in why]
+    full = f"the short version has time for {MOST_SHORT}: name it with --only"
+    why |= dict.fromkeys(there[MOST_SHORT:], full)
     if HAND_MADE in only:
         why[HAND_MADE] = "it needs a second Ray, which the short version has no time for"
     return [peer for peer in chosen if peer.name not in why], why

@@ -146,6 +146,17 @@ def test_the_short_version_installs_nothing_and_says_what_it_left_out(monkeypatc
     assert servers.wanted_peers(["KServe"], short=False)[0][0].name == "KServe"
 
 
+def test_the_short_version_asks_the_first_few_that_are_there_or_those_that_are_named(
+    monkeypatch,
+) -> None:
+    monkeypatch.setattr(servers, "is_installed", lambda peer: True)
+    chosen, why = servers.wanted_peers(servers.NAMES, short=True)
+    assert chosen == list(PEERS[: servers.MOST_SHORT])
+    assert "--only" in why[PEERS[servers.MOST_SHORT].name]
+    named = [peer.name for peer in PEERS[-2:]]
+    assert [peer.name for peer in servers.wanted_peers(named, short=True)[0]] == named
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--rounds", "0"], ["--workers", "0"], ["--rate", "0"], ["--seconds", "-1"], ["--only", "X"]],
