@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, Protocol, TypeVar, overload
 from uuid import uuid4
 
@@ -130,8 +131,15 @@ class Flow:
         """Raises:
         UsageError: the function does not take these arguments.
         """
+        signature = inspect.signature(self.function)
+        names = signature.parameters
+        takes_any = any(one.kind is one.VAR_KEYWORD for one in names.values())
+        for name in () if takes_any else sorted(set(kwargs) - set(names)):
+            if near := get_close_matches(name, names, 1):
+                told = f"{name} is no argument; did you mean {near[0]}?"
+                raise UsageError(f"flow {self.name!r}: {told}")
         try:
-            inspect.signature(self.function).bind(*args, **kwargs)
+            signature.bind(*args, **kwargs)
         except TypeError as error:
             raise UsageError(f"flow {self.name!r}: {error}") from None
 

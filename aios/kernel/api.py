@@ -101,8 +101,10 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        # The first part of a place is where in the request it is: body, query or path.
         faults = [
-            f"{'.'.join(str(part)[:60] for part in fault['loc'])}: {fault['msg'][:200]}"
+            f"{'.'.join(str(part)[:60] for part in fault['loc'][1:] or fault['loc'])}: "
+            f"{fault['msg'][:200]}"
             for fault in error.errors()[:5]
         ]
         return respond(Malformed("; ".join(faults)), request)

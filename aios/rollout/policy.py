@@ -81,8 +81,7 @@ def step(plan: Plan, state: State, evidence: Evidence | None, facts: Facts, now_
     if state.terminal:
         return state, []
     if facts.command == "abort":
-        reason = f"aborted: {facts.command_reason}" if facts.command_reason else "aborted"
-        return _end(state, "aborted", reason, now_s)
+        return _end(state, "aborted", facts.command_reason, now_s)
     if facts.command == "promote" and not isinstance(plan, Shadow):
         reason = facts.command_reason or "no reason given"
         state = state.model_copy(update={"commanded": reason})

@@ -96,7 +96,7 @@ def test_a_repeated_command_to_a_rollout_is_carried_out_once(world: World) -> No
     world.tick()
     request = {"id": rollout, "command": "abort", "reason": "lunch"}
     assert repeated(world, "command_rollout", **request)["id"] == rollout
-    assert world.do("rollout", id=rollout)["reason"] == "aborted: ann: lunch"
+    assert world.do("rollout", id=rollout)["reason"] == "ann: lunch"
 
 
 def test_an_operation_id_is_good_for_one_request_only(world: World) -> None:
@@ -187,7 +187,7 @@ def test_rollback_while_a_rollout_runs_aborts_it(world: World) -> None:
     world.until(rollout, stage="canary 20%")
     assert world.do("rollback", endpoint="loan", reason="calls")["version"] == 1
     view = world.do("rollout", id=rollout)
-    assert (view["status"], view["reason"]) == ("aborted", "aborted: ann: calls")
+    assert (view["status"], view["reason"]) == ("aborted", "ann: calls")
     world.tick()
     assert world.plan().challenger is None
 

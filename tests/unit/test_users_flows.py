@@ -429,6 +429,8 @@ class TestStarting:
     def test_arguments_that_the_flow_does_not_take(self, world: FlowWorld) -> None:
         world.begin(sample.sized, "bad-3", 1, 2, 3)
         assert "flow 'sized': too many positional arguments" in str(failure(world, "bad-3"))
+        with pytest.raises(aios.UsageError, match="siez is no argument; did you mean size"):
+            sample.sized.refuse_unfit([], {"siez": 1})
 
     def test_a_version_that_nobody_sent(self, world: FlowWorld) -> None:
         gone = DEFINITIONS["sized:1"].model_copy(update={"version": 7})
