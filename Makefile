@@ -37,7 +37,7 @@ maintenance: install
 test: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 test: export PYTHONMALLOC = malloc
 test: install
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 test-fast: install
 	$(BIN)/python -m pytest tests/house tests/unit

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
+import psutil
 import pytest
 
 from aios.errors import IllegalTransition, UsageError
@@ -50,6 +51,18 @@ class Unruly(Logistic):
         if config["does"] == "crashes":
             os._exit(9)
         return super().fit(config, train)
+
+
+class Reserving(Logistic):
+    """Reserves on and on, as a search does whose trials follow each other quickly."""
+
+    def fit(self, config: dict[str, Any], train: Any) -> Any:
+        import ray
+        from ray.util import placement_group
+
+        while True:
+            ray.get(placement_group([{"CPU": 0.001}]).ready())
+            time.sleep(0.02)
 
 
 class InRounds(Logistic):
@@ -173,10 +186,7 @@ def test_a_search_whose_process_is_killed_goes_on_where_it_was(bench: Bench) -> 
     searching.start()
     before = wait_for(lambda: finished(bench), 2)
     begun = bench.workbench.trials("r1")
-    import ray
-
-    # As a lost node does; the workbench is not told.
-    ray.kill(bench.workbench._processes["r1"].actor)
+    stage_process().kill()  # as a lost node does; the workbench is not told
     searching.join(120)
     assert len(ended[0]["trials"]) == 5
     kept = {trial["number"]: trial for trial in ended[0]["trials"]}
@@ -209,6 +219,35 @@ def test_a_cancelled_search_ends_at_once_and_frees_its_cores(bench: Bench) -> No
     searching.join(10)
     assert "cancelled" in str(errors[0])
     wait_for(lambda: [1] if ray.available_resources().get("CPU") == 2.0 else [], 1)
+
+
+@pytest.mark.parametrize(
+    "bench", [(Reserving, {"search": {"C": loguniform(0.01, 10)}, "trials": 2})], indirect=True
+)
+def test_what_a_search_reserves_while_it_is_cancelled_comes_back(bench: Bench) -> None:
+    import ray
+
+    def search() -> None:
+        with pytest.raises(IllegalTransition):
+            bench.run("search")
+
+    bench.run(*PREPARED)
+    for _ in range(2):
+        searching = threading.Thread(target=search)
+        searching.start()
+        wait_for(reserved, 3)  # from the second time on those of Tune, too
+        bench.workbench.cancel("r1")
+        searching.join(60)
+        wait_for(lambda: [1] if not reserved() else [], 1)
+        bench.workbench.release("r1")
+    wait_for(lambda: [1] if ray.available_resources().get("CPU") == 2.0 else [], 1)
+
+
+def reserved() -> list[str]:
+    """What anybody holds of the cluster."""
+    from ray.util import placement_group_table
+
+    return [name for name, one in placement_group_table().items() if one["state"] != "REMOVED"]
 
 
 @pytest.mark.parametrize(
@@ -287,6 +326,13 @@ def test_more_cores_than_there_are_is_told_instead_of_made_less(bench: Bench) ->
 
 def finished(bench: Bench) -> list[dict[str, Any]]:
     return [trial for trial in bench.workbench.trials("r1") if trial["state"] == "finished"]
+
+
+def stage_process() -> psutil.Process:
+    """The process that carries out the run's stages."""
+    below = psutil.Process().children(recursive=True)
+    [found] = [one for one in below if one.cmdline()[:1] == ["ray::StageActor.run"]]
+    return found
 
 
 def wait_for(look: Any, count: int, limit_s: float = 90.0) -> Any:
