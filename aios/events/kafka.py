@@ -138,8 +138,11 @@ class KafkaConsumer:
         if error.code() == self._library.KafkaError._ALL_BROKERS_DOWN:
             self._down = f"no broker of {self._servers} can be reached"
 
-    def _revoked(self, _consumer: Any, _partitions: Any) -> None:
-        """Nothing is kept of a partition: what was not committed its next reader reads again."""
+    def _revoked(self, consumer: Any, partitions: Any) -> None:
+        """Nothing is kept of a partition: what was not committed its next reader reads again. Nor
+        that it was held: librdkafka would hold it still when it comes back, and nobody lets it go.
+        """
+        consumer.resume(partitions)
 
     def _raise_unless_harmless(self, error: Any) -> None:
         if error.retriable() and not error.fatal():

@@ -460,6 +460,49 @@ def test_a_held_reader_stays_in_its_group_and_loses_nothing(mock: tuple[Any, str
     reader.close()
 
 
+def test_a_reader_that_was_held_while_its_group_changed_reads_all_partitions_again(
+    mock: tuple[Any, str],
+) -> None:
+    """librdkafka remembers over a rebalance that a partition was paused."""
+    from confluent_kafka import Producer
+
+    producer, topic, partitions = Producer({"bootstrap.servers": mock[1]}), "held-and-back", 4
+
+    def produce(text: bytes) -> None:
+        for number in range(partitions):
+            producer.produce(topic, text, partition=number)
+        assert producer.flush(10) == 0
+
+    def assigned(reader: KafkaConsumer) -> int:
+        return len(reader._consumer.assignment())
+
+    def until(holds: Callable[[], bool], *do: Callable[[], Any]) -> None:
+        give_up_s = time.monotonic() + 90
+        while not holds():
+            assert time.monotonic() < give_up_s
+            for one in do:
+                one()
+
+    produce(b"before")
+    first = KafkaConsumer(aios.Kafka(mock[1], topic=topic), "g")
+    found: set[str] = set()
+    until(lambda: assigned(first) == partitions, lambda: first.poll(10, 0.2))
+    first.idle()
+    second = KafkaConsumer(aios.Kafka(mock[1], topic=topic), "g")
+    until(lambda: assigned(second) > 0, first.idle, lambda: second.poll(10, 0.2))
+    first.poll(10, 0.2)
+    second.close()
+    until(lambda: assigned(first) == partitions, lambda: first.poll(10, 0.2))
+    produce(b"after")
+
+    def read() -> None:
+        messages = first.poll(10, 0.2).messages
+        found.update(one.coordinates.split("/")[1] for one in messages if one.body == b"after")
+
+    until(lambda: len(found) == partitions, read)
+    first.close()
+
+
 def test_a_sink_of_kafka_that_nobody_is_at_is_told_at_once() -> None:
     begin_s = time.monotonic()
     with pytest.raises(TemporaryError, match=r"no broker of 127\.0\.0\.1:1 answers"):
