@@ -39,7 +39,9 @@ def test_a_search_survives_bad_trials_and_a_killed_kernel(rt, toy_contract, rows
         contract=toy_contract,
         search=search,
         trials=4,
-        seed=444,  # the first trial does well; the next is slow, wherever Tune begins
+        # The first trial does well, the second is slow, and of those that Tune draws one raises: be
+        # it that it begins with the first or the second, or that the kernel dies before.
+        seed=141,
         trial_time_limit_s=60,
     )
     wait_until(lambda: any(trial.state != "running" for trial in run.status().trials))
