@@ -242,7 +242,7 @@ class PostgresCDC(_Place):
         if not listed or not all(isinstance(one, str) and _TABLE.fullmatch(one) for one in given):
             raise ValueError('are names of tables, such as ("orders", "crm.customers")')
         if len(set(given)) < len(given):
-            raise ValueError("name a table twice")
+            raise ValueError("has a table twice; name each once")
         return given
 
     @field_validator("slot")
