@@ -60,7 +60,10 @@ EVENT = {
         (lambda: aios.Files("s3://user:pw@bucket/in"), "holds a user"),
         (lambda: aios.Files("in", every_s=0), "every_s"),
         (lambda: aios.Files("s3x://bucket/in"), "unknown protocol, 's3x'"),
-        (lambda: aios.PostgresCDC("postgresql://h/d", tables=("t", "t")), "has a table twice; name each once"),
+        (
+            lambda: aios.PostgresCDC("postgresql://h/d", tables=("t", "t")),
+            "has a table twice; name each once",
+        ),
         (lambda: check_source(aios.Webhook(url="http://x")), "a source needs one"),
         (lambda: check_source(aios.RabbitMQ("amqp://h/", exchange="e")), "a source needs one"),
         (lambda: check_source("kafka://x"), "give one of aios.Webhook"),
