@@ -19,7 +19,7 @@ from aios.records import CodeSource
 from aios.records.acting import Definition
 from aios.records.cost import Owner
 from aios.telemetry.on_ray import Metered
-from aios.telemetry.processes import InTurns
+from aios.telemetry.processes import InTurns, worked_for_others
 
 NAMESPACE = "aios"
 PLACED_S = 300.0
@@ -166,6 +166,7 @@ def _step_here(
     finally:
         _metered.tell()  # the process may be gone before it would tell by itself
         _TURNS.end()
+        worked_for_others()
 
 
 class RayCrew:

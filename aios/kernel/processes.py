@@ -79,19 +79,26 @@ def command_of(process: psutil.Process) -> list[str]:
 
 
 def spawn_detached(
-    command: Sequence[str], *, environment: Mapping[str, str], folder: Path, log: Path
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    folder: Path,
+    log: Path,
+    given: bytes = b"",
 ) -> int:
     """Start a process that is nobody's child and has a session of its own; returns its pid.
 
     It survives the caller's end, gets no Ctrl-C meant for the caller, and leaves no zombie.
-    The shell only forks: the command is passed as arguments, never as text.
+    The shell only forks: the command is passed as arguments, never as text. `given` is what it
+    reads from its standard input, less than a pipe holds: 64 KiB.
     """
     with log.open("ab") as output:
         shell = subprocess.run(
-            ["/bin/sh", "-c", '"$@" >&2 & echo $!', "sh", *command],
+            # A shell gives what it runs in the background no input, but that of another number.
+            ["/bin/sh", "-c", 'exec 3<&0; "$@" <&3 3<&- >&2 & echo $!', "sh", *command],
             env=dict(environment),
             cwd=folder,
-            stdin=subprocess.DEVNULL,
+            input=given,
             stdout=subprocess.PIPE,
             stderr=output,
             start_new_session=True,

@@ -1,11 +1,8 @@
 """Start and end runtimes: `up` and `down` for a lasting one, `local` for a private one."""
 
-import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,21 +10,18 @@ from typing import Any
 
 from aios.config import Settings
 from aios.errors import AiosError, ClusterUnavailable, UsageError
+from aios.kernel.driver import start_driver
 from aios.kernel.environment import PRELOAD
 from aios.kernel.guard import spawn_guard
 from aios.kernel.head import Head, Ports, head_is_alive, read_head, start_head, stop_head
-from aios.kernel.processes import HOME_VARIABLE
+from aios.kernel.processes import HOME_VARIABLE, ID_VARIABLE
 from aios.runtime.connection import Connection, forget, note, noted, own_key
 from aios.runtime.objects import spinner
 from aios.runtime.readiness import wait_until_ready
 from aios.runtime.runtime import Runtime
 from aios.security.keys import digest
 
-KERNEL_START_S = 150.0
-"""Bound of the kernel's start: Ray's and DBOS's imports on busy cores. The process itself
-gives up after 120 s with a better reason."""
 RAY_ANSWERS_S = 5.0
-SHOWN_LINES = 6
 
 
 def up(settings: Settings, *, num_cpus: int | None = None) -> Connection:
@@ -172,7 +166,8 @@ def _start(
             if not private:
                 spawn_guard(settings.home, restart=True)
             connection = Connection(address=head.address, key=key)
-            environment = {**os.environ, **head.driver_env()}
+            marks = {ID_VARIABLE: head.id, HOME_VARIABLE: str(head.home)}
+            environment = {**os.environ, **head.driver_env(), **marks}
             _bring_up(settings, head.gcs_address, head, connection, environment, show)
         except BaseException:
             forget(settings.home)
@@ -231,30 +226,13 @@ def _bring_up(
 def _boot(
     settings: Settings, ray_address: str, connection: Connection, environment: dict[str, str]
 ) -> None:
-    """Start the kernel, from a process of its own: this one stays free of Ray."""
+    """Start the kernel, from a process of its own, which stays: this one stays free of Ray."""
     request = {
         "ray_address": ray_address,
         "settings": settings.model_dump(mode="json", exclude={"key", "address"}),
         "api_key": ["admin", digest(connection.key)],
     }
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "aios.kernel"],
-            input=json.dumps(request),
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=KERNEL_START_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ClusterUnavailable(
-            f"the kernel did not start within {KERNEL_START_S:.0f} s on the Ray at {ray_address}; "
-            "is that Ray running, and is the machine busy?"
-        ) from error
-    if done.returncode != 0:
-        last = "\n".join(done.stderr.strip().splitlines()[-SHOWN_LINES:])
-        raise ClusterUnavailable(f"the kernel did not start on the Ray at {ray_address}:\n{last}")
+    start_driver(request, environment, settings.home / "driver.log")
 
 
 def _clear(home: Path) -> None:

@@ -23,9 +23,19 @@ def cpu_s() -> float:
     return time.process_time() + os.times().children_user + os.times().children_system
 
 
+_for_others_s = 0.0
+
+
+def worked_for_others() -> None:
+    """What this process has used so far is nothing that whoever has it next should pay for: Ray
+    gives a process that did a task to the next task, or makes an actor of it."""
+    global _for_others_s
+    _for_others_s = cpu_s()
+
+
 class ProcessMeter:
-    """Tells what this process has used since it began: CPU seconds of its own and of the children
-    that have ended, and the GPUs it reserves over the time.
+    """Tells what this process has used since it began, or since it last `worked_for_others`: CPU
+    seconds of its own and of the children that have ended, and the GPUs it reserves over the time.
 
     Args:
         owner: for whom it works.
@@ -38,11 +48,12 @@ class ProcessMeter:
         self._told = {**owner._asdict(), "id": uuid.uuid4().hex, "node": node, "app": app}
         self._gpus = gpus
         self._began_s = time.monotonic()
+        self._began_cpu_s = _for_others_s
 
     def usage(self, changing: Mapping[str, Any]) -> ProcessUsage:
         """As it is now, with fields that change: a version, calls."""
         now = {
-            "cpu_s": cpu_s(),
+            "cpu_s": cpu_s() - self._began_cpu_s,
             "gpu_s": self._gpus * (time.monotonic() - self._began_s),
             "node_cores": cores(),
             "node_busy_s": busy_s(),

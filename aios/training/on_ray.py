@@ -25,6 +25,7 @@ from aios.records.cost import Owner
 from aios.records.watching import RowQuestion
 from aios.security.keyring import Keyring
 from aios.telemetry.on_ray import metered_as
+from aios.telemetry.processes import worked_for_others
 from aios.telemetry.runs import of_stage
 from aios.telemetry.traces import Tracer
 from aios.training.explaining import explain_answer
@@ -85,6 +86,8 @@ def _told(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         found = function(*arguments)
     except AiosError as error:
         return {"problem": error.to_problem()}
+    finally:
+        worked_for_others()
     return {"result": found.model_dump(mode="json") if isinstance(found, Record) else found}
 
 

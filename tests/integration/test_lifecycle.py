@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import aios
-from aios.errors import UnknownEndpoint
+from aios.errors import UnknownEndpoint, UnknownName
 from aios.kernel.head import Head, Ports, leftovers, read_head, stop_head
-from aios.kernel.processes import is_alive, processes_of
+from aios.kernel.processes import command_of, is_alive, processes_of
 
 PROGRAM = "from aios.cli import main; main()"
 
@@ -116,6 +116,11 @@ def test_a_lasting_runtime_comes_goes_and_comes_back(
         assert (after.version, after.outputs) == (1, before.outputs)
         with pytest.raises(UnknownEndpoint, match="deployed: toy"):
             rt.endpoint("other")
+        with pytest.raises(UnknownName):  # which a process of Ray's finds out
+            rt.explain("nothing")
+        waiting = idle(shell)
+        time.sleep(2.5)
+        assert idle(shell) & waiting, "a process that did something stays for what comes next"
     assert shell("down") == (0, "aios is down\n")
 
 
@@ -153,6 +158,14 @@ def note_with_processes(folder: Path, within_s: float) -> Head:
                 return head
         time.sleep(0.05)
     raise AssertionError(f"no Ray came up under {folder}")
+
+
+def idle(shell: Shell) -> set[int]:
+    """The processes of Ray's that wait for work."""
+    head = read_head(shell.home)
+    assert head is not None
+    found = processes_of(head.id, str(head.temp_dir))
+    return {one.pid for one in found if command_of(one)[:1] == ["ray::IDLE"]}
 
 
 def said_of_nothing(shell: Shell) -> str:

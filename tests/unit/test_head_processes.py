@@ -113,9 +113,10 @@ def test_a_detached_process_is_nobodys_child_and_its_arguments_stay_arguments(
             sys.executable,
             "-S",
             "-c",
-            "import sys, os; print(sys.argv[1], os.getsid(0))",
+            "import sys, os; print(sys.argv[1], sys.stdin.read(), os.getsid(0))",
             "$HOME; x",
         ],
+        given=b"$PATH",
         environment=os.environ,
         folder=tmp_path,
         log=log,
@@ -124,6 +125,6 @@ def test_a_detached_process_is_nobodys_child_and_its_arguments_stay_arguments(
     while not log.read_text().endswith("\n") and time.monotonic() < deadline_s:
         os.sched_yield()
     text, session = log.read_text().rsplit(maxsplit=1)
-    assert text == "$HOME; x"
+    assert text == "$HOME; x $PATH"
     assert int(session) != os.getsid(0)
     assert pid not in [child.pid for child in psutil.Process().children()]

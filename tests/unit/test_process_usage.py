@@ -9,6 +9,7 @@ import pytest
 from aios.records import ArmReport, WindowReport
 from aios.records.cost import Owner
 from aios.serving.calls import Calls
+from aios.telemetry import processes
 from aios.telemetry.processes import InTurns, ProcessMeter, busy_s, cores
 
 
@@ -45,6 +46,17 @@ def test_a_process_tells_what_it_used_since_it_began() -> None:
     assert later.gpu_s > first.gpu_s
     assert later.node_busy_s >= first.node_busy_s > 0
     assert ProcessMeter(Owner("training"), "n1").usage({}).id != first.id
+
+
+def test_nobody_pays_for_what_a_process_did_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    used_s = 7.0
+    monkeypatch.setattr(processes, "cpu_s", lambda: used_s)
+    monkeypatch.setattr(processes, "_for_others_s", 0.0)
+    assert ProcessMeter(Owner("training"), "n1").usage({}).cpu_s == 7.0, "its start is its own"
+    processes.worked_for_others()
+    later = ProcessMeter(Owner("training"), "n1")
+    used_s = 9.0
+    assert later.usage({}).cpu_s == 2.0
 
 
 @pytest.mark.parametrize(
