@@ -1,5 +1,6 @@
 """How things look to people: one table shape for a terminal, a notebook and a log."""
 
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -27,8 +28,19 @@ _STYLES = {
 }
 
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 ALARM = "! "
 """A line of a title that begins so is shown in red."""
+
+
+def harmless(text: str) -> str:
+    """Text without what would command a terminal or turn the order of letters; these are told by
+    their escapes. Tables may hold what a stranger sent.
+
+    >>> harmless("\\x1b[31mred\\x1b[0m and \\u202eback")
+    '\\\\x1b[31mred\\\\x1b[0m and \\\\u202eback'
+    """
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def as_table(title: str, headings: Sequence[str], rows: Rows) -> Any:
@@ -42,13 +54,13 @@ def as_table(title: str, headings: Sequence[str], rows: Rows) -> Any:
 
     above = Text("\n").join(
         Text(line, style="bold red" if line.startswith(ALARM) else "bold")
-        for line in title.split("\n")
+        for line in harmless(title).split("\n")
     )
     if not rows:
         return above
     table = Table()
     for heading, right in zip(headings, _numeric(headings, rows), strict=True):
-        table.add_column(Text(heading), justify="right" if right else "left")
+        table.add_column(Text(harmless(heading)), justify="right" if right else "left")
     for row in rows:
         table.add_row(*(Text(cell, style=_RICH.get(_tone(cell), "")) for cell in _cells(row)))
     return Group(above, table)
@@ -59,7 +71,7 @@ def as_html(title: str, headings: Sequence[str], rows: Rows) -> str:
     have rules for tables of their own, and a stylesheet would reach other cells."""
     above = "".join(
         _tag("div", line, f"color:{_HTML['bad']}" if line.startswith(ALARM) else "")
-        for line in title.split("\n")
+        for line in harmless(title).split("\n")
     )
     if not rows:
         return above
@@ -77,7 +89,10 @@ def as_html(title: str, headings: Sequence[str], rows: Rows) -> str:
 
 def as_text(title: str, headings: Sequence[str], rows: Rows) -> str:
     """Plain text in columns, for `repr`, `print` and logs."""
-    lines = [list(headings), *map(_cells, rows)]
+    lines = [
+        [harmless(cell).replace("\n", "\\n") for cell in line]
+        for line in (headings, *map(_cells, rows))
+    ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     sides = _numeric(headings, rows)
     table = (
@@ -87,7 +102,7 @@ def as_text(title: str, headings: Sequence[str], rows: Rows) -> str:
         )
         for line in (lines if rows else [])
     )
-    return "\n".join([title, *(f"  {line}".rstrip() for line in table)])
+    return "\n".join([harmless(title), *(f"  {line}".rstrip() for line in table)])
 
 
 class Shown(ABC):
@@ -143,7 +158,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return harmless(str(value))
 
 
 def _numeric(headings: Sequence[str], rows: Rows) -> list[bool]:

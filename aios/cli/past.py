@@ -8,7 +8,10 @@ import typer
 
 from aios.cli.terminal import Address, Home, Ref, show, write
 from aios.config import Settings
+from aios.kernel import sealing
 from aios.runtime import lifecycle
+from aios.store import audit, verification
+from aios.store.database import Database
 
 commands = typer.Typer()
 audit_app = typer.Typer(help="Everything that was changed, and its proof.", no_args_is_help=True)
@@ -118,9 +121,6 @@ def audit_verify(
     home: Home = None,
 ) -> None:
     """Prove the audit log, also of a runtime that is down; ends with 1 if it is not sound."""
-    from aios.kernel import sealing  # 0.2 s, which other commands can do without
-    from aios.store import verification
-
     settings = Settings.load(home=home)
     folder = sealing.audit_folder(settings.home)
     # Of a copy the check may be a weaker one, as its verdict says; but where a runtime seals,
@@ -148,9 +148,6 @@ def audit_restrict(
 ) -> None:
     """Let a PostgreSQL role run aios without a right to change the audit log. Run it as the
     owner of the tables, after every upgrade."""
-    from aios.store import audit
-    from aios.store.database import Database
-
     store = Database(database or Settings.load(home=home).store_url)
     try:
         store.upgrade()

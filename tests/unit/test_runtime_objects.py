@@ -1,6 +1,7 @@
 """What the runtime returns: its looks in a terminal, a notebook and a log."""
 
 import copy
+import io
 import math
 import pickle
 import re
@@ -15,7 +16,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import aios
-from aios.presentation import Shown, as_html, as_text, duration, moment
+from aios.presentation import (
+    Shown,
+    as_html,
+    as_table,
+    as_text,
+    duration,
+    harmless,
+    moment,
+)
 from aios.records import Artifact, ModelVersion
 from aios.runtime.agents import Agent
 from aios.runtime.flows import FlowHandle
@@ -289,7 +298,7 @@ def test_no_text_breaks_a_look(title: str, headings: list[str], data: st.DataObj
     parser = Cells()
     parser.feed(as_html(title, headings, rows))
     assert len(parser.found.get("td", [])) == len(headings) * len(rows)
-    assert as_text(title, headings, rows).startswith(title)
+    assert as_text(title, headings, rows).startswith(harmless(title))
 
 
 @pytest.mark.parametrize(
@@ -411,3 +420,17 @@ def test_a_flows_id_may_hold_what_addresses_use_otherwise(flow_id: str) -> None:
     )
     FlowHandle(transport, flow_id).steps()
     assert asked == [f"/api/v1/flows/{flow_id}/steps"]
+
+
+def test_what_a_stranger_sent_commands_no_terminal_and_breaks_no_table() -> None:
+    rows = [["\x1b]0;owned\x07", "first\nsecond", "\u202etxt.exe", "\ud800", 1]]
+    headings = ["a", "b", "c", "d", "n"]
+    text = as_text("question \x1b[2J", headings, rows)
+    assert len(text.splitlines()) == 3
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(as_table("question \x1b[2J", headings, rows))
+    for shown in (text, as_html("question \x1b[2J", headings, rows), console.export_text()):
+        assert not set("\x1b\x07\u202e\ud800") & set(shown)
+        assert r"\x1b[2J" in shown
+        assert r"\u202etxt.exe" in shown
+    assert r"first\nsecond" in text
