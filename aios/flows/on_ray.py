@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 import threading
 from typing import Any
 
@@ -27,6 +28,9 @@ PLACED_S = 300.0
 minutes to come."""
 ANSWER_S = 15.0
 """How long the kernel may take to answer a worker; SQLite takes milliseconds."""
+GOING_S = 6.0
+"""A step's process that died is told after this time: if the whole runtime goes down, this worker
+does before, and the step is begun again where the runtime comes back."""
 
 
 class WorkerActor:
@@ -119,6 +123,7 @@ async def in_a_task(
         ray.cancel(task, force=True)
         raise
     except ray.exceptions.RayError as error:
+        await asyncio.sleep(GOING_S)
         raise PermanentError(f"the process of step {step.name} died: {error!s:.300}") from None
 
 
@@ -159,6 +164,8 @@ def _step_here(
     """A step in a process of Ray's, which may do steps of other flows before and after."""
     global _metered
     _metered = _metered or Metered(Owner("flows"), changing=_TURNS.told)
+    # Ray would raise SystemExit in the middle of the step, as if that had called it.
+    before = signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
     gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
     _TURNS.begin(ref, float(gpus))
     try:
@@ -167,6 +174,7 @@ def _step_here(
         _metered.tell()  # the process may be gone before it would tell by itself
         _TURNS.end()
         worked_for_others()
+        signal.signal(signal.SIGTERM, before)
 
 
 class RayCrew:

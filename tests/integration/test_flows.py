@@ -29,10 +29,14 @@ import aios
 from aios.cli import app
 from aios.errors import FlowDiverged, IllegalTransition, StoreUnavailable, from_problem
 from aios.flows.leases import LEASE_S, Lease
+from aios.flows.on_ray import GOING_S
+from aios.kernel.head import read_head
+from aios.kernel.processes import command_of, processes_of
 from aios.runtime.mcp_server import mcp_server
 from aios.security.webhooks import webhook_headers
 from aios.store.database import Database
 from tests.chaos import flow_kills
+from tests.integration.patient_flow import patient, wait_for_line
 from tests.postgres_server import running_postgres
 
 
@@ -356,6 +360,24 @@ class TestRuntime:
         with pytest.raises(aios.PermanentError, match="Declined") as caught:
             rt.start(sample.broken, ledger, "r3").result(timeout_s=60)
         assert caught.value.details["undone"] == ["charge (3)", "charge (1)"]
+
+    def test_a_step_whose_process_is_told_to_end_is_not_told_failed_at_once(
+        self, rt: aios.Runtime, tmp_path: Path
+    ) -> None:
+        """As when the whole runtime ends: then its worker is gone before it tells."""
+        ledger = tmp_path / "ledger"
+        handle = rt.start(patient, 60.0, str(ledger))
+        wait_for_line(ledger, "begun")
+        head = read_head(rt.home)  # type: ignore[attr-defined]
+        assert head is not None
+        processes = processes_of(head.id, str(head.temp_dir))
+        [process] = [one for one in processes if command_of(one)[:1] == ["ray::_step_here"]]
+        process.terminate()
+        told_s = time.monotonic()
+        with pytest.raises(aios.PermanentError, match="the process of step work died"):
+            handle.result(timeout_s=60)
+        assert time.monotonic() - told_s >= GOING_S
+        assert ledger.read_text().split() == ["reserved", "begun", "undone"]
 
     def test_an_event_begins_a_flow_and_its_repeat_none(
         self, rt: aios.Runtime, tmp_path: Path

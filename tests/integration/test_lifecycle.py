@@ -17,6 +17,7 @@ import aios
 from aios.errors import UnknownEndpoint, UnknownName
 from aios.kernel.head import Head, Ports, leftovers, read_head, stop_head
 from aios.kernel.processes import command_of, is_alive, processes_of
+from tests.integration.patient_flow import patient, wait_for_line
 
 PROGRAM = "from aios.cli import main; main()"
 
@@ -100,6 +101,10 @@ def test_a_lasting_runtime_comes_goes_and_comes_back(
     assert code == 0
     assert all(role in said for role in ("kernel", "api", "endpoint"))
 
+    ledger = shell.home.parent / "ledger"
+    with aios.connect(home=shell.home) as rt:
+        rt.start(patient, 5.0, str(ledger), id="patient")
+    wait_for_line(ledger, "begun")
     processes = processes_of(head.id, str(head.temp_dir))
     assert shell("down") == (0, "aios is down\n")
     assert not [process for process in processes if is_alive(process)]
@@ -111,6 +116,8 @@ def test_a_lasting_runtime_comes_goes_and_comes_back(
 
     assert shell.up(AIOS_SPARE_WORKERS="0") == key
     with aios.connect(home=shell.home) as rt:
+        assert rt.flow("patient").result(timeout_s=120) == "done"
+        assert ledger.read_text().split() == ["reserved", "begun", "begun"], "nothing is undone"
         assert [version.ref for version in rt.models.list()] == ["toy:1"]
         after = rt.endpoint("toy").wait(60).predict([{"a": 1.0, "b": None, "id": "x"}])
         assert (after.version, after.outputs) == (1, before.outputs)
