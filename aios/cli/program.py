@@ -20,6 +20,7 @@ from aios.cli import (
     watching,
 )
 from aios.errors import AiosError
+from aios.presentation import harmless
 
 app = typer.Typer(
     help="One runtime on Ray for the whole life of an AI feature in production.",
@@ -43,7 +44,7 @@ def main() -> None:
     try:
         app()
     except AiosError as error:
-        typer.echo(f"aios: {error}", err=True)
+        typer.echo(harmless(f"aios: {error}"), err=True)
         sys.exit(1)
     except BrokenPipeError:
         # Who read our output has enough. Python would complain once more at its exit.
