@@ -1,4 +1,5 @@
-"""A flow whose step takes its time in a process of its own, and who waits for what it wrote."""
+"""A flow whose step, in a process of its own, goes on until a file is there; and a wait for what it
+wrote."""
 
 import time
 from pathlib import Path
@@ -6,29 +7,30 @@ from pathlib import Path
 import aios
 
 
-def cancel(given: None, seconds: float, ledger: str) -> None:
+def cancel(given: None, ledger: str) -> None:
     with Path(ledger).open("a") as file:
         file.write("undone\n")
 
 
 @aios.step(undo=cancel)
-def reserve(seconds: float, ledger: str) -> None:
+def reserve(ledger: str) -> None:
     with Path(ledger).open("a") as file:
         file.write("reserved\n")
 
 
 @aios.step(num_cpus=0.1)
-def work(seconds: float, ledger: str) -> str:
+def work(ledger: str) -> str:
     with Path(ledger).open("a") as file:
         file.write("begun\n")
-    time.sleep(seconds)
+    while not Path(f"{ledger}.go").exists():
+        time.sleep(0.05)
     return "done"
 
 
 @aios.flow
-def patient(seconds: float, ledger: str) -> str:
-    reserve(seconds, ledger)
-    return work(seconds, ledger)
+def patient(ledger: str) -> str:
+    reserve(ledger)
+    return work(ledger)
 
 
 def wait_for_line(file: Path, line: str) -> None:

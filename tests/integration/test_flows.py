@@ -366,7 +366,7 @@ class TestRuntime:
     ) -> None:
         """As when the whole runtime ends: then its worker is gone before it tells."""
         ledger = tmp_path / "ledger"
-        handle = rt.start(patient, 60.0, str(ledger))
+        handle = rt.start(patient, str(ledger))
         wait_for_line(ledger, "begun")
         head = read_head(rt.home)  # type: ignore[attr-defined]
         assert head is not None

@@ -103,7 +103,7 @@ def test_a_lasting_runtime_comes_goes_and_comes_back(
 
     ledger = shell.home.parent / "ledger"
     with aios.connect(home=shell.home) as rt:
-        rt.start(patient, 5.0, str(ledger), id="patient")
+        rt.start(patient, str(ledger), id="patient")
     wait_for_line(ledger, "begun")
     processes = processes_of(head.id, str(head.temp_dir))
     assert shell("down") == (0, "aios is down\n")
@@ -116,6 +116,7 @@ def test_a_lasting_runtime_comes_goes_and_comes_back(
 
     assert shell.up(AIOS_SPARE_WORKERS="0") == key
     with aios.connect(home=shell.home) as rt:
+        Path(f"{ledger}.go").touch()
         assert rt.flow("patient").result(timeout_s=120) == "done"
         assert ledger.read_text().split() == ["reserved", "begun", "begun"], "nothing is undone"
         assert [version.ref for version in rt.models.list()] == ["toy:1"]
